@@ -1,0 +1,101 @@
+"""sparsam: the same answers for less work.
+
+Importing this is light: the public names below arrive from their modules when they are first asked for. The one
+thing done at once is to watch for transformers' quantizers, so that folders saved by sparsam load through stock
+``from_pretrained`` (see :mod:`sparsam.import_hook`).
+"""
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from sparsam import import_hook
+
+if TYPE_CHECKING:
+    from sparsam.artifact import load, save
+    from sparsam.compress import Compressed, compress, evaluate, finetune
+    from sparsam.cost import Budget, Cost
+    from sparsam.errors import SparsamError
+    from sparsam.models import inspect_model, lift
+    from sparsam.plan import LayerPlan, Plan, TokenPlan
+    from sparsam.task import Task
+    from sparsam.tokens.control import Control
+    from sparsam.tokens.ltp import LTP
+    from sparsam.tokens.random import RandomTokens
+    from sparsam.tokens.top_k import TopK
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "LTP",
+    "Budget",
+    "Compressed",
+    "Control",
+    "Cost",
+    "LayerPlan",
+    "Plan",
+    "RandomTokens",
+    "SparsamError",
+    "Task",
+    "TokenPlan",
+    "TopK",
+    "__version__",
+    "compress",
+    "evaluate",
+    "finetune",
+    "inspect_model",
+    "lift",
+    "load",
+    "save",
+]
+
+_HOME = {
+    "LTP": "sparsam.tokens.ltp",
+    "Budget": "sparsam.cost",
+    "Compressed": "sparsam.compress",
+    "Control": "sparsam.tokens.control",
+    "Cost": "sparsam.cost",
+    "LayerPlan": "sparsam.plan",
+    "Plan": "sparsam.plan",
+    "RandomTokens": "sparsam.tokens.random",
+    "SparsamError": "sparsam.errors",
+    "Task": "sparsam.task",
+    "TokenPlan": "sparsam.plan",
+    "TopK": "sparsam.tokens.top_k",
+    "compress": "sparsam.compress",
+    "evaluate": "sparsam.compress",
+    "finetune": "sparsam.compress",
+    "inspect_model": "sparsam.models",
+    "lift": "sparsam.models",
+    "load": "sparsam.artifact",
+    "save": "sparsam.artifact",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'sparsam' has no attribute {name!r}; its public names are {__all__}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """This package, where ``compress`` is the function even after its module of the same name was imported.
+
+    Importing ``sparsam.compress`` ends with Python setting the module as our attribute; the function takes its place.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "compress" and isinstance(value, ModuleType):
+            value = value.compress
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+import_hook.install()
