@@ -8,10 +8,10 @@ thing done at once is to watch for transformers' quantizers, so that folders sav
 import sys
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
 
 from sparsam import import_hook
 
+TYPE_CHECKING = False  # as type checkers read it; importing typing would cost more than all the rest
 if TYPE_CHECKING:
     from sparsam.artifact import load, save
     from sparsam.compress import Compressed, compress, evaluate, finetune
@@ -73,12 +73,16 @@ _HOME = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'sparsam' has no attribute {name!r}; its public names are {__all__}")
-    value = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # a type checker would believe any name of a module that has __getattr__
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOME:
+            raise AttributeError(
+                f"module 'sparsam' has no attribute {name!r}; its public names are {__all__}"
+            )
+        value = getattr(import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

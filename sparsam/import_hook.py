@@ -9,10 +9,13 @@ the module's spec as it is, apart from the loader's ``exec_module``, which is pu
 import sys
 import threading
 import warnings
-from collections.abc import Sequence
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+
+TYPE_CHECKING = False  # as in sparsam/__init__.py
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 AWAITED = "transformers.quantizers.auto"
 PLUGIN = "sparsam.plugin"
@@ -25,7 +28,7 @@ class _Finder:
         self._asking = threading.local()
 
     def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+        self, name: str, path: "Sequence[str] | None" = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         if name != AWAITED or getattr(self._asking, "now", False):
             return None
@@ -40,7 +43,7 @@ class _Finder:
 
 
 def _spec_after(
-    finder: _Finder, name: str, path: Sequence[str] | None, target: ModuleType | None
+    finder: _Finder, name: str, path: "Sequence[str] | None", target: ModuleType | None
 ) -> ModuleSpec | None:
     finders = list(sys.meta_path)
     place = finders.index(finder) + 1 if finder in finders else 0
