@@ -1,0 +1,383 @@
+"""The packed encoder: a stack of the user's own layers, run on tokens laid end to end.
+
+It owns no parameters under new names. A :class:`Block` looks its linears and norms up in the user's layer each time it runs,
+so state dicts, adapters and hooks keep working. Its seams:
+
+    rule     which tokens go on (``tokens/rule.py``), asked between attention and feed-forward
+    attend   attention on packed q, k, v (``attention/softmax.py``)
+    linear   how a linear module is applied; a frozen runtime puts prepacked weights here
+
+Letters: b batch, n padded tokens of one sequence, t packed tokens, d width, h heads, k head width.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from operator import attrgetter
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from sparsam.attention.softmax import Attend, PairBias, attend
+from sparsam.errors import Refused
+from sparsam.models.families.family import Family
+from sparsam.packed import Packed, fill_with_survivors, merge, pack, select, unpack
+from sparsam.plan import LayerPlan
+from sparsam.tokens.rule import Living, Rule
+
+Linear = Callable[[nn.Module, Tensor], Tensor]
+
+DEAD = -1e4
+"""What an additive mask must add at least to mean that a token is not there."""
+
+
+def call(module: nn.Module, x: Tensor) -> Tensor:
+    """The plain ``linear`` seam."""
+    result: Tensor = module(x)
+    return result
+
+
+class Kept:
+    """Tokens that went through a forward pass: (b,) at each layer's attention and at its feed-forward part."""
+
+    def __init__(self) -> None:
+        self.attention: list[Tensor] = []
+        self.ffn: list[Tensor] = []
+
+
+class Block:
+    """One layer of the user's model by roles. Holds the layer, not its parts."""
+
+    def __init__(self, layer: nn.Module, family: Family, left: LayerPlan | None = None) -> None:
+        self.layer = layer
+        self.family = family
+        self.left = left or LayerPlan()
+        self._parts = {
+            role: attrgetter(getattr(family, role))
+            for role in ("q", "k", "v", "o", "up", "act", "down", "attention_norm", "ffn_norm", "head_width")
+        }
+        self._dropouts = {
+            role: attrgetter(path) if path else None
+            for role, path in (
+                ("probability", family.probability_dropout),
+                ("attention", family.attention_dropout),
+                ("ffn", family.ffn_dropout),
+            )
+        }
+
+    def part(self, role: str) -> Any:
+        """The module (or number) that plays ``role`` in this layer now."""
+        return self._parts[role](self.layer)
+
+    def dropout(self, role: str) -> float:
+        """The dropout rate of ``role`` now; 0 outside training."""
+        getter = self._dropouts[role]
+        if getter is None or not self.layer.training:
+            return 0.0
+        found: Any = getter(self.layer)
+        rate: Any = found.p if isinstance(found, nn.Module) else found
+        return float(rate)
+
+    def attention(
+        self,
+        x: Float[Tensor, "t d"],
+        lengths: tuple[int, ...],
+        *,
+        attend: Attend,
+        linear: Linear,
+        scores: bool,
+        key_bias: Float[Tensor, " t"] | None,
+        row_weight: Float[Tensor, " t"] | None,
+        pair_bias: PairBias | None,
+        positions: Tensor | None,
+    ) -> tuple[Float[Tensor, "t d"], Float[Tensor, " t"] | None]:
+        """The attention half with its residual: new states and, if asked for, received attention."""
+        inner = self.part("attention_norm")(x) if self.family.pre_norm else x
+        q, k, v = (linear(self.part(role), inner) for role in ("q", "k", "v"))
+        width = int(self.part("head_width"))
+        self._check("heads", self.left.heads, v.shape[1] // width)
+        shape = (x.shape[0], v.shape[1] // width, width)
+        mixed, received = attend(
+            q.view(shape),
+            k.view(shape),
+            v.view(shape),
+            lengths,
+            scale=width**-0.5,
+            scores=scores,
+            key_bias=key_bias,
+            row_weight=row_weight,
+            pair_bias=pair_bias,
+            positions=positions,
+            dropout=self.dropout("probability"),
+        )
+        out = _apply(linear, self.part("o"), mixed.flatten(1))
+        out = F.dropout(out, self.dropout("attention"), self.layer.training)
+        return (x + out if self.family.pre_norm else self.part("attention_norm")(x + out)), received
+
+    def ffn(self, x: Float[Tensor, "t d"], *, linear: Linear) -> Float[Tensor, "t d"]:
+        """The feed-forward half with its residual."""
+        inner = self.part("ffn_norm")(x) if self.family.pre_norm else x
+        hidden = self.part("act")(linear(self.part("up"), inner))
+        self._check("filters", self.left.filters, hidden.shape[1])
+        out = _apply(linear, self.part("down"), hidden)
+        out = F.dropout(out, self.dropout("ffn"), self.layer.training)
+        return x + out if self.family.pre_norm else self.part("ffn_norm")(x + out)
+
+    def _check(self, kind: str, planned: tuple[int, ...] | None, found: int) -> None:
+        if planned is not None and len(planned) != found:
+            raise Refused(
+                f"the plan keeps {len(planned)} {kind} in this {type(self.layer).__name__}; its weights have {found}. "
+                "Lift the model with the plan its weights were cut by, or cut them first.",
+                code="plan-mismatch",
+            )
+
+
+def _apply(linear: Linear, module: nn.Module, x: Tensor) -> Tensor:
+    """A product that is only its bias when nothing is left to multiply with."""
+    if x.shape[1]:
+        return linear(module, x)
+    parts: Any = module
+    rows = x.new_zeros(x.shape[0], parts.weight.shape[0])
+    bias = getattr(parts, "bias", None)
+    return rows if bias is None else rows + bias
+
+
+class Stack:
+    """Runs the blocks on a packed batch. Shared by both ways in which an encoder enters a model."""
+
+    def __init__(self, family: Family, layers: nn.ModuleList, left: Sequence[LayerPlan]) -> None:
+        self.family = family
+        self.blocks = [Block(layer, family, kept) for layer, kept in zip(layers, left, strict=True)]
+        self.rule: Rule | None = None
+        self.attend: Attend = attend
+        self.linear: Linear = call
+        self.output = "last"
+        self.reads_class_token = False
+        self.bias: Callable[[Tensor], Tensor] | None = None  # original positions (g, n) -> (g, h, n, n)
+        self.kept: Kept | None = None
+        self.states: list[Packed] | None = None
+
+    @contextmanager
+    def recording(self) -> Iterator[Kept]:
+        """Count the tokens of the forward passes inside the block."""
+        before, self.kept = self.kept, Kept()
+        try:
+            yield self.kept
+        finally:
+            self.kept = before
+
+    @contextmanager
+    def using(self, rule: Rule | None) -> Iterator[None]:
+        """Run with another rule inside the block."""
+        before, self.rule = self.rule, rule
+        try:
+            yield
+        finally:
+            self.rule = before
+
+    def __call__(self, x: Float[Tensor, "b n d"], mask: Any = None) -> Float[Tensor, "b n d"]:
+        """From padded states to padded states; tokens that the mask excludes come back as zeros."""
+        b, n, _ = x.shape
+        living = key_mask(mask, b, n)
+        if living is not None:
+            if self.reads_class_token and not bool(living[:, 0].all()):
+                row = int((~living[:, 0]).nonzero()[0, 0])
+                raise Refused(
+                    f"position 0 of sequence {row} is masked, but this model's head reads it. Pad on the right "
+                    "(tokenizer.padding_side = 'right'), or load the base model without a pooler.",
+                    code="class-token-masked",
+                )
+            if bool(living.all()):
+                living = None
+        tokens = pack(x, living)
+        survivors, removed = self.run(tokens, padded=x)
+        if removed and self.output == "survivors":
+            removed = [fill_with_survivors(part, survivors) for part in removed]
+        return unpack([survivors, *removed], b)
+
+    def run(self, tokens: Packed, padded: Tensor | None = None) -> tuple[Packed, list[Packed]]:
+        """Through all layers: the survivors, and the tokens removed on the way with their last states."""
+        rule, linear = self.rule, self.linear
+        original = tokens.lengths
+        batch = original.shape[0]
+        removed: list[Packed] = []
+        state = rule.start(tokens.values.shape[0]) if rule is not None else None
+        gate: Tensor | None = None  # log of the product of soft gates so far, (t,) float32
+        sizes: Tensor | None = None  # how many tokens each one stands for, once tokens merge
+        host = tuple(tokens.lengths.tolist())
+        for index, block in enumerate(self.blocks):
+            if self.kept is not None:
+                self.kept.attention.append(tokens.lengths)
+            before = tokens
+            asked = rule is not None and rule.prunes(index)
+            key_bias = gate
+            if sizes is not None:
+                key_bias = sizes.log() if gate is None else gate + sizes.log()
+            half: dict[str, Any] = {
+                "attend": self.attend,
+                "linear": linear,
+                "scores": asked and rule is not None and rule.wants_scores(index),
+                "key_bias": key_bias,
+                "row_weight": None if gate is None else gate.exp(),
+                "pair_bias": self._pair_bias(block),
+                "positions": None if self.bias is None else tokens.positions,
+            }
+            again = torch.is_grad_enabled() and block.layer.training and _checkpoints(block.layer)
+            if again:
+                x, received = checkpoint(block.attention, tokens.values, host, use_reentrant=False, **half)
+            else:
+                x, received = block.attention(tokens.values, host, **half)
+            tokens = tokens.with_values(x)
+            scale: Tensor | None = None
+            if asked:
+                assert rule is not None
+                protected = _first(tokens, self.family.protected)
+                living = Living(
+                    x,
+                    received,
+                    tokens.lengths,
+                    original,
+                    tokens.sequences,
+                    tokens.positions,
+                    protected,
+                    index,
+                )
+                state, decision = rule.step(state, living)
+                if decision.log_gate is not None:
+                    log_gate = decision.log_gate.masked_fill(protected, 0.0)
+                    if rule.soft == "scale":
+                        scale = log_gate.exp()
+                    else:
+                        gate = log_gate if gate is None else gate + log_gate
+                keep = decision.keep | protected
+                if decision.into is not None:
+                    ones = torch.ones(x.shape[0], device=x.device)
+                    values, sizes = merge(x, ones if sizes is None else sizes, decision.into)
+                    tokens = tokens.with_values(values)
+                if not bool(keep.all()):
+                    removed.append(select(tokens, ~keep))
+                    tokens = select(tokens, keep)
+                    host = tuple(tokens.lengths.tolist())
+                    state = None if state is None else tuple(part[keep] for part in state)
+                    gate = None if gate is None else gate[keep]
+                    sizes = None if sizes is None else sizes[keep]
+                    scale = None if scale is None else scale[keep]
+            if self.kept is not None:
+                self.kept.ffn.append(tokens.lengths)
+            if again:
+                x = checkpoint(block.ffn, tokens.values, use_reentrant=False, linear=linear)
+            else:
+                x = block.ffn(tokens.values, linear=linear)
+            if scale is not None:
+                x = x * scale.unsqueeze(1).to(x.dtype)
+            tokens = tokens.with_values(x)
+            if self.states is not None:
+                self.states.append(tokens)
+            self._tell_hooks(block.layer, before, tokens, removed, batch)
+        return tokens, removed
+
+    def _pair_bias(self, block: Block) -> PairBias | None:
+        if self.bias is None:
+            return None
+        bias, heads = self.bias, block.left.heads
+        if heads is None:
+            return bias
+        return lambda positions: bias(positions)[:, list(heads)]
+
+    def _tell_hooks(
+        self, layer: nn.Module, before: Packed, after: Packed, removed: list[Packed], batch: int
+    ) -> None:
+        """Forward hooks on a layer see what it would have taken and given: hidden states are recorded that way."""
+        hooks = layer._forward_hooks
+        if not hooks:
+            return
+        gone = [part for part in removed if part.rows.shape[0]]
+        earlier = [part for part in gone if part.values.shape[0] and not _inside(part, before)]
+        taken = unpack([before, *earlier], batch)
+        given = unpack([after, *gone], batch)
+        for key, hook in list(hooks.items()):
+            if key in layer._forward_hooks_with_kwargs:
+                hook(layer, (taken,), {}, given)
+            else:
+                hook(layer, (taken,), given)
+
+
+def _first(tokens: Packed, count: int) -> Bool[Tensor, " t"]:
+    """The first ``count`` living tokens of each sequence: the class token stands first wherever the padding is."""
+    starts = torch.cumsum(tokens.lengths, 0) - tokens.lengths
+    place = torch.arange(tokens.rows.shape[0], device=tokens.rows.device) - starts[tokens.sequences]
+    return place < count
+
+
+def _inside(part: Packed, whole: Packed) -> bool:
+    """Whether the tokens of ``part`` were still alive in ``whole``."""
+    return bool(torch.isin(part.rows[:1], whole.rows).item())
+
+
+def _checkpoints(layer: nn.Module) -> bool:
+    return bool(getattr(layer, "gradient_checkpointing", False))
+
+
+def key_mask(mask: Any, b: int, n: int) -> Bool[Tensor, "b n"] | None:
+    """Which tokens live, from any of the masks transformers hands to an encoder.
+
+    None, (b, n) of 0/1, (b, 1, n or 1, n) boolean (True lives), or the same additive in floats (0 lives, -10000 and
+    less is dead, as older code writes it).
+
+    Raises:
+        Refused: ``attention-mask`` for a mask that differs from query to query, a bias, or a form not listed.
+    """
+    if mask is None:
+        return None
+    if not isinstance(mask, Tensor):
+        raise Refused(
+            f"the attention mask is a {type(mask).__name__}; the packed encoder reads tensors. "
+            "Load the model with attn_implementation='sdpa' or 'eager'.",
+            code="attention-mask",
+        )
+    if mask.dim() == 2 and mask.shape == (b, n):
+        if mask.dtype == torch.bool:
+            return mask
+        if bool((mask < 0).any()):
+            raise Refused(
+                "the attention mask (batch, tokens) has negative values; expected 1 for tokens and 0 for "
+                "padding. Pass the tokenizer's attention_mask.",
+                code="attention-mask",
+            )
+        return mask > 0
+    if mask.dim() == 4 and mask.shape[0] in (1, b) and mask.shape[1] == 1 and mask.shape[3] == n:
+        living = mask if mask.dtype == torch.bool else _from_additive(mask)
+        first = living[:, 0, 0]
+        if mask.shape[2] > 1 and not bool((living[:, 0] == first[:, None]).all()):
+            raise Refused(
+                "the attention mask differs from query to query (causal or custom); the packed encoder only leaves "
+                "whole tokens out. Pass a (batch, tokens) mask.",
+                code="attention-mask",
+            )
+        return first.expand(b, n)
+    raise Refused(
+        f"the attention mask has shape {tuple(mask.shape)}; expected ({b}, {n}) or ({b}, 1, {n}, {n}). "
+        "Pass the tokenizer's attention_mask.",
+        code="attention-mask",
+    )
+
+
+def _from_additive(mask: Tensor) -> Tensor:
+    """True where an additive mask lets a token live."""
+    if not mask.dtype.is_floating_point:
+        raise Refused(
+            f"the attention mask has 4 dimensions of {mask.dtype}; expected bool (True lives) or floats (added "
+            "to the logits). Pass a (batch, tokens) mask.",
+            code="attention-mask",
+        )
+    living = mask == 0
+    if not bool((living | (mask <= DEAD)).all()):
+        raise Refused(
+            f"the attention mask has values that are neither 0 nor at most {DEAD:g}: a bias, not a mask. The packed "
+            "encoder only leaves whole tokens out. Pass a (batch, tokens) mask.",
+            code="attention-mask",
+        )
+    return living

@@ -1,0 +1,134 @@
+"""What is left of a model, layer by layer: the one description that every method writes and every runtime reads.
+
+A plan is a frozen dataclass and a JSON object. It is keyed by role (layer, kind), never by module path: module
+names move between releases of transformers, names on disk do not. Thresholds live here, not in the weights.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import field
+from itertools import pairwise
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic.dataclasses import dataclass
+
+from sparsam.errors import Refused
+
+VERSION = 1
+
+_strict = pydantic.ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+Index = Annotated[int, pydantic.Field(ge=0)]
+
+
+@dataclass(frozen=True, config=_strict)
+class LayerPlan:
+    """One layer: indices of the dense layer's heads and filters that are kept; ``None`` keeps all of them."""
+
+    heads: tuple[Index, ...] | None = None
+    filters: tuple[Index, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for kind, kept in (("heads", self.heads), ("filters", self.filters)):
+            if kept is not None and any(a >= b for a, b in pairwise(kept)):
+                raise ValueError(f"{kind} must rise without repeats; got {kept[:8]}")
+
+
+@dataclass(frozen=True, config=_strict)
+class TokenPlan:
+    """How tokens are chosen while the model runs.
+
+    ``values`` holds one number a layer, read by the rule (a threshold, a share of tokens); ``None`` where the
+    layer removes nothing. ``output`` says what stands at a removed token's place in the encoder's output:
+    its ``last`` state, or the mean of its sequence's ``survivors`` (so that a mean over all tokens is the
+    mean over survivors).
+    """
+
+    rule: str
+    values: tuple[float | None, ...]
+    options: dict[str, bool | int | float | str] = field(default_factory=dict)
+    output: Literal["last", "survivors"] = "last"
+
+
+@dataclass(frozen=True, config=_strict)
+class Plan:
+    """What is left of a model of ``family`` (transformers' ``model_type``)."""
+
+    family: str
+    layers: tuple[LayerPlan, ...]
+    tokens: TokenPlan | None = None
+    version: Annotated[int, pydantic.Field(ge=1, le=VERSION)] = VERSION
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise ValueError("a plan needs at least one layer")
+        if self.tokens is not None and len(self.tokens.values) != len(self.layers):
+            raise ValueError(
+                f"tokens.values has {len(self.tokens.values)} entries for {len(self.layers)} layers"
+            )
+
+    @staticmethod
+    def dense(family: str, layers: int) -> "Plan":
+        """The plan that leaves everything as it is."""
+        return Plan(family, (LayerPlan(),) * layers)
+
+    @property
+    def changes_shapes(self) -> bool:
+        """Whether the weights of this plan differ in shape from the dense model's."""
+        return any(layer.heads is not None or layer.filters is not None for layer in self.layers)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object; :meth:`from_json` reads it back to an equal plan."""
+        made: dict[str, Any] = _adapter.dump_python(self, mode="json")
+        return made
+
+    @staticmethod
+    def from_json(obj: object) -> "Plan":
+        """Read a plan from JSON text or from the object it holds; anything else is refused, too.
+
+        Raises:
+            Refused: ``plan-version`` for a newer schema, ``plan-invalid`` for anything a plan cannot be.
+        """
+        try:
+            if not isinstance(obj, str | Mapping):
+                raise TypeError(f"it is a {type(obj).__name__}")
+            data = json.loads(obj) if isinstance(obj, str) else dict(obj)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise Refused(
+                f"the plan is not a JSON object: {error}. Restore it from the saved folder.",
+                code="plan-invalid",
+            ) from None
+        version = data.get("version") if isinstance(data, dict) else None
+        if isinstance(version, int) and not isinstance(version, bool) and version > VERSION:
+            raise Refused(
+                f"the plan has schema version {version}; this sparsam reads up to {VERSION}. Upgrade sparsam.",
+                code="plan-version",
+            )
+        try:
+            return _adapter.validate_json(json.dumps(data, allow_nan=False))
+        except pydantic.ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"])) or "plan"
+            raise Refused(
+                f"the plan is not valid at {place}: {first['msg']} (got {_short(first.get('input'))}). "
+                "Restore it from the saved folder or compress again.",
+                code="plan-invalid",
+            ) from None
+        except (ValueError, TypeError, RecursionError) as error:
+            raise Refused(
+                f"the plan is not valid: {error}. Restore it from the saved folder.", code="plan-invalid"
+            ) from None
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON."""
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _short(value: object, width: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+_adapter = pydantic.TypeAdapter(Plan)

@@ -1,0 +1,187 @@
+"""Learned Token Pruning.
+
+S. Kim, S. Shen, D. Thorsley, A. Gholami, W. Kwon, J. Hassoun, K. Keutzer. "Learned Token Pruning for Transformers",
+KDD 2022, arXiv:2107.00910.
+
+Score: the attention a token receives in this layer, averaged over heads and queries.
+Decide: a token whose score lies below the layer's threshold leaves before the feed-forward part, and for good.
+Learn: a sigmoid of (score - threshold) / temperature stands in for the cut, and an L1 penalty on it pulls thresholds up.
+
+Where we differ, and why:
+
+- Scores are relative: received attention has mean 1 over the living tokens, while the released code divides by the
+  *padded* length. Our thresholds hold for any padding; ``from_published`` converts theirs
+  (``test_thresholds_carry_over_between_paddings``).
+- Tokens are removed, not masked (``test_masked_equals_removed``), and the class token is protected explicitly.
+- Every layer learns a threshold; in the released code layer 0 stays at 0 for ever (``test_every_threshold_learns``).
+- Scores come from the probabilities before dropout, and the penalty counts real tokens only, no padding.
+- Besides the paper's soft stage (``scale``: the layer's output is multiplied by the gate, and a token may come back in the
+  next layer) there is a cumulative one (``mask``), whose limit for temperature 0 is the removal itself
+  (``test_cumulative_soft_stage_hardens_into_removal``).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sparsam.plan import TokenPlan
+from sparsam.tokens.rule import Decision, Living
+
+ONLY_PROTECTED = 1e6
+"""A threshold no received attention can reach (it is at most the number of tokens): only protected tokens stay."""
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """The hard rule: keep a token whose relative score reaches its layer's threshold. Ties stay."""
+
+    thresholds: tuple[float, ...]
+    soft: str = "mask"
+
+    def prunes(self, layer: int) -> bool:
+        return self.thresholds[layer] > 0
+
+    def wants_scores(self, layer: int) -> bool:
+        return 0 < self.thresholds[layer] < ONLY_PROTECTED
+
+    def start(self, tokens: int) -> None:
+        return None
+
+    def step(self, state: None, living: Living) -> tuple[None, Decision]:
+        threshold = self.thresholds[living.layer]
+        if threshold >= ONLY_PROTECTED:
+            return None, Decision(living.protected)
+        assert living.scores is not None
+        return None, Decision((living.scores >= threshold) | living.protected)
+
+    @staticmethod
+    def from_plan(plan: TokenPlan) -> "Threshold":
+        return Threshold(tuple(0.0 if value is None else value for value in plan.values))
+
+
+def token_plan(thresholds: Sequence[float], rule: str = "ltp", output: str = "last") -> TokenPlan:
+    """The plan of a hard threshold rule; thresholds that can remove nothing become None."""
+    values = tuple(float(t) if t > 0 else None for t in thresholds)
+    return TokenPlan(rule, values, output="survivors" if output == "survivors" else "last")
+
+
+def from_published(thresholds: Sequence[float], padded_length: int) -> tuple[float, ...]:
+    """Thresholds of the released code, which divides scores by the padded length, in relative units."""
+    return tuple(t * padded_length for t in thresholds)
+
+
+def linear_thresholds(layers: int, last: float) -> tuple[float, ...]:
+    """The paper's start, and its baseline of manual thresholds: rising linearly from 0 at layer 0.
+
+    The released code gives layer l of L (zero-based) the threshold ``last * l / L``.
+    """
+    return tuple(last * layer / layers for layer in range(layers))
+
+
+class SoftThreshold(nn.Module):
+    """The soft stage: learnable thresholds, gates sigmoid((score - threshold) / temperature).
+
+    Args:
+        initial: relative thresholds to start from, one a layer; :data:`ONLY_PROTECTED` is kept as it is.
+        temperature: of the sigmoid, in relative units (the paper's 1e-3 at 128 padded tokens is 0.128).
+        soft: ``mask`` or ``scale``, see :class:`~sparsam.tokens.rule.Rule`.
+    """
+
+    fixed: Tensor
+
+    def __init__(self, initial: Sequence[float], temperature: float = 0.1, soft: str = "mask") -> None:
+        super().__init__()
+        if not temperature > 0:
+            raise ValueError(
+                f"temperature must be above 0; got {temperature!r}. Use Threshold for a hard cut."
+            )
+        self.soft = soft
+        self.temperature = temperature
+        start = torch.tensor(list(initial), dtype=torch.float32)
+        self.register_buffer("fixed", start >= ONLY_PROTECTED)
+        self.threshold = nn.Parameter(start)
+        self.gates: list[Tensor] = []
+        """What is left of each token (t,), layer by layer, in the last forward pass: for the penalty."""
+
+    def prunes(self, layer: int) -> bool:
+        return True
+
+    def wants_scores(self, layer: int) -> bool:
+        return not bool(self.fixed[layer])
+
+    def start(self, tokens: int) -> tuple[Tensor]:
+        self.gates = []
+        return (self.threshold.new_zeros(tokens),)  # the log of what is left of each token
+
+    def step(self, state: tuple[Tensor], living: Living) -> tuple[tuple[Tensor], Decision]:
+        if bool(self.fixed[living.layer]):
+            return state, Decision(living.protected)
+        assert living.scores is not None
+        threshold = self.threshold[living.layer].float()
+        log_gate = F.logsigmoid((living.scores.float() - threshold) / self.temperature)
+        log_gate = log_gate.masked_fill(living.protected, 0.0)
+        left = (state[0] + log_gate,) if self.soft == "mask" else (log_gate,)
+        self.gates.append(left[0].exp())
+        return left, Decision(torch.ones_like(living.protected), log_gate=log_gate)
+
+    def penalty(self) -> Float[Tensor, ""]:
+        """The paper's regulariser: mean gate of the real tokens, averaged over layers; 0 if nothing was gated.
+
+        In the cumulative stage a token's gate is the product of its gates so far: the share of it that still costs.
+        """
+        if not self.gates:
+            return self.threshold.sum() * 0.0
+        return torch.stack([gate.mean() for gate in self.gates]).mean()
+
+    @torch.no_grad()
+    def hardened(self) -> tuple[float, ...]:
+        """The thresholds as they stand."""
+        return tuple(
+            ONLY_PROTECTED if fixed else float(t) for t, fixed in zip(self.threshold, self.fixed, strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class LTP:
+    """Settings of the method, for :func:`sparsam.compress`.
+
+    Args:
+        soft: the soft stage: ``mask`` (cumulative, hardens into removal) or ``scale`` (the paper's).
+        soft_epochs, hard_epochs: passes over the training data in each stage (paper: 1-10 and 5).
+        lr, hard_lr: learning rate of the weights in each stage; threshold_lr of the thresholds, in relative units.
+        weight: lambda, the weight of the penalty; None steers it so that the soft stage ends at the budget.
+        temperature: of the gates, in relative units.
+        initial: threshold of the last layer at the start; the others rise to it linearly. The paper's 0.00917 at 128 tokens
+            is 1.17 and removes half the tokens of a trained model at once; we start near the dense model.
+        distill: share of the loss taken from the dense model's logits (0: labels alone, as in the paper).
+        distill_states: weight of the distance between class states of the two models, layer by layer.
+        last_layer: ``protected`` keeps only protected tokens in the last feed-forward part where the head reads the
+            class token alone (exact: nothing else is read), ``learned`` learns its threshold like the others.
+        steer_every: in the hard stage thresholds are re-solved to hold the budget every so many steps.
+    """
+
+    soft: str = "mask"
+    soft_epochs: float = 1.0
+    hard_epochs: float = 2.0
+    lr: float = 2e-5
+    hard_lr: float = 3e-5
+    threshold_lr: float = 5e-3
+    weight: float | None = None
+    temperature: float = 0.1
+    initial: float = 0.4
+    distill: float = 0.5
+    distill_states: float = 1.0
+    distill_temperature: float = 2.0
+    last_layer: str = "protected"
+    steer_every: int = 100
+
+    def start(self, layers: int, reads_class_token: bool) -> SoftThreshold:
+        """The soft rule to train, rising linearly from 0 to ``initial``."""
+        first = list(linear_thresholds(layers, self.initial * layers / max(layers - 1, 1)))
+        if self.last_layer == "protected" and reads_class_token:
+            first[-1] = ONLY_PROTECTED
+        return SoftThreshold(first, self.temperature, self.soft)
