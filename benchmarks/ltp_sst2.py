@@ -1,0 +1,143 @@
+"""Learned Token Pruning on a fine-tuned MiniLM and SST-2: accuracy at cost, over seeds, along a curve, beside controls.
+
+    python benchmarks/ltp_sst2.py seeds            # three seeds at one budget
+    python benchmarks/ltp_sst2.py curve            # one seed, budgets from mild to hard, each from the one before
+    python benchmarks/ltp_sst2.py controls         # top-k, manual thresholds, random at the same budgets and training
+
+Validation (872 sentences), test (1,821) and both together, paired with the dense model's answers. Checkpoints go to
+``runs/ltp-sst2/``; what is there already is evaluated, not trained again.
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+from tables import store
+
+from sparsam.compress import Opened, compress, evaluate, open_model
+from sparsam.cost import Budget
+from sparsam.measure import paired_difference
+from sparsam.task import Task
+from sparsam.tokens import LTP
+from sparsam.tokens.control import Control
+from sparsam.training.loop import Settings
+
+SHARED = Path(os.environ.get("SPARSAM_SHARED", "../shared"))
+MODEL, DATA = SHARED / "models/minilm-sst2", SHARED / "data/sst2"
+RUNS = Path("runs/ltp-sst2")
+CURVE = (0.7, 0.6, 0.5, 0.42, 0.35)
+
+
+def answers(opened: Opened, task: Task) -> dict[str, Any]:
+    """Predictions, labels and share of MACs on validation, test and both."""
+    found: dict[str, Any] = {}
+    for split in ("validation", "test"):
+        found[split] = evaluate(opened, task, split=split)
+    return found
+
+
+def row(name: str, dense: dict[str, Any], after: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """One line of the table."""
+    out: dict[str, Any] = {"model": name}
+    for split in ("validation", "test", "both"):
+        parts = ("validation", "test") if split == "both" else (split,)
+        labels = np.concatenate([dense[p].labels for p in parts])
+        a, b = (np.concatenate([x[p].predictions for p in parts]) for x in (dense, after))
+        difference = paired_difference("accuracy", a, b, labels)
+        out[split] = f"{100 * (b == labels).mean():.2f}"
+        out[f"{split} −dense"] = f"{difference.value:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
+        cost = sum(after[p].cost.macs for p in parts) / sum(after[p].dense.macs for p in parts)
+        if split == "both":
+            out["flips lost/won"] = f"{difference.extra['lost']}/{difference.extra['won']}"
+            out["MACs"] = f"{cost:.3f}x"
+    out["tokens kept"] = [round(layer["ffn"], 2) for layer in after["validation"].kept]
+    out["training min"] = round(seconds / 60, 1)
+    return out
+
+
+def run(
+    name: str,
+    method: LTP | Control,
+    budget: float,
+    seed: int,
+    task: Task,
+    dense: dict[str, Any],
+    start: Path = MODEL,
+) -> tuple[dict[str, Any], Path]:
+    """Compress unless it is there, evaluate, give the row."""
+    folder = RUNS / name
+    began = time.monotonic()
+    if not folder.exists():
+        compress(
+            str(start),
+            task,
+            out=folder,
+            methods=[method],
+            budget=Budget(macs=budget),
+            strict=False,
+            teacher=None if start == MODEL else str(MODEL),
+            settings=Settings(seed=seed),
+            progress=show,
+        )
+    seconds = time.monotonic() - began
+    return row(name, dense, answers(open_model(str(folder), task), task), seconds), folder
+
+
+def show(stage: str, step: int, total: int, logs: dict[str, float]) -> None:
+    """A line every 25 steps."""
+    if step % 25 == 0 or step == total:
+        print(stage, step, total, {k: round(v, 4) for k, v in logs.items()}, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Run one of the three tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("table", choices=("seeds", "curve", "controls"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--budget", type=float, default=0.5)
+    parser.add_argument("--soft-epochs", type=float, default=LTP.soft_epochs)
+    parser.add_argument("--hard-epochs", type=float, default=LTP.hard_epochs)
+    parser.add_argument("--only", nargs="+", default=[], help="controls to run")
+    args = parser.parse_args()
+    task = Task.load(str(DATA))
+    dense = answers(open_model(str(MODEL), task), task)
+    rows = [row("dense", dense, dense, 0.0)]
+    if args.table == "seeds":
+        for seed in args.seeds:
+            method = LTP(soft_epochs=args.soft_epochs, hard_epochs=args.hard_epochs)
+            rows.append(run(f"ltp-{args.budget}-seed{seed}", method, args.budget, seed, task, dense)[0])
+        lost = [float(r["both −dense"].split()[0]) for r in rows[1:]]
+        rows.append({"model": f"mean of {len(lost)} seeds", "both −dense": f"{np.mean(lost):+.2f}"})
+    elif args.table == "curve":
+        start = MODEL
+        for budget in CURVE:
+            soft = args.soft_epochs if start == MODEL else 0.0
+            method = LTP(soft_epochs=soft, hard_epochs=args.hard_epochs)
+            made, start = run(f"curve-{budget}", method, budget, 0, task, dense, start)
+            rows.append(made)
+    else:
+        for rule in args.only or ("top-k", "linear-threshold", "random"):
+            method = Control(rule, hard_epochs=args.hard_epochs)
+            rows.append(run(f"{rule}-{args.budget}", method, args.budget, 0, task, dense)[0])
+    store(
+        f"ltp-sst2-{args.table}",
+        f"LTP, MiniLM on SST-2: {args.table}",
+        f"python benchmarks/ltp_sst2.py {' '.join(sys.argv[1:])}",
+        rows,
+        [
+            "MACs: encoder, over real lengths, scoring included, relative to the dense model on the same sentences.",
+            "Differences in points, paired with the dense model's answers, 95 % bootstrap interval.",
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()

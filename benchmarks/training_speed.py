@@ -1,0 +1,160 @@
+"""Samples per second of training: stock transformers on padded, length-bucketed batches; packed; LTP's two stages.
+
+    python benchmarks/training_speed.py
+
+MiniLM on SST-2. The variants take turns in one process, a few steps each, so that a change of the machine's speed meets them
+alike; the table holds medians over rounds and the median of the ratios within a round. Precision is bf16 where the machine
+computes in it natively, else fp32, for all of them; the table says which.
+"""
+
+import argparse
+import copy
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification
+
+sys.path.insert(0, str(Path(__file__).parent))
+from tables import store
+
+from sparsam.compress import open_model
+from sparsam.models import dense_plan, lift
+from sparsam.task import Task
+from sparsam.tokens import LTP
+from sparsam.tokens.ltp import ONLY_PROTECTED, token_plan
+from sparsam.training.feed import Feed
+from sparsam.training.loop import Settings, Supervised, Trainee, native_bf16
+from sparsam.training.tokens import Distillation, HardStage, SoftStage, solve_scale
+
+SHARED = Path(os.environ.get("SPARSAM_SHARED", "../shared"))
+MODEL, DATA = SHARED / "models/minilm-sst2", SHARED / "data/sst2"
+
+
+class Stock(Trainee):
+    """transformers as it comes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = AutoModelForSequenceClassification.from_pretrained(MODEL, dtype=torch.float32)
+
+    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Its own loss."""
+        return self.model(**batch).loss, {}
+
+
+def stepper(
+    trainee: Trainee, batches: Iterator[dict[str, Tensor]], bf16: bool
+) -> Callable[[int], tuple[float, int]]:
+    """A function that trains so many steps and gives seconds and samples."""
+    trainee.train()
+    optimizer = torch.optim.AdamW(trainee.groups(Settings()), lr=2e-5, fused=True)
+
+    def run(steps: int) -> tuple[float, int]:
+        samples, began = 0, time.perf_counter()
+        for _ in range(steps):
+            batch = next(batches)
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                loss, _ = trainee(**batch)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(trainee.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            samples += len(batch["labels"])
+        return time.perf_counter() - began, samples
+
+    return run
+
+
+def main() -> None:
+    """Run the rounds and store the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=4)
+    args = parser.parse_args()
+    bf16 = native_bf16(torch.device("cpu"))
+    task = Task.load(str(DATA))
+    opened = open_model(str(MODEL), task)
+    assert task.train is not None
+    feed = Feed(task.train.sample(20_000, seed=0), opened.processor, max_length=512)
+    teacher = copy.deepcopy(opened.model)
+
+    def packed(seed: int) -> Iterator[dict[str, Tensor]]:
+        epoch = 0
+        while True:
+            for batch in feed.batches(64 * int(feed.lengths.mean()), seed)(epoch):
+                yield feed.collate(batch)
+            epoch += 1
+
+    def bucketed(seed: int) -> Iterator[dict[str, Tensor]]:
+        """Batches of 64 rows of similar length, as group_by_length does it."""
+        generator = np.random.default_rng(seed)
+        while True:
+            order = generator.permutation(len(feed))
+            runs = [
+                part[np.argsort(feed.lengths[part], kind="stable")]
+                for part in np.array_split(order, len(order) // 3200)
+            ]
+            found = [batch for run in runs for batch in np.array_split(run, max(1, len(run) // 64))]
+            for at in generator.permutation(len(found)):
+                yield feed.collate(found[at])
+
+    soft_model, hard_model, plain = (copy.deepcopy(opened.model) for _ in range(3))
+    soft = SoftStage(soft_model, LTP().start(6, True), teacher=teacher, distillation=Distillation(), target=0.5,
+                     weight=None, threshold_lr=5e-3)  # fmt: skip
+    labels_only = copy.deepcopy(opened.model)
+    soft_labels = SoftStage(labels_only, LTP().start(6, True), teacher=None, distillation=Distillation(), target=0.5,
+                            weight=None, threshold_lr=5e-3)  # fmt: skip
+    at = lambda s: token_plan([*(0.2 * s * i for i in range(1, 6)), ONLY_PROTECTED])  # noqa: E731
+    calibration = [feed.collate(np.arange(64))]
+    lift(hard_model, dense_plan(hard_model))
+    hard = HardStage(hard_model, at, teacher=teacher, distillation=Distillation(), target=0.5, calibration=calibration,
+                     steer_every=10**9)  # fmt: skip
+    hard.scale, hard.macs = solve_scale(hard_model, hard.stack, at, calibration, 0.5)
+    hard.steer()
+    variants = {
+        "stock transformers, padded, length-bucketed": stepper(Stock(), bucketed(0), bf16),
+        "packed": stepper(Supervised(plain), packed(0), bf16),
+        "LTP soft stage, labels only": stepper(soft_labels, packed(0), bf16),
+        "LTP soft stage, with teacher": stepper(soft, packed(0), bf16),
+        "LTP hard stage at 0.5x MACs, with teacher": stepper(hard, packed(0), bf16),
+    }
+    for run in variants.values():
+        run(2)
+    rates: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(args.rounds):
+        for name, run in variants.items():
+            seconds, samples = run(args.steps)
+            rates[name].append(samples / seconds)
+    names = list(variants)
+    rows = []
+    for name in names:
+        row: dict[str, object] = {"training": name, "samples/s": round(statistics.median(rates[name]), 1),
+                                  "min": round(min(rates[name]), 1), "max": round(max(rates[name]), 1)}  # fmt: skip
+        for label, base in (("x stock", names[0]), ("x packed", names[1])):
+            row[label] = round(
+                statistics.median(a / b for a, b in zip(rates[name], rates[base], strict=True)), 2
+            )
+        rows.append(row)
+    store(
+        "training-speed",
+        "Training MiniLM on SST-2",
+        f"python benchmarks/training_speed.py {' '.join(sys.argv[1:])}".strip(),
+        rows,
+        [
+            f"Precision {'bf16 autocast' if bf16 else 'fp32: this machine has no native bf16'}, for all variants.",
+            f"{args.rounds} rounds of {args.steps} steps each, batches of about 64 sentences; ratios within a round.",
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()

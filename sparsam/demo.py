@@ -1,0 +1,37 @@
+"""The demo: no network, no files. A small ViT learns scikit-learn's handwritten digits, then learns which patches to drop."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from sparsam.compress import Compressed, Progress, compress, finetune
+from sparsam.cost import Budget
+from sparsam.task import Task
+from sparsam.tokens import LTP
+from sparsam.training.loop import Settings
+
+MODEL = "vit:width=64,layers=4,heads=4,patch=2"
+BUDGET = Budget(macs=0.55)
+DENSE = Settings(epochs=40, lr=1e-3, batch_tokens=1088, warmup=0.1, weight_decay=0.05)
+METHOD = LTP(soft_epochs=15, hard_epochs=25, lr=3e-4, hard_lr=5e-4, threshold_lr=2e-2, steer_every=50)
+
+
+def run_demo(
+    out: str | Path, progress: Progress | None = None, say: Callable[[str], None] = lambda text: None
+) -> Compressed:
+    """Train, compress, save, reload, evaluate; both checkpoints stand under ``out`` afterwards."""
+    out = Path(out)
+    task = Task.load("digits")
+    say(f"A ViT of width 64 with 4 layers learns {len(task.train or ())} handwritten digits.")
+    finetune(MODEL, task, out / "dense", settings=DENSE, progress=progress)
+    say("It learns which patches it can do without, within 0.55x of its multiply-accumulates.")
+    settings = Settings(batch_tokens=DENSE.batch_tokens, weight_decay=DENSE.weight_decay)
+    return compress(
+        str(out / "dense"),
+        task,
+        out=out / "compressed",
+        methods=[METHOD],
+        budget=BUDGET,
+        settings=settings,
+        progress=progress,
+        strict=False,
+    )

@@ -1,0 +1,1 @@
+"""Training: one plain loop, what a split looks like to it, and the stages of token methods."""

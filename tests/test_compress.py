@@ -1,0 +1,290 @@
+"""The main road from end to end on a tiny model and a tiny task: what is saved, reloaded, evaluated, refused."""
+
+import csv
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    PreTrainedTokenizerFast,
+    pipeline,
+)
+
+import sparsam
+from sparsam.compress import compress, evaluate, finetune, open_model, plan_run
+from sparsam.errors import BudgetMissed, Refused, Usage
+from sparsam.models import plan_of
+from sparsam.task import Task
+from sparsam.tokens import LTP
+from sparsam.tokens.control import Control
+from sparsam.training.loop import Settings
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", *(f"w{i}" for i in range(40))]
+QUICK = LTP(soft_epochs=1, hard_epochs=1, lr=5e-4, hard_lr=5e-4, threshold_lr=5e-2, steer_every=5)
+SETTINGS = Settings(batch_tokens=256, precision="fp32")
+
+
+def sentences(count: int, seed: int) -> list[tuple[str, str]]:
+    """Texts whose label says whether "good" or "bad" stands in them."""
+    generator = np.random.default_rng(seed)
+    rows = []
+    for _ in range(count):
+        words = [f"w{i}" for i in generator.integers(0, 40, generator.integers(4, 16))]
+        label = int(generator.integers(0, 2))
+        words[int(generator.integers(0, len(words)))] = ("bad", "good")[label]
+        rows.append((" ".join(words), ("negative", "positive")[label]))
+    return rows
+
+
+def write_task(folder: Path, train: int = 300, validation: int = 80) -> Path:
+    """A folder with train.csv and validation.csv."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, count, seed in (("train", train, 0), ("validation", validation, 1)):
+        with open(folder / f"{name}.csv", "w", newline="") as file:
+            csv.writer(file).writerows([("text", "label"), *sentences(count, seed)])
+    return folder
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """One token a word, [CLS] and [SEP] around."""
+    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_max_length=32,
+    )
+
+
+def config(**changes: Any) -> BertConfig:
+    return BertConfig(
+        vocab_size=len(WORDS), hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=64,
+        max_position_embeddings=32, **changes,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A task, a pretrained-like encoder without a head, and a model fine-tuned on the task."""
+    root = tmp_path_factory.mktemp("road")
+    write_task(root / "task")
+    torch.manual_seed(0)
+    base = BertModel(config())
+    base.save_pretrained(root / "encoder")
+    tokenizer().save_pretrained(root / "encoder")
+    finetune(str(root / "encoder"), str(root / "task"), root / "dense",
+             settings=Settings(epochs=12, lr=2e-3, batch_tokens=256, precision="fp32"))  # fmt: skip
+    return root
+
+
+@pytest.fixture(scope="module")
+def small(place: Path) -> Any:
+    """The compressed model."""
+    return compress(
+        str(place / "dense"), str(place / "task"), out=place / "small", methods=[QUICK], budget="macs=0.6x",
+        settings=SETTINGS, strict=False,
+    )  # fmt: skip
+
+
+def test_finetuning_learns_the_task_and_saves_an_ordinary_folder(place: Path) -> None:
+    """Accuracy far above chance after reload, class names kept, no plan in the config."""
+    assert evaluate(str(place / "dense"), str(place / "task")).metric.value > 0.9
+    saved = json.loads((place / "dense" / "config.json").read_text())
+    assert "quantization_config" not in saved
+    assert saved["id2label"] == {"0": "negative", "1": "positive"}
+
+
+def test_compressing_keeps_the_budget_after_reload(place: Path, small: Any) -> None:
+    """MACs at most the budget on validation, really fewer tokens, accuracy close, checkpoints cleaned up."""
+    assert small.compressed.macs_ratio <= 0.6 * 1.02
+    assert small.compressed.macs_ratio > 0.45
+    assert small.compressed.metric.value > 0.85
+    assert small.dense.macs_ratio == 1.0
+    assert [layer["ffn"] for layer in small.compressed.kept] == sorted(
+        (layer["ffn"] for layer in small.compressed.kept), reverse=True
+    )
+    assert not (place / "small.work").exists()
+    assert small.met
+
+
+def test_a_fresh_load_gives_the_same_evaluation(place: Path, small: Any) -> None:
+    """What compress reported is what the folder gives to anybody."""
+    again = evaluate(str(place / "small"), str(place / "task"))
+    assert np.array_equal(again.predictions, small.compressed.predictions)
+    assert again.macs_ratio == small.compressed.macs_ratio
+
+
+def test_a_stock_pipeline_gives_the_labels_of_evaluate(place: Path, small: Any) -> None:
+    """pipeline("text-classification", DIR) after ``import sparsam`` agrees on every row."""
+    task = Task.load(str(place / "task"))
+    assert task.validation is not None
+    texts = task.validation.take(np.arange(len(task.validation))).texts
+    classify = pipeline("text-classification", str(place / "small"))
+    said = [row["label"] for row in classify(list(texts), batch_size=8)]
+    assert said == [task.labels[i] for i in small.compressed.predictions]
+
+
+def test_facts_name_source_data_and_seed(place: Path, small: Any) -> None:
+    """The artefact says where it came from: source folder, hashes of the data files, seed, stages."""
+    facts = sparsam.load(place / "small").facts
+    assert facts["source"] == str(place / "dense")
+    assert {Path(item["file"]).name for item in facts["data"]} >= {"train.csv", "validation.csv"}
+    assert all(len(item["sha256"]) == 64 for item in facts["data"])
+    assert facts["seed"] == 0
+    assert set(facts["training"]) == {"0-soft", "0-hard"}
+
+
+def test_the_same_seed_gives_the_same_model(place: Path, small: Any, tmp_path: Path) -> None:
+    """Run again, everything is equal to the last bit."""
+    again = compress(
+        str(place / "dense"), str(place / "task"), out=tmp_path / "again", methods=[QUICK], budget="macs=0.6x",
+        settings=SETTINGS, strict=False,
+    )  # fmt: skip
+    assert again.plan == small.plan
+    a, b = again.model.state_dict(), small.model.state_dict()
+    assert all(torch.equal(a[name], b[name]) for name in b)
+
+
+def test_an_interrupted_run_goes_on_to_the_same_end(place: Path, small: Any, tmp_path: Path) -> None:
+    """Stopped in the hard stage and started again with the same command: the same plan, nothing half-written."""
+
+    class Stop(Exception):
+        pass
+
+    def stop(stage: str, step: int, total: int, logs: dict[str, float]) -> None:
+        if stage == "hard" and step == 4:
+            raise Stop
+
+    arguments: dict[str, Any] = {
+        "out": tmp_path / "out", "methods": [QUICK], "budget": "macs=0.6x", "settings": SETTINGS, "strict": False,
+    }  # fmt: skip
+    with pytest.raises(Stop):
+        compress(str(place / "dense"), str(place / "task"), progress=stop, **arguments)
+    assert not (tmp_path / "out").exists()
+    assert (tmp_path / "out.work").exists()
+    end = compress(str(place / "dense"), str(place / "task"), **arguments)
+    assert end.plan == small.plan
+    assert not (tmp_path / "out.work").exists()
+
+
+@pytest.mark.parametrize("rule", ["top-k", "linear-threshold", "random"])
+def test_controls_go_the_same_road(place: Path, tmp_path: Path, rule: str) -> None:
+    """A control meets the same budget through the same executor."""
+    made = compress(
+        str(place / "dense"), str(place / "task"), out=tmp_path / rule, methods=[Control(rule, hard_epochs=0.5)],
+        budget="macs=0.6x", settings=SETTINGS, strict=False,
+    )  # fmt: skip
+    assert made.plan.tokens is not None
+    assert made.plan.tokens.rule == rule
+    assert 0.45 < made.compressed.macs_ratio <= 0.6 * 1.02
+
+
+def test_a_compressed_model_goes_on_to_a_smaller_budget(place: Path, small: Any, tmp_path: Path) -> None:
+    """Warm start along a curve: no soft stage, thresholds of before, the dense model as teacher."""
+    method = LTP(soft_epochs=0, hard_epochs=0.5, hard_lr=5e-4, steer_every=5)
+    further = compress(
+        str(place / "small"), str(place / "task"), out=tmp_path / "further", methods=[method], budget="macs=0.45x",
+        teacher=str(place / "dense"), settings=SETTINGS, strict=False,
+    )  # fmt: skip
+    assert further.compressed.macs_ratio <= 0.45 * 1.02
+    assert further.dense.macs_ratio == 1.0
+    with pytest.raises(Usage, match="compressed already; give the dense model"):
+        compress(
+            str(place / "small"),
+            str(place / "task"),
+            out=tmp_path / "no",
+            methods=[method],
+            budget="macs=0.4x",
+        )
+
+
+def test_a_missed_budget_is_an_error_that_keeps_the_folder(place: Path, tmp_path: Path) -> None:
+    """Exit code 4, what was reached is said, and the best that was found stands in the folder."""
+    method = LTP(soft_epochs=0, hard_epochs=0.1, last_layer="learned", steer_every=5)
+    with pytest.raises(BudgetMissed, match=r"0\.05x was asked for.*kept in") as caught:
+        compress(str(place / "dense"), str(place / "task"), out=tmp_path / "out", methods=[method],
+                 budget="macs=0.05x", settings=SETTINGS)  # fmt: skip
+    assert caught.value.exit_code == 4
+    assert plan_of(sparsam.load(tmp_path / "out").model) is not None
+
+
+def test_a_dry_run_says_what_it_would_take_and_changes_nothing(place: Path) -> None:
+    """Stages with steps and seconds, memory, parameters; the model is left alone and nothing is written."""
+    opened = open_model(str(place / "dense"))
+    before = {name: x.clone() for name, x in opened.model.state_dict().items()}
+    said = plan_run(opened.model, str(place / "task"), methods=[QUICK], budget="macs=0.6x", settings=SETTINGS,
+                    processor=opened.processor)  # fmt: skip
+    assert [stage["stage"] for stage in said.stages] == ["soft", "hard"]
+    assert said.seconds > 0
+    assert said.peak_memory_bytes > 10**7
+    assert all(torch.equal(before[name], x) for name, x in opened.model.state_dict().items())
+
+
+def test_a_model_without_a_head_is_sent_to_finetuning(place: Path, tmp_path: Path) -> None:
+    """The error is the command to run first."""
+    with pytest.raises(Refused, match=r"no classification head.*sparsam finetune"):
+        compress(str(place / "encoder"), str(place / "task"), out=tmp_path / "out", budget="macs=0.5x")
+
+
+def test_classes_must_fit_the_task(place: Path, tmp_path: Path) -> None:
+    """A head of three classes on a task of two is refused before any compute."""
+    model = BertForSequenceClassification(config(num_labels=3))
+    with pytest.raises(Refused, match=r"has 3 classes, the task .* has 2"):
+        compress(model, str(place / "task"), out=tmp_path / "out", processor=tokenizer(), budget="macs=0.5x")
+
+
+def test_texts_beyond_the_position_table_are_cut_and_counted(place: Path, tmp_path: Path) -> None:
+    """Counted where it happens; an error where the user asks for one."""
+    folder = write_task(tmp_path / "long")
+    with open(folder / "validation.csv", "a", newline="") as file:
+        csv.writer(file).writerow((" ".join(["good"] * 50), "positive"))
+    assert evaluate(str(place / "dense"), str(folder)).truncated == 1
+    with pytest.raises(Refused, match=r"52 tokens, the model's limit is 32.*--no-truncate"):
+        evaluate(str(place / "dense"), str(folder), truncate=False)
+
+
+def test_a_split_that_is_not_there_is_named(place: Path) -> None:
+    """No test split in this task."""
+    with pytest.raises(Usage, match="has no split 'test'"):
+        evaluate(str(place / "dense"), str(place / "task"), split="test")
+
+
+@pytest.mark.slow
+def test_peak_memory_of_evaluate_does_not_grow_with_the_data(place: Path, tmp_path: Path) -> None:
+    """Sixteen times the rows, read from parquet: at most 5 % more memory."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    peaks = []
+    for count in (4_096, 65_536):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        texts, labels = zip(*sentences(2_048, 0), strict=True)
+        table = pa.table({"text": list(texts) * (count // 2_048), "label": list(labels) * (count // 2_048)})
+        pq.write_table(table, folder / "validation.parquet", row_group_size=1_024)
+        pq.write_table(table.slice(0, 64), folder / "train.parquet")
+        script = (
+            "import resource, sys\nfrom sparsam.compress import evaluate\n"
+            f"evaluate({str(place / 'dense')!r}, {str(folder)!r})\n"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        )
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout.split()[-1]))
+    assert peaks[1] < 1.05 * peaks[0]
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 0
