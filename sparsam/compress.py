@@ -32,7 +32,15 @@ from sparsam.tokens import LTP
 from sparsam.tokens.control import Control
 from sparsam.tokens.ltp import ONLY_PROTECTED, token_plan
 from sparsam.training.feed import Feed, matched_rows, streamed
-from sparsam.training.loop import History, Settings, Supervised, Trainee, precision_here, train
+from sparsam.training.loop import (
+    History,
+    Settings,
+    Supervised,
+    Trainee,
+    on_main_process,
+    precision_here,
+    train,
+)
 from sparsam.training.tokens import Distillation, HardStage, RuleAt, SoftStage
 
 Method = LTP | Control
@@ -378,8 +386,9 @@ def finetune(
         checkpoints=_work(out) / "finetune",
         progress=None if progress is None else (lambda s, t, logs: progress("finetune", s, t, logs)),
     )
-    artifact.save(opened.model, out, processor=opened.processor, facts=_facts(opened, task, settings, {}))
-    _clean(_work(out))
+    facts = _facts(opened, task, settings, {})
+    on_main_process(lambda: artifact.save(opened.model.cpu(), out, processor=opened.processor, facts=facts))
+    on_main_process(lambda: _clean(_work(out)))
     reloaded = open_model(str(out), task)
     return reloaded, evaluate(reloaded, task, truncate=truncate, progress=progress), history
 
@@ -447,7 +456,7 @@ def compress(
     facts = _facts(opened, task, settings, history) | {
         "budget": {"macs": budget.macs, "accuracy": budget.accuracy}
     }
-    artifact.save(opened.model, out, processor=opened.processor, facts=facts)
+    on_main_process(lambda: artifact.save(opened.model.cpu(), out, processor=opened.processor, facts=facts))
     reloaded = open_model(str(out), task)
     dense = evaluate(taught, task, truncate=truncate, progress=progress)
     after = evaluate(reloaded, task, truncate=truncate, progress=progress)
@@ -468,7 +477,7 @@ def compress(
         weight_bytes(taught.model),
         weight_bytes(reloaded.model),
     )
-    _clean(_work(out))
+    on_main_process(lambda: _clean(_work(out)))
     if missed and strict:
         raise BudgetMissed(
             f"{' '.join(missed)} The best that was found is kept in {out}. Allow more, or train longer "

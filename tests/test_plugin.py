@@ -236,7 +236,7 @@ def test_a_tensor_taken_out_is_named(copied: Path) -> None:
     metadata, tensors = plugin.read_header(file).metadata, load_file(file)
     del tensors["classifier.bias"]
     save_file(tensors, file, metadata=metadata)
-    with pytest.raises(Refused, match="the tensor classifier.bias is missing") as caught:
+    with pytest.raises(Refused, match=r"the tensor classifier.bias is missing") as caught:
         AutoModelForSequenceClassification.from_pretrained(copied)
     assert caught.value.code == "digest"
 
@@ -246,7 +246,7 @@ def test_an_edited_plan_is_refused(copied: Path) -> None:
     edit(
         copied / "config.json", lambda c: c["quantization_config"]["plan"]["tokens"].update(values=[0.1, 0.2])
     )
-    with pytest.raises(Refused, match="the plan in config.json is not what was saved") as caught:
+    with pytest.raises(Refused, match=r"the plan in config.json is not what was saved") as caught:
         AutoModelForSequenceClassification.from_pretrained(copied)
     assert caught.value.code == "digest"
 
@@ -254,7 +254,7 @@ def test_an_edited_plan_is_refused(copied: Path) -> None:
 def test_edited_labels_are_refused(copied: Path) -> None:
     """Swapped labels would turn every answer round."""
     edit(copied / "config.json", lambda c: c["id2label"].update({"0": "good", "2": "bad"}))
-    with pytest.raises(Refused, match="id2label in config.json is not what was saved") as caught:
+    with pytest.raises(Refused, match=r"id2label in config.json is not what was saved") as caught:
         AutoModelForSequenceClassification.from_pretrained(copied)
     assert caught.value.code == "digest"
 
@@ -582,7 +582,7 @@ def one(**changes: Any) -> dict[str, Any]:
 def test_a_damaged_header_is_named(header: Any, data: bytes, length: int | None, tmp_path: Path) -> None:
     """Whatever is wrong with a file, its name and how to mend it are said; nothing is allocated for it first."""
     file = header_file(tmp_path / "model.safetensors", header, data, length)
-    with pytest.raises(InputOutput, match="copy|Copy") as caught:
+    with pytest.raises(InputOutput, match=r"copy|Copy") as caught:
         plugin.read_header(file)
     assert caught.value.code == "safetensors-corrupt"
     assert str(file) in str(caught.value)

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -128,6 +128,14 @@ class History:
     logs: list[dict[str, float]] = field(default_factory=list)
 
 
+def on_main_process(write: Callable[[], object]) -> None:
+    """Do something once, whatever the number of processes, and let all of them go on after it."""
+    state = PartialState()
+    if state.is_main_process:
+        write()
+    state.wait_for_everyone()
+
+
 def native_bf16(device: torch.device) -> bool:
     """Whether products in bf16 are faster than in fp32 here, rather than emulated."""
     if device.type == "cuda":
@@ -182,7 +190,9 @@ def train(
     Raises:
         Refused: ``non-finite`` when the loss stops being a number; the last checkpoint stays.
     """
-    accelerator = Accelerator(cpu=cpu)
+    # A head or an embedding a task does not use has no gradient; data-parallel training must not wait for it.
+    parallel = DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = Accelerator(cpu=cpu, kwargs_handlers=[parallel])
     device = accelerator.device
     precision = precision_here(settings, device)
     torch.manual_seed(settings.seed + 7919 * accelerator.process_index)

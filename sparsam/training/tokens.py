@@ -57,6 +57,7 @@ class Student(Trainee):
             output = self.model(**batch)
             return output.loss, {"task": output.loss.detach()}
         states = weights.states > 0
+        teacher.to(next(iter(batch.values())).device)
         with torch.no_grad():
             wanted, wanted_states = _run(teacher, batch, states)
         output, own_states = _run(self.model, batch, states)

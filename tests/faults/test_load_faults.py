@@ -137,7 +137,7 @@ def test_no_truncated_or_flipped_weights_load_on_the_stock_path(folder: Path) ->
     start = 8 + int.from_bytes(whole[:8], "little")
     for at in range(start, len(whole), 499):
         file.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
-        with pytest.raises(Refused, match="the tensor .* is not what was saved"):
+        with pytest.raises(Refused, match=r"the tensor .* is not what was saved"):
             plugin.check_files([file], plan, config)
 
 
@@ -215,7 +215,7 @@ def test_a_plan_cannot_be_taken_out(folder: Path) -> None:
     """Without its quantization_config a folder would load as the dense model; the weights' header knows better."""
     edit(folder / "config.json", lambda c: c.pop("quantization_config"))
     (folder / artifact.MANIFEST).unlink()
-    with pytest.raises(Refused, match="the plan in config.json is not what was saved") as caught:
+    with pytest.raises(Refused, match=r"the plan in config.json is not what was saved") as caught:
         artifact.load_dense(folder)
     assert caught.value.code == "digest"
 

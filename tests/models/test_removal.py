@@ -322,8 +322,8 @@ def test_hooks_see_what_the_layer_before_gave(tiny: Any, name: str) -> None:
     with torch.no_grad(), stack_of(model).using(Threshold((0.9, 0.8, 1.0))):
         model(**tiny.inputs(name))
     assert len(seen) == 3
-    for (_, given), (taken, _) in itertools.pairwise(seen):
-        assert torch.equal(given, taken)
+    for (_, gave), (took, _) in itertools.pairwise(seen):
+        assert torch.equal(gave, took)
 
 
 @pytest.mark.parametrize("name", TEXT)

@@ -352,6 +352,15 @@ def test_shares_round_up_and_not_further(share: float, n: int, kept: int) -> Non
         assert int(rule.step(None, living(torch.rand(n), [n]))[1].keep.sum()) == kept
 
 
+def test_ties_go_to_the_earlier_token() -> None:
+    """Among equal scores the first tokens stay, however many there are."""
+    _, decision = TopK((0.25,)).step(None, living(torch.arange(2000) % 2, [2000]))
+    first = torch.arange(2000) % 2 == 1
+    first[999:] = False  # 1 protected and 499 of the 1,000 best
+    first[0] = True
+    assert torch.equal(decision.keep, first)
+
+
 def test_controls_count_from_the_original_length() -> None:
     """After earlier removal the share still is of the original length."""
     for rule in (TopK((None, 0.5)), RandomTokens((None, 0.5))):
