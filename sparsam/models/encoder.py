@@ -145,6 +145,32 @@ def _apply(linear: Linear, module: nn.Module, x: Tensor) -> Tensor:
     return rows if bias is None else rows + bias
 
 
+class _Carry:
+    """What passes from layer to layer beside the tokens, one row a living token."""
+
+    def __init__(self, original: Tensor, state: Any) -> None:
+        self.original = original
+        """Tokens each sequence had at the start (b,)."""
+        self.state = state
+        """The rule's own: None, or a tuple of tensors."""
+        self.gate: Tensor | None = None
+        """Log of the product of soft gates so far, (t,) float32."""
+        self.sizes: Tensor | None = None
+        """How many tokens each one stands for, once tokens merge, (t,)."""
+
+    def key_bias(self) -> Tensor | None:
+        """What is added to a key's logits: its gate, and the log of its size (proportional attention)."""
+        if self.sizes is None:
+            return self.gate
+        return self.sizes.log() if self.gate is None else self.gate + self.sizes.log()
+
+    def select(self, keep: Tensor) -> None:
+        """Drop the rows of removed tokens."""
+        self.state = None if self.state is None else tuple(part[keep] for part in self.state)
+        self.gate = None if self.gate is None else self.gate[keep]
+        self.sizes = None if self.sizes is None else self.sizes[keep]
+
+
 class Stack:
     """Runs the blocks on a packed batch. Shared by both ways in which an encoder enters a model."""
 
@@ -193,80 +219,42 @@ class Stack:
             if bool(living.all()):
                 living = None
         tokens = pack(x, living)
-        survivors, removed = self.run(tokens, padded=x)
+        survivors, removed = self.run(tokens)
         if removed and self.output == "survivors":
             removed = [fill_with_survivors(part, survivors) for part in removed]
         return unpack([survivors, *removed], b)
 
-    def run(self, tokens: Packed, padded: Tensor | None = None) -> tuple[Packed, list[Packed]]:
+    def run(self, tokens: Packed) -> tuple[Packed, list[Packed]]:
         """Through all layers: the survivors, and the tokens removed on the way with their last states."""
         rule, linear = self.rule, self.linear
-        original = tokens.lengths
-        batch = original.shape[0]
+        batch = tokens.lengths.shape[0]
         removed: list[Packed] = []
-        state = rule.start(tokens.values.shape[0]) if rule is not None else None
-        gate: Tensor | None = None  # log of the product of soft gates so far, (t,) float32
-        sizes: Tensor | None = None  # how many tokens each one stands for, once tokens merge
-        host = tuple(tokens.lengths.tolist())
+        carry = _Carry(tokens.lengths, None if rule is None else rule.start(tokens.values.shape[0]))
+        lengths = tuple(tokens.lengths.tolist())
         for index, block in enumerate(self.blocks):
-            if self.kept is not None:
-                self.kept.attention.append(tokens.lengths)
             before = tokens
             asked = rule is not None and rule.prunes(index)
-            key_bias = gate
-            if sizes is not None:
-                key_bias = sizes.log() if gate is None else gate + sizes.log()
             half: dict[str, Any] = {
                 "attend": self.attend,
                 "linear": linear,
                 "scores": asked and rule is not None and rule.wants_scores(index),
-                "key_bias": key_bias,
-                "row_weight": None if gate is None else gate.exp(),
+                "key_bias": carry.key_bias(),
+                "row_weight": None if carry.gate is None else carry.gate.exp(),
                 "pair_bias": self._pair_bias(block),
                 "positions": None if self.bias is None else tokens.positions,
             }
             again = torch.is_grad_enabled() and block.layer.training and _checkpoints(block.layer)
             if again:
-                x, received = checkpoint(block.attention, tokens.values, host, use_reentrant=False, **half)
+                x, received = checkpoint(block.attention, tokens.values, lengths, use_reentrant=False, **half)
             else:
-                x, received = block.attention(tokens.values, host, **half)
+                x, received = block.attention(tokens.values, lengths, **half)
             tokens = tokens.with_values(x)
             scale: Tensor | None = None
             if asked:
-                assert rule is not None
-                protected = _first(tokens, self.family.protected)
-                living = Living(
-                    x,
-                    received,
-                    tokens.lengths,
-                    original,
-                    tokens.sequences,
-                    tokens.positions,
-                    protected,
-                    index,
-                )
-                state, decision = rule.step(state, living)
-                if decision.log_gate is not None:
-                    log_gate = decision.log_gate.masked_fill(protected, 0.0)
-                    if rule.soft == "scale":
-                        scale = log_gate.exp()
-                    else:
-                        gate = log_gate if gate is None else gate + log_gate
-                keep = decision.keep | protected
-                if decision.into is not None:
-                    ones = torch.ones(x.shape[0], device=x.device)
-                    values, sizes = merge(x, ones if sizes is None else sizes, decision.into)
-                    tokens = tokens.with_values(values)
-                if not bool(keep.all()):
-                    removed.append(select(tokens, ~keep))
-                    tokens = select(tokens, keep)
-                    host = tuple(tokens.lengths.tolist())
-                    state = None if state is None else tuple(part[keep] for part in state)
-                    gate = None if gate is None else gate[keep]
-                    sizes = None if sizes is None else sizes[keep]
-                    scale = None if scale is None else scale[keep]
-            if self.kept is not None:
-                self.kept.ffn.append(tokens.lengths)
+                tokens, gone, scale = self._decide(index, tokens, received, carry)
+                if gone is not None:
+                    removed.append(gone)
+                    lengths = tuple(tokens.lengths.tolist())
             if again:
                 x = checkpoint(block.ffn, tokens.values, use_reentrant=False, linear=linear)
             else:
@@ -274,10 +262,42 @@ class Stack:
             if scale is not None:
                 x = x * scale.unsqueeze(1).to(x.dtype)
             tokens = tokens.with_values(x)
+            if self.kept is not None:
+                self.kept.attention.append(before.lengths)
+                self.kept.ffn.append(tokens.lengths)
             if self.states is not None:
                 self.states.append(tokens)
             self._tell_hooks(block.layer, before, tokens, removed, batch)
         return tokens, removed
+
+    def _decide(
+        self, index: int, tokens: Packed, received: Tensor | None, carry: "_Carry"
+    ) -> tuple[Packed, Packed | None, Tensor | None]:
+        """Ask the rule: who goes on, who leaves here (None if nobody), and what scales this layer's output."""
+        rule = self.rule
+        assert rule is not None
+        x = tokens.values
+        protected = _first(tokens, self.family.protected)
+        living = Living(
+            x, received, tokens.lengths, carry.original, tokens.sequences, tokens.positions, protected, index
+        )  # fmt: skip
+        carry.state, decision = rule.step(carry.state, living)
+        scale: Tensor | None = None
+        if decision.log_gate is not None:
+            log_gate = decision.log_gate.masked_fill(protected, 0.0)
+            if rule.soft == "scale":
+                scale = log_gate.exp()
+            else:
+                carry.gate = log_gate if carry.gate is None else carry.gate + log_gate
+        if decision.into is not None:
+            sizes = torch.ones(x.shape[0], device=x.device) if carry.sizes is None else carry.sizes
+            values, carry.sizes = merge(x, sizes, decision.into)
+            tokens = tokens.with_values(values)
+        keep = decision.keep | protected
+        if bool(keep.all()):
+            return tokens, None, scale
+        carry.select(keep)
+        return select(tokens, keep), select(tokens, ~keep), None if scale is None else scale[keep]
 
     def _pair_bias(self, block: Block) -> PairBias | None:
         if self.bias is None:
