@@ -1,0 +1,63 @@
+"""The main road on a real fine-tuned encoder and real sentences: MiniLM on SST-2, from the shared folder."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+import sparsam
+from sparsam.compress import evaluate, open_model
+from sparsam.models import dense_plan, lift, plan_of
+from sparsam.plan import Plan
+from sparsam.task import Task
+from sparsam.tokens.ltp import ONLY_PROTECTED, token_plan
+
+pytestmark = pytest.mark.data
+
+
+@pytest.fixture(scope="module")
+def place(shared: Path) -> tuple[str, Task]:
+    """The model's folder and the task."""
+    return str(shared / "models" / "minilm-sst2"), Task.load(str(shared / "data" / "sst2"))
+
+
+def test_the_dense_model_has_781_of_872_right(place: tuple[str, Task]) -> None:
+    """The figure its README gives for stock transformers in fp32, through the packed encoder; ratio exactly 1."""
+    found = evaluate(place[0], place[1])
+    assert found.metric.extra["right"] == 781
+    assert found.metric.n == 872
+    assert found.macs_ratio == 1.0
+    assert found.metric.low < 0.8956 < found.metric.high
+
+
+def test_packed_logits_equal_stock_on_real_sentences(place: tuple[str, Task]) -> None:
+    """64 sentences, padded: at most 1e-5 apart."""
+    folder, task = place
+    assert task.validation is not None
+    texts = task.validation.take(np.arange(64)).texts
+    batch = AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
+    stock = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        wanted = stock(**batch).logits
+        given = lift(stock)(**batch).logits
+    assert torch.allclose(wanted, given, atol=1e-5)
+
+
+def test_a_plan_survives_the_disk_and_stock_transformers(place: tuple[str, Task], tmp_path: Path) -> None:
+    """Saved with thresholds, reloaded by a stock pipeline: the same labels as evaluate, fewer MACs, bits unchanged."""
+    folder, task = place
+    opened = open_model(folder, task)
+    dense = dense_plan(opened.model)
+    tokens = token_plan((0.05, 0.1, 0.2, 0.3, 0.5, ONLY_PROTECTED))
+    lift(opened.model, Plan(dense.family, dense.layers, tokens))
+    sparsam.save(opened.model, tmp_path / "small", processor=opened.processor)
+    found = evaluate(str(tmp_path / "small"), task)
+    assert found.macs_ratio < 0.95
+    assert plan_of(sparsam.load(tmp_path / "small").model) == plan_of(opened.model)
+    assert task.validation is not None
+    texts = task.validation.take(np.arange(200)).texts
+    classify = pipeline("text-classification", str(tmp_path / "small"))
+    said = [int(row["label"].rpartition("_")[2]) for row in classify(texts, batch_size=16)]
+    assert said == found.predictions[:200].tolist()
