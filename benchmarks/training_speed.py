@@ -25,13 +25,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tables import store
 
 from sparsam.compress import open_model
-from sparsam.models import dense_plan, lift
+from sparsam.models import dense_plan, lift, stack_of
 from sparsam.task import Task
 from sparsam.tokens import LTP
 from sparsam.tokens.ltp import ONLY_PROTECTED, token_plan
 from sparsam.training.feed import Feed
 from sparsam.training.loop import Settings, Supervised, Trainee, native_bf16
-from sparsam.training.tokens import Distillation, HardStage, SoftStage, solve_scale
+from sparsam.training.tokens import Distillation, HardStage, SoftStage, score_quantiles, solve_scale
 
 SHARED = Path(os.environ.get("SPARSAM_SHARED", "../shared"))
 MODEL, DATA = SHARED / "models/minilm-sst2", SHARED / "data/sst2"
@@ -108,10 +108,11 @@ def main() -> None:
                 yield feed.collate(found[at])
 
     soft_model, hard_model, plain = (copy.deepcopy(opened.model) for _ in range(3))
-    soft = SoftStage(soft_model, LTP().start(6, True), teacher=teacher, distillation=Distillation(), target=0.5,
+    first = score_quantiles(soft_model, stack_of(soft_model), [feed.collate(np.arange(64))], 0.05)
+    soft = SoftStage(soft_model, LTP().start(first, True), teacher=teacher, distillation=Distillation(), target=0.5,
                      weight=None, threshold_lr=5e-3)  # fmt: skip
     labels_only = copy.deepcopy(opened.model)
-    soft_labels = SoftStage(labels_only, LTP().start(6, True), teacher=None, distillation=Distillation(), target=0.5,
+    soft_labels = SoftStage(labels_only, LTP().start(first, True), teacher=None, distillation=Distillation(), target=0.5,
                             weight=None, threshold_lr=5e-3)  # fmt: skip
     at = lambda s: token_plan([*(0.2 * s * i for i in range(1, 6)), ONLY_PROTECTED])  # noqa: E731
     calibration = [feed.collate(np.arange(64))]

@@ -24,7 +24,7 @@ class Control:
     hard_epochs: float = 2.0
     hard_lr: float = 3e-5
     distill: float = 0.5
-    distill_states: float = 1.0
+    distill_states: float = 0.0
     distill_temperature: float = 2.0
     last_layer: str = "protected"
     steer_every: int = 100

@@ -155,8 +155,8 @@ class LTP:
         lr, hard_lr: learning rate of the weights in each stage; threshold_lr of the thresholds, in relative units.
         weight: lambda, the weight of the penalty; None steers it so that the soft stage ends at the budget.
         temperature: of the gates, in relative units.
-        initial: threshold of the last layer at the start; the others rise to it linearly. The paper's 0.00917 at 128 tokens
-            is 1.17 and removes half the tokens of a trained model at once; we start near the dense model.
+        initial: share of the tokens below each layer's threshold at the start, on the dense model. The paper starts linearly
+            over the layers, in units that put layer 0 far below its lowest score and the last layer above its mean.
         distill: share of the loss taken from the dense model's logits (0: labels alone, as in the paper).
         distill_states: weight of the distance between class states of the two models, layer by layer.
         last_layer: ``protected`` keeps only protected tokens in the last feed-forward part where the head reads the
@@ -172,16 +172,16 @@ class LTP:
     threshold_lr: float = 5e-3
     weight: float | None = None
     temperature: float = 0.1
-    initial: float = 0.4
+    initial: float = 0.05
     distill: float = 0.5
-    distill_states: float = 1.0
+    distill_states: float = 0.0
     distill_temperature: float = 2.0
     last_layer: str = "protected"
     steer_every: int = 100
 
-    def start(self, layers: int, reads_class_token: bool) -> SoftThreshold:
-        """The soft rule to train, rising linearly from 0 to ``initial``."""
-        first = list(linear_thresholds(layers, self.initial * layers / max(layers - 1, 1)))
+    def start(self, thresholds: Sequence[float], reads_class_token: bool) -> SoftThreshold:
+        """The soft rule to train, from these relative thresholds, one a layer."""
+        first = list(thresholds)
         if self.last_layer == "protected" and reads_class_token:
             first[-1] = ONLY_PROTECTED
         return SoftThreshold(first, self.temperature, self.soft)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from sparsam.models.encoder import Stack
 from sparsam.models.lift import stack_of
 from sparsam.packed import Packed
 from sparsam.plan import TokenPlan
-from sparsam.tokens import SoftThreshold, rule_of
+from sparsam.tokens import Decision, Living, SoftThreshold, rule_of
 from sparsam.training.loop import Settings, Trainee
 
 RuleAt = Callable[[float], TokenPlan]
@@ -35,7 +36,7 @@ class Distillation:
     """
 
     logits: float = 0.5
-    states: float = 1.0
+    states: float = 0.0
     temperature: float = 2.0
 
 
@@ -98,6 +99,39 @@ def _distance(own: Packed, wanted: Packed) -> Tensor:
     """Mean squared distance of the tokens both have, relative to the wanted states' mean square."""
     there = wanted.values[torch.searchsorted(wanted.rows, own.rows)].float()
     return (own.values.float() - there).square().mean() / there.square().mean().clamp(min=1e-6)
+
+
+@dataclass
+class _Probe:
+    """A rule that removes nothing and keeps the scores it sees, without the protected tokens'."""
+
+    scores: list[list[Tensor]]
+    soft: str = "mask"
+
+    def prunes(self, layer: int) -> bool:
+        return True
+
+    def wants_scores(self, layer: int) -> bool:
+        return True
+
+    def start(self, tokens: int) -> None:
+        return None
+
+    def step(self, state: None, living: Living) -> tuple[None, Decision]:
+        assert living.scores is not None
+        self.scores[living.layer].append(living.scores[~living.protected].cpu())
+        return None, Decision(torch.ones_like(living.protected))
+
+
+def score_quantiles(
+    model: nn.Module, stack: Stack, batches: Sequence[dict[str, Tensor]], share: float
+) -> tuple[float, ...]:
+    """The score below which ``share`` of the unprotected tokens lie, layer by layer, with nothing removed."""
+    probe = _Probe([[] for _ in stack.blocks])
+    device = next(model.parameters()).device
+    with stack.using(probe):
+        count(model, stack, [{name: x.to(device) for name, x in batch.items()} for batch in batches])
+    return tuple(float(np.quantile(torch.cat(found).numpy(), share)) for found in probe.scores)
 
 
 class SoftStage(Student):

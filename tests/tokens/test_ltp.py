@@ -262,19 +262,18 @@ def test_plan_round_trip() -> None:
 
 
 def test_linear_start_of_the_paper() -> None:
-    """Layer l of L starts at last * l / L; the method's own start ends at ``initial``."""
+    """Layer l of L starts at last * l / L in the released code; the method starts from any thresholds given."""
     assert linear_thresholds(4, 1.0) == (0.0, 0.25, 0.5, 0.75)
-    rule = LTP(initial=1.17).start(4, reads_class_token=False)
+    rule = LTP().start(linear_thresholds(4, 1.17 * 4 / 3), reads_class_token=False)
     assert rule.threshold.tolist() == pytest.approx([0.0, 0.39, 0.78, 1.17])
     assert not bool(rule.fixed.any())
-    assert LTP(initial=1.17).start(1, reads_class_token=False).threshold.tolist() == [0.0]
 
 
 def test_last_layer_keeps_the_protected_where_only_they_are_read(model: Any) -> None:
     """With a class-token head the last layer keeps protected tokens only, exactly; its threshold is not learned."""
-    rule = LTP().start(4, reads_class_token=True)
+    rule = LTP().start((0.2,) * 4, reads_class_token=True)
     assert rule.fixed.tolist() == [False] * 3 + [True] and rule.hardened()[-1] == ONLY_PROTECTED
-    assert not bool(LTP(last_layer="learned").start(4, True).fixed.any())
+    assert not bool(LTP(last_layer="learned").start((0.2,) * 4, True).fixed.any())
     with torch.no_grad():
         dense = model(**batch()).logits
         with (

@@ -13,9 +13,9 @@ from sparsam.models import stack_of
 from sparsam.models.count import count
 from sparsam.tokens import LTP, rule_of
 from sparsam.tokens.ltp import ONLY_PROTECTED, token_plan
-from sparsam.training.feed import matched_rows
+from sparsam.training.feed import like_those_of_use, matched_rows
 from sparsam.training.loop import Settings, train
-from sparsam.training.tokens import Distillation, HardStage, SoftStage, solve_scale
+from sparsam.training.tokens import Distillation, HardStage, SoftStage, score_quantiles, solve_scale
 
 FAST = Settings(epochs=3, lr=1e-3, precision="fp32")
 
@@ -23,7 +23,7 @@ FAST = Settings(epochs=3, lr=1e-3, precision="fp32")
 def soft_stage(
     model: Any, teacher: Any, *, target: float | None = 0.5, weight: float | None = None, soft: str = "mask"
 ) -> SoftStage:
-    rule = LTP(soft=soft).start(3, reads_class_token=True)
+    rule = LTP(soft=soft).start((0.15, 0.3, 0.4), reads_class_token=True)
     return SoftStage(
         model,
         rule,
@@ -173,3 +173,27 @@ def test_matched_rows_follow_the_lengths_of_use() -> None:
     assert len(set(rows)) == 256
     assert train_lengths[rows].mean() == pytest.approx(use.mean(), abs=1.0)
     assert np.array_equal(rows, matched_rows(train_lengths, use, 256, seed=0))
+
+
+def test_training_rows_are_drawn_like_those_of_use() -> None:
+    """Phrases thin out, sentences stay: the share asked for, nearer to the lengths of use; unchanged where alike."""
+    generator = np.random.default_rng(0)
+    lengths = np.concatenate([generator.integers(3, 12, 8000), generator.integers(12, 40, 2000)])
+    use = generator.integers(12, 40, 500)
+    rows = like_those_of_use(lengths, use, 1 / 3, seed=0)
+    assert len(rows) == pytest.approx(len(lengths) / 3, rel=0.05)
+    assert lengths[rows].mean() > 1.5 * lengths.mean()
+    assert set(np.flatnonzero(lengths >= 14)) <= set(rows)  # all that are as long as in use
+    assert np.array_equal(like_those_of_use(use, use, 1 / 3, seed=0), np.arange(len(use)))
+
+
+def test_thresholds_start_where_a_share_of_the_tokens_lies_below(trained: Any, rows: Any) -> None:
+    """The start removes about the share asked for in every layer, so no gate is saturated."""
+    stack = stack_of(trained)
+    first = score_quantiles(trained, stack, calibration(rows), 0.2)
+    kept = [0.0] * 3
+    for layer in range(3):  # each layer's threshold alone
+        alone = [t if i == layer else 0.0 for i, t in enumerate(first)]
+        with stack.using(rule_of(token_plan(alone))):
+            kept[layer] = count(trained, stack, calibration(rows)).shares()[layer]["ffn"]
+    assert all(0.78 < share < 0.92 for share in kept)  # the class token, one of nine, stays anyway
