@@ -2,10 +2,10 @@
 
     python benchmarks/ltp_sst2.py seeds            # three seeds at one budget
     python benchmarks/ltp_sst2.py curve            # one seed, budgets from mild to hard, each from the one before
-    python benchmarks/ltp_sst2.py controls         # top-k, manual thresholds, random at the same budgets and training
+    python benchmarks/ltp_sst2.py controls         # top-k, manual thresholds, random at one budget
 
-Validation (872 sentences), test (1,821) and both together, paired with the dense model's answers. Checkpoints go to
-``runs/ltp-sst2/``; what is there already is evaluated, not trained again.
+Validation (872 sentences), test (1,821) and both together, paired with the dense model's answers. Checkpoints go
+to ``runs/ltp-sst2/``; what is there already is evaluated, not trained again.
 """
 
 import argparse
@@ -100,7 +100,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("table", choices=("seeds", "curve", "controls"))
+    parser.add_argument("table", nargs="?", default="seeds", choices=("seeds", "curve", "controls"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--budget", type=float, default=0.5)
     parser.add_argument("--soft-epochs", type=float, default=LTP.soft_epochs)
@@ -128,7 +128,7 @@ def main() -> None:
             method = Control(rule, hard_epochs=args.hard_epochs)
             rows.append(run(f"{rule}-{args.budget}", method, args.budget, 0, task, dense)[0])
     store(
-        f"ltp-sst2-{args.table}",
+        f"ltp-sst2-{args.table}" + ("" if args.table == "curve" else f"-{args.budget}"),
         f"LTP, MiniLM on SST-2: {args.table}",
         f"python benchmarks/ltp_sst2.py {' '.join(sys.argv[1:])}",
         rows,

@@ -143,7 +143,7 @@ def save(
     check_finite(model)
     text = _facts_text(facts or {})
     target = _real(folder)
-    _check_target(target, overwrite)
+    check_target(target, overwrite)
     with _failures(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         _recover(target)
@@ -198,7 +198,7 @@ def check_finite(model: torch.nn.Module) -> None:
             )
 
 
-def _check_target(target: Path, overwrite: bool) -> None:
+def check_target(target: Path, overwrite: bool = False) -> None:
     """Never replace what is not ours."""
     if not os.path.lexists(target):
         return

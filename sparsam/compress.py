@@ -7,10 +7,12 @@ the reloaded checkpoint.
 """
 
 import copy
+import hashlib
 import resource
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ from sparsam.task import Split, Task
 from sparsam.tokens import LTP
 from sparsam.tokens.control import Control
 from sparsam.tokens.ltp import ONLY_PROTECTED, token_plan
-from sparsam.training.feed import Feed, like_those_of_use, matched_rows, streamed
+from sparsam.training.feed import Feed, matched_rows, streamed
 from sparsam.training.loop import (
     History,
     Settings,
@@ -50,10 +52,6 @@ Progress = Callable[[str, int, int, dict[str, float]], None]
 CALIBRATION = 256
 """Examples a budget is read on while training; set aside from the training rows. Chosen by us: their mean share of MACs is
 known to about 0.5 %."""
-
-ROWS = 1 / 3
-"""Share of the training rows a token method trains on where their lengths are unlike those of use; an epoch is a pass over
-them. SST-2 trains on phrases of a few words: cut to their class token, they teach nothing. Chosen by us."""
 
 MARGIN = 0.985
 """Training aims this much below the budget, because validation is not the calibration set. Chosen by us."""
@@ -379,8 +377,15 @@ def finetune(
     """
     task = Task.load(task) if isinstance(task, str) else task
     settings = settings or Settings(epochs=3, lr=7e-5)
+    artifact.check_target(Path(out))
     torch.manual_seed(settings.seed)  # a fresh head, or a whole fresh model, repeats too
     opened = open_model(model, task, processor=processor, fresh_head=not isinstance(model, nn.Module))
+    if _removes_tokens(opened.model):
+        raise Usage(
+            f"{opened.name} is compressed; fine-tuning would keep its plan. Fine-tune the dense model it came from, or "
+            "train it on with transformers' Trainer.",
+            code="finetune-compressed",
+        )
     feed = _feed(opened, _split(task, "train"), truncate)
     history = train(
         Supervised(opened.model),
@@ -388,6 +393,7 @@ def finetune(
         feed.collate,
         settings,
         checkpoints=_work(out) / "finetune",
+        identity={"model": weights_digest(opened.model), "rows": len(feed)},
         progress=None if progress is None else (lambda s, t, logs: progress("finetune", s, t, logs)),
     )
     facts = _facts(opened, task, settings, {})
@@ -431,19 +437,21 @@ def compress(
     task = Task.load(task) if isinstance(task, str) else task
     budget = Budget.parse(budget) if isinstance(budget, str) else budget or Budget()
     settings = settings or Settings()
+    artifact.check_target(Path(out))
     torch.manual_seed(settings.seed)
     opened = open_model(model, task, processor=processor)
     taught = (
         copy.deepcopy(opened) if teacher is None else open_model(teacher, task, processor=opened.processor)
     )
-    if (
-        plan_of(taught.model) is not None
-        and plan_of(taught.model) != dense_plan(taught.model)
-        and teacher is None
-    ):
+    if _removes_tokens(taught.model):
+        if teacher is None:
+            raise Usage(
+                f"{opened.name} is compressed already; give the dense model it came from as --teacher.",
+                code="teacher-missing",
+            )
         raise Usage(
-            f"{opened.name} is compressed already; give the dense model it came from as --teacher.",
-            code="teacher-missing",
+            f"the teacher {taught.name} is compressed itself; give the dense model it came from as --teacher.",
+            code="teacher-compressed",
         )
     feed = _feed(opened, _split(task, "train"), truncate)
     wanted = _lengths_of_use(opened, task, feed, truncate)
@@ -580,15 +588,26 @@ class _TokenRun:
                 f"the control {method.rule} needs a budget, such as --budget macs=0.5x.", code="token-target"
             )
         self.distillation = Distillation(method.distill, method.distill_states, method.distill_temperature)
+        if len(feed) < 16:
+            raise Refused(
+                f"the training split has {len(feed)} rows; a token method needs at least 16, some of them to read the "
+                "budget on.",
+                code="too-few-rows",
+            )
         calibration = matched_rows(feed.lengths, wanted, min(CALIBRATION, len(feed) // 4), settings.seed)
-        rest = np.setdiff1d(np.arange(len(feed)), calibration)
-        self.rows = rest[like_those_of_use(feed.lengths[rest], wanted, ROWS, settings.seed)]
+        self.rows = np.setdiff1d(np.arange(len(feed)), calibration)
         by_length = calibration[np.argsort(feed.lengths[calibration], kind="stable")]
         self.calibration = [
             feed.collate(part) for part in np.array_split(by_length, max(1, len(by_length) // 64))
         ]
         self.history: dict[str, dict[str, float]] = {}
-        self.output = "last"
+        self.identity = {
+            "method": [type(method).__name__, asdict(method)],
+            "target": self.target,
+            "model": weights_digest(self.model),
+            "teacher": weights_digest(self.teacher),
+            "rows": hashlib.sha256(np.concatenate([self.rows, feed.lengths]).tobytes()).hexdigest(),
+        }
 
     def all_stages(self) -> TokenPlan:
         """Train everything; the plan that is reached."""
@@ -605,7 +624,9 @@ class _TokenRun:
         before = plan_of(self.model)
         stack = stack_of(self.model)
         stack.rule = None
-        first = score_quantiles(self.model, stack, self.calibration, self.method.initial)
+        first = score_quantiles(
+            self.model, stack, self.calibration, self.method.initial, self.method.relative_to
+        )
         start = self.method.start(first, self.class_token)
         if before is not None and before.tokens is not None and before.tokens.rule == "ltp":
             values = [0.0 if v is None else v for v in before.tokens.values]
@@ -643,7 +664,10 @@ class _TokenRun:
         if isinstance(method, Control):
             return lambda scale: method.plan_at(scale, self.layers, self.class_token, self.settings.seed)
         learned = self.rule.hardened()
-        return lambda scale: token_plan([t if t >= ONLY_PROTECTED else t * scale for t in learned])
+        unit = method.relative_to
+        return lambda scale: token_plan(
+            [t if t >= ONLY_PROTECTED else t * scale for t in learned], relative_to=unit
+        )
 
     def _stage_settings(self, epochs: float, lr: float) -> Settings:
         return replace(self.settings, epochs=epochs, lr=lr)
@@ -659,6 +683,7 @@ class _TokenRun:
             self.feed.collate,
             self._stage_settings(epochs, lr),
             checkpoints=None if self.work is None else self.work / stage,
+            identity=self.identity,
             progress=None if show is None else (lambda s, t, logs: show(stage, s, t, logs)),
         )
         self.history[stage] = {
@@ -708,6 +733,11 @@ def _missed(budget: Budget, after: Evaluation, difference: Measurement) -> list[
     return missed
 
 
+def _removes_tokens(model: nn.Module) -> bool:
+    plan = plan_of(model)
+    return plan is not None and plan.tokens is not None
+
+
 def _cut(feed: Feed) -> tuple[str, ...]:
     if not feed.truncated:
         return ()
@@ -746,6 +776,15 @@ def _lengths_of_use(opened: Opened, task: Task, feed: Feed, truncate: bool) -> N
     return _feed(opened, sample, truncate).lengths
 
 
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 over all parameters and buffers that are saved."""
+    found = hashlib.sha256()
+    for name, x in sorted(model.state_dict().items()):
+        found.update(name.encode())
+        found.update(x.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
 def weight_bytes(model: nn.Module) -> int:
     """Bytes of all parameters and buffers that are saved."""
     seen: dict[int, Tensor] = {x.data_ptr(): x for x in model.state_dict().values()}
@@ -776,9 +815,11 @@ def _clean(folder: Path) -> None:
     """Remove the checkpoints of a run that is finished."""
     if not folder.is_dir():
         return
-    for path in sorted(folder.rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
-    folder.rmdir()
+    for path in folder.rglob("checkpoint-*"):  # nothing else there is ours
+        path.unlink()
+    for path in [*sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True), folder]:
+        with suppress(OSError):  # not empty: somebody keeps files here
+            path.rmdir()
 
 
 __all__ = [

@@ -10,7 +10,7 @@ from sparsam.tokens import LTP
 from sparsam.training.loop import Settings
 
 MODEL = "vit:width=64,layers=4,heads=4,patch=2"
-BUDGET = Budget(macs=0.55)
+BUDGET = Budget(macs=0.6)
 DENSE = Settings(epochs=40, lr=1e-3, batch_tokens=1088, warmup=0.1, weight_decay=0.05)
 METHOD = LTP(soft_epochs=15, hard_epochs=25, lr=3e-4, hard_lr=5e-4, threshold_lr=2e-2, steer_every=50)
 
@@ -23,7 +23,7 @@ def run_demo(
     task = Task.load("digits")
     say(f"A ViT of width 64 with 4 layers learns {len(task.train or ())} handwritten digits.")
     finetune(MODEL, task, out / "dense", settings=DENSE, progress=progress)
-    say("It learns which patches it can do without, within 0.55x of its multiply-accumulates.")
+    say("It learns which patches it can do without, within 0.6x of its multiply-accumulates.")
     settings = Settings(batch_tokens=DENSE.batch_tokens, weight_decay=DENSE.weight_decay)
     return compress(
         str(out / "dense"),

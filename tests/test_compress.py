@@ -288,3 +288,53 @@ def test_peak_memory_of_evaluate_does_not_grow_with_the_data(place: Path, tmp_pa
         peaks.append(int(done.stdout.split()[-1]))
     assert peaks[1] < 1.05 * peaks[0]
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 0
+
+
+def test_a_checkpoint_of_another_run_is_refused(place: Path, tmp_path: Path) -> None:
+    """Interrupted at one budget and started again at another: not continued in silence."""
+
+    class Stop(Exception):
+        pass
+
+    def stop(stage: str, step: int, total: int, logs: dict[str, float]) -> None:
+        if stage == "hard" and step == 4:
+            raise Stop
+
+    arguments: dict[str, Any] = {
+        "out": tmp_path / "out",
+        "methods": [QUICK],
+        "settings": SETTINGS,
+        "strict": False,
+    }
+    with pytest.raises(Stop):
+        compress(str(place / "dense"), str(place / "task"), budget="macs=0.8x", progress=stop, **arguments)
+    with pytest.raises(Usage, match=r"other settings \(target\)"):
+        compress(str(place / "dense"), str(place / "task"), budget="macs=0.6x", **arguments)
+
+
+def test_only_our_checkpoints_are_cleaned_up(place: Path, tmp_path: Path) -> None:
+    """A file of the user's in the working folder stays."""
+    (tmp_path / "out.work").mkdir()
+    (tmp_path / "out.work" / "thesis.txt").write_text("years")
+    compress(str(place / "dense"), str(place / "task"), out=tmp_path / "out", budget="macs=0.7x",
+             methods=[Control("top-k", hard_epochs=0.1)], settings=SETTINGS, strict=False)  # fmt: skip
+    assert (tmp_path / "out.work" / "thesis.txt").read_text() == "years"
+    assert [p.name for p in (tmp_path / "out.work").rglob("*")] == ["thesis.txt"]
+
+
+def test_a_compressed_model_is_neither_teacher_nor_finetuned(place: Path, small: Any, tmp_path: Path) -> None:
+    """Both would pass for dense; both are refused with what to give instead."""
+    with pytest.raises(Usage, match="the teacher .* is compressed itself"):
+        compress(str(place / "small"), str(place / "task"), out=tmp_path / "a", methods=[QUICK], budget="macs=0.5x",
+                 teacher=str(place / "small"), settings=SETTINGS)  # fmt: skip
+    with pytest.raises(Usage, match="is compressed; fine-tuning would keep its plan"):
+        finetune(str(place / "small"), str(place / "task"), tmp_path / "b")
+
+
+def test_out_is_looked_at_before_training(place: Path, tmp_path: Path) -> None:
+    """A folder that holds somebody's files is refused before any compute."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("x")
+    with pytest.raises(Refused, match="was not written by sparsam"):
+        compress(str(place / "dense"), str(place / "task"), out=tmp_path / "mine", budget="macs=0.5x",
+                 progress=lambda *a: pytest.fail("trained"))  # fmt: skip

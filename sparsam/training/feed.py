@@ -121,30 +121,6 @@ def streamed(
         start += len(part)
 
 
-def like_those_of_use(
-    lengths: NDArray[np.int64], wanted: NDArray[np.int64], share: float, seed: int
-) -> NDArray[np.int64]:
-    """About ``share`` of the rows, drawn so that their lengths are spread like ``wanted``.
-
-    Each row is kept with a probability in proportion to how much rarer its length is in training than in use, at most 1.
-    All rows where lengths are alike already (mean within a tenth).
-    """
-    if abs(float(lengths.mean()) / float(wanted.mean()) - 1) < 0.1:
-        return np.arange(len(lengths))
-    edges = np.unique(np.quantile(wanted, np.linspace(0, 1, 11)))[1:-1]
-    of_use, of_train = np.digitize(wanted, edges), np.digitize(lengths, edges)
-    bins = len(edges) + 1
-    there = np.bincount(of_train, minlength=bins) / len(lengths)
-    ratio = (np.bincount(of_use, minlength=bins) / len(wanted) / np.maximum(there, 1e-9))[of_train]
-    low, high = 0.0, 1.0 / max(float(ratio[ratio > 0].min()), 1e-9)
-    for _ in range(50):  # the factor at which the expected number of rows is the share asked for
-        middle = (low + high) / 2
-        low, high = (middle, high) if np.minimum(1, middle * ratio).mean() < share else (low, middle)
-    return np.flatnonzero(
-        np.random.default_rng([seed, 202]).random(len(lengths)) < np.minimum(1, high * ratio)
-    )
-
-
 def matched_rows(
     lengths: NDArray[np.int64], wanted: NDArray[np.int64], count: int, seed: int
 ) -> NDArray[np.int64]:

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -171,6 +171,7 @@ def train(
     settings: Settings,
     *,
     checkpoints: Path | None = None,
+    identity: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     stop_after: int | None = None,
     cpu: bool = False,
@@ -183,6 +184,7 @@ def train(
         collate: a batch's tensors from its indices.
         settings: how.
         checkpoints: folder of this run's checkpoint; found there, training goes on from it.
+        identity: what else the run depends on (method, budget, source): a checkpoint of another one is refused.
         progress: called after each step.
         stop_after: stop after so many steps in all, as if interrupted (with a checkpoint).
         cpu: stay on the CPU even where there is a GPU.
@@ -192,6 +194,7 @@ def train(
     """
     # A head or an embedding a task does not use has no gradient; data-parallel training must not wait for it.
     parallel = DistributedDataParallelKwargs(find_unused_parameters=True)
+    facts = {**asdict(settings), **json.loads(json.dumps(dict(identity or {})))}
     accelerator = Accelerator(cpu=cpu, kwargs_handlers=[parallel])
     device = accelerator.device
     precision = precision_here(settings, device)
@@ -209,7 +212,7 @@ def train(
         else Path(checkpoints) / f"checkpoint-{accelerator.process_index}.safetensors"
     )
     if path is not None and path.exists():
-        history.steps = _load(path, trainee, optimizer, settings)
+        history.steps = _load(path, trainee, optimizer, facts)
     started = saved = time.monotonic()
     step = history.steps
     while step < plan.total:
@@ -242,7 +245,7 @@ def train(
         stopping = stop_after is not None and step >= stop_after
         due = time.monotonic() - saved > 60 * settings.checkpoint_minutes
         if path is not None and (due or stopping or step == plan.total):
-            _save(path, trainee, optimizer, settings, step)
+            _save(path, trainee, optimizer, facts, step)
             saved = time.monotonic()
         if stopping:
             break
@@ -273,7 +276,7 @@ class _Schedule:
 
 
 def _save(
-    path: Path, trainee: Trainee, optimizer: torch.optim.Optimizer, settings: Settings, step: int
+    path: Path, trainee: Trainee, optimizer: torch.optim.Optimizer, run: Mapping[str, Any], step: int
 ) -> None:
     tensors = {f"model.{name}": x for name, x in trainee.state_dict().items()}
     scalars: dict[str, float] = {}
@@ -288,7 +291,7 @@ def _save(
     for name, x in list(tensors.items()):  # tied weights are stored once, under each of their names
         tensors[name] = x.clone() if x.data_ptr() in seen else x.contiguous()
         seen.add(x.data_ptr())
-    facts = {"step": step, "settings": asdict(settings), "memory": trainee.memory(), "scalars": scalars}
+    facts = {"step": step, "settings": dict(run), "memory": trainee.memory(), "scalars": scalars}
     path.parent.mkdir(parents=True, exist_ok=True)
     staged = path.with_suffix(f".tmp-{os.getpid()}")
     try:
@@ -305,7 +308,7 @@ def _save(
         ) from error
 
 
-def _load(path: Path, trainee: Trainee, optimizer: torch.optim.Optimizer, settings: Settings) -> int:
+def _load(path: Path, trainee: Trainee, optimizer: torch.optim.Optimizer, run: Mapping[str, Any]) -> int:
     try:
         with safe_open(path, framework="pt") as opened:
             facts = json.loads((opened.metadata() or {})["sparsam"])
@@ -315,8 +318,8 @@ def _load(path: Path, trainee: Trainee, optimizer: torch.optim.Optimizer, settin
             f"the checkpoint {path} cannot be read: {error}. Delete it to start again.",
             code="checkpoint-read",
         ) from error
-    if facts["settings"] != asdict(settings):
-        changed = [k for k, v in asdict(settings).items() if facts["settings"].get(k) != v]
+    if facts["settings"] != run:
+        changed = [k for k in {**facts["settings"], **run} if facts["settings"].get(k) != run.get(k)]
         raise Usage(
             f"the checkpoint {path} was made with other settings ({', '.join(changed)}). Use the same ones to go "
             "on, or delete it to start again.",

@@ -21,6 +21,7 @@ from sparsam.models.lift import stack_of
 from sparsam.packed import Packed
 from sparsam.plan import TokenPlan
 from sparsam.tokens import Decision, Living, SoftThreshold, rule_of
+from sparsam.tokens.ltp import relative
 from sparsam.training.loop import Settings, Trainee
 
 RuleAt = Callable[[float], TokenPlan]
@@ -106,6 +107,7 @@ class _Probe:
     """A rule that removes nothing and keeps the scores it sees, without the protected tokens'."""
 
     scores: list[list[Tensor]]
+    relative_to: str
     soft: str = "mask"
 
     def prunes(self, layer: int) -> bool:
@@ -118,16 +120,19 @@ class _Probe:
         return None
 
     def step(self, state: None, living: Living) -> tuple[None, Decision]:
-        assert living.scores is not None
-        self.scores[living.layer].append(living.scores[~living.protected].cpu())
+        self.scores[living.layer].append(relative(living, self.relative_to)[~living.protected].cpu())
         return None, Decision(torch.ones_like(living.protected))
 
 
 def score_quantiles(
-    model: nn.Module, stack: Stack, batches: Sequence[dict[str, Tensor]], share: float
+    model: nn.Module,
+    stack: Stack,
+    batches: Sequence[dict[str, Tensor]],
+    share: float,
+    relative_to: str = "others",
 ) -> tuple[float, ...]:
     """The score below which ``share`` of the unprotected tokens lie, layer by layer, with nothing removed."""
-    probe = _Probe([[] for _ in stack.blocks])
+    probe = _Probe([[] for _ in stack.blocks], relative_to)
     device = next(model.parameters()).device
     with stack.using(probe):
         count(model, stack, [{name: x.to(device) for name, x in batch.items()} for batch in batches])

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
+from sparsam.errors import Refused, Usage
 from sparsam.models import lift, stack_of
+from sparsam.plan import TokenPlan
 from sparsam.tokens import LTP, RandomTokens, SoftThreshold, Threshold, TopK, rule_of
-from sparsam.tokens.ltp import ONLY_PROTECTED, from_published, linear_thresholds, token_plan
+from sparsam.tokens.ltp import ONLY_PROTECTED, from_published, linear_thresholds, relative, token_plan
 from sparsam.tokens.rule import Living
 
 START = (0.55, 0.8, 1.0, 1.05)
@@ -391,3 +393,51 @@ def test_random_seeds_differ() -> None:
         RandomTokens((0.5,), seed).step(None, living(torch.zeros(64), [64]))[1].keep for seed in range(8)
     ]
     assert len({tuple(draw.tolist()) for draw in draws}) == 8
+
+
+def test_short_sequences_are_not_emptied() -> None:
+    """A class token that draws a fixed share: in units of the others' mean a threshold treats all lengths alike.
+
+    The class token takes as much as 3 tokens' share, the others share the rest evenly: relative to all tokens they score
+    (n - 3) / (n - 1), 0.5 at n = 5 and 0.92 at n = 25. Relative to the others they score 1 at every length.
+    """
+    lengths = torch.tensor([5, 25])
+    sequences = torch.repeat_interleave(torch.arange(2), lengths)
+    protected = torch.tensor([True, *[False] * 4, True, *[False] * 24])
+    n = lengths[sequences].float()
+    scores = torch.where(protected, torch.tensor(3.0), (n - 3) / (n - 1))
+    living = Living(torch.zeros(30, 1), scores, lengths, lengths, sequences, torch.arange(30), protected, 0)
+    assert relative(living, "all")[1] == pytest.approx(0.5)
+    assert relative(living, "others")[~protected].tolist() == pytest.approx([1.0] * 28)
+    kept = {}
+    for unit in ("all", "others"):
+        _, decision = Threshold((0.8,), relative_to=unit).step(None, living)
+        kept[unit] = torch.bincount(sequences[decision.keep]).tolist()
+    assert kept == {"all": [1, 25], "others": [5, 25]}
+
+
+def test_the_unit_of_thresholds_is_part_of_the_plan() -> None:
+    """It goes through the plan; plans without it are in the paper's unit; an unknown one is refused."""
+    plan = token_plan((0.5, 0.6), relative_to="others")
+    assert plan.options == {"relative_to": "others"}
+    assert rule_of(plan) == Threshold((0.5, 0.6), relative_to="others")
+    assert rule_of(token_plan((0.5, 0.6))) == Threshold((0.5, 0.6), relative_to="all")
+    with pytest.raises(Refused, match="relative to 'nobody'; known are all, others"):
+        rule_of(TokenPlan("ltp", (0.5,), {"relative_to": "nobody"}))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"soft": "foo"},
+        {"last_layer": "x"},
+        {"relative_to": "y"},
+        {"temperature": 0.0},
+        {"initial": 2.0},
+        {"steer_every": 0},
+    ],
+)
+def test_settings_out_of_range_are_refused(bad: dict[str, Any]) -> None:
+    """The setting and its value are named."""
+    with pytest.raises(Usage, match=next(iter(bad))):
+        LTP(**bad)

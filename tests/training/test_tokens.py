@@ -13,7 +13,7 @@ from sparsam.models import stack_of
 from sparsam.models.count import count
 from sparsam.tokens import LTP, rule_of
 from sparsam.tokens.ltp import ONLY_PROTECTED, token_plan
-from sparsam.training.feed import like_those_of_use, matched_rows
+from sparsam.training.feed import matched_rows
 from sparsam.training.loop import Settings, train
 from sparsam.training.tokens import Distillation, HardStage, SoftStage, score_quantiles, solve_scale
 
@@ -153,7 +153,7 @@ def test_distillation_of_the_model_into_itself_costs_nothing(teacher: Any, rows:
         model,
         lambda s: token_plan((0.0, 0.0, 0.0)),
         teacher=teacher,
-        distillation=Distillation(),
+        distillation=Distillation(states=1.0),
         target=None,
         calibration=[],
         steer_every=1,
@@ -175,22 +175,10 @@ def test_matched_rows_follow_the_lengths_of_use() -> None:
     assert np.array_equal(rows, matched_rows(train_lengths, use, 256, seed=0))
 
 
-def test_training_rows_are_drawn_like_those_of_use() -> None:
-    """Phrases thin out, sentences stay: the share asked for, nearer to the lengths of use; unchanged where alike."""
-    generator = np.random.default_rng(0)
-    lengths = np.concatenate([generator.integers(3, 12, 8000), generator.integers(12, 40, 2000)])
-    use = generator.integers(12, 40, 500)
-    rows = like_those_of_use(lengths, use, 1 / 3, seed=0)
-    assert len(rows) == pytest.approx(len(lengths) / 3, rel=0.05)
-    assert lengths[rows].mean() > 1.5 * lengths.mean()
-    assert set(np.flatnonzero(lengths >= 14)) <= set(rows)  # all that are as long as in use
-    assert np.array_equal(like_those_of_use(use, use, 1 / 3, seed=0), np.arange(len(use)))
-
-
 def test_thresholds_start_where_a_share_of_the_tokens_lies_below(trained: Any, rows: Any) -> None:
     """The start removes about the share asked for in every layer, so no gate is saturated."""
     stack = stack_of(trained)
-    first = score_quantiles(trained, stack, calibration(rows), 0.2)
+    first = score_quantiles(trained, stack, calibration(rows), 0.2, "all")
     kept = [0.0] * 3
     for layer in range(3):  # each layer's threshold alone
         alone = [t if i == layer else 0.0 for i, t in enumerate(first)]
