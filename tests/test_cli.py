@@ -174,6 +174,12 @@ def stand_in(monkeypatch):
 # --- help ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch):
+    """120 columns, whatever the terminal, test runner or CI says."""
+    monkeypatch.setenv("COLUMNS", "120")
+
+
 def test_help_starts_fast_and_without_heavy_modules():
     """--help needs neither torch nor transformers nor numpy, and less than half a second of processor time."""
     code = (
