@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from sparsam.compress import Compressed, Progress, compress, finetune
 from sparsam.cost import Budget
 from sparsam.task import Task
@@ -19,6 +21,9 @@ def run_demo(
     out: str | Path, progress: Progress | None = None, say: Callable[[str], None] = lambda text: None
 ) -> Compressed:
     """Train, compress, save, reload, evaluate; both checkpoints stand under ``out`` afterwards."""
+    torch.set_num_threads(
+        1
+    )  # products this small are slower on two threads, and far slower on a busy machine
     out = Path(out)
     task = Task.load("digits")
     say(f"A ViT of width 64 with 4 layers learns {len(task.train or ())} handwritten digits.")
