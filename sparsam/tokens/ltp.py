@@ -203,7 +203,7 @@ class LTP:
             over the layers, in units that put layer 0 far below its lowest score and the last layer above its mean.
         relative_to: unit of the thresholds, see :func:`relative`; ``all`` as in the paper.
         distill: share of the loss taken from the dense model's logits (0: labels alone, as in the paper).
-        distill_states: weight of the distance between class states of the two models, layer by layer.
+        distill_states: weight of the distance between the surviving tokens' states in the two models, over all layers.
         last_layer: ``protected`` keeps only protected tokens in the last feed-forward part where the head reads the
             class token alone (exact: nothing else is read), ``learned`` learns its threshold like the others.
         steer_every: in the hard stage thresholds are re-solved to hold the budget every so many steps.
