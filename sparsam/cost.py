@@ -103,7 +103,8 @@ def dense_cost(shapes: Sequence[Shape], lengths: NDArray[np.integer[Any]]) -> Co
 class Budget:
     """What may be spent or lost. A relative limit is a share of sparsam's own packed dense form of the same model.
 
-    ``macs=0.5x`` at most half the MACs (met up to 2 % more after reload, on other inputs than it was solved on); ``accuracy=-1`` at most one point of the task's metric lost.
+    ``macs=0.5x`` at most half the MACs (met up to 2 % more
+    after reload, on other inputs); ``accuracy=-1`` at most one point of the task's metric lost.
     """
 
     macs: float | None = None
