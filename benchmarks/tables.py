@@ -1,10 +1,13 @@
 """A benchmark's table: printed, and stored as JSON and Markdown with the machine's facts under ``benchmarks/results/``."""
 
 import json
+import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the command line does, before torch allocates
 
 from sparsam.measure import machine_facts
 

@@ -33,14 +33,16 @@ from sparsam.task import Split, Task
 from sparsam.tokens import LTP
 from sparsam.tokens.control import Control
 from sparsam.tokens.ltp import ONLY_PROTECTED, token_plan
-from sparsam.training.feed import Feed, matched_rows, streamed
+from sparsam.training.feed import Feed, answers, matched_rows, streamed
 from sparsam.training.loop import (
+    Batches,
     History,
     Settings,
     Supervised,
     Trainee,
     on_main_process,
     precision_here,
+    rows_seen,
     train,
 )
 from sparsam.training.tokens import Distillation, HardStage, RuleAt, SoftStage, score_quantiles
@@ -600,6 +602,7 @@ class _TokenRun:
         self.calibration = [
             feed.collate(part) for part in np.array_split(by_length, max(1, len(by_length) // 64))
         ]
+        self.taught: Tensor | None = None
         self.history: dict[str, dict[str, float]] = {}
         self.identity = {
             "method": [type(method).__name__, asdict(method)],
@@ -611,6 +614,7 @@ class _TokenRun:
 
     def all_stages(self) -> TokenPlan:
         """Train everything; the plan that is reached."""
+        self._teach()
         if isinstance(self.method, LTP):
             self._train("soft", self._soft(), self.method.soft_epochs, self.method.lr)
         hard = self._hard()
@@ -618,6 +622,37 @@ class _TokenRun:
         self._train("hard", hard, self.method.hard_epochs, self.method.hard_lr)
         hard.steer()
         return self.rule_at(hard.scale)
+
+    def _teach(self) -> None:
+        """The teacher's logits, worked out once for the rows that the stages look at."""
+        if not self.method.distill or self.method.distill_states:
+            return
+        stages = [("hard", self.method.hard_epochs)]
+        if isinstance(self.method, LTP):
+            stages.append(("soft", self.method.soft_epochs))
+        seen = [rows_seen(self._batches(stage), epochs) for stage, epochs in stages if epochs > 0]
+        if not seen:
+            return
+        started = time.monotonic()
+        show = self.progress
+        rows = np.unique(np.concatenate(seen))
+        precision = precision_here(self.settings, next(self.teacher.parameters()).device)
+        self.taught = answers(
+            self.teacher,
+            self.feed,
+            rows,
+            precision=precision,
+            progress=None if show is None else (lambda done, total: show("teacher", done, total, {})),
+        )
+        self.history["teacher"] = {"samples": len(rows), "seconds": round(time.monotonic() - started, 1)}
+
+    def _batches(self, stage: str) -> Batches:
+        seed = self.settings.seed + (0 if stage == "soft" else 1000)
+        return self.feed.batches(self.settings.batch_tokens, seed, self.rows)
+
+    def _collate(self, indices: NDArray[np.int64]) -> dict[str, Tensor]:
+        batch = self.feed.collate(indices)
+        return batch if self.taught is None else batch | {"taught": self.taught[torch.from_numpy(indices)]}
 
     def _soft(self) -> SoftStage | None:
         assert isinstance(self.method, LTP)
@@ -643,6 +678,7 @@ class _TokenRun:
             target=self.target,
             weight=self.method.weight,
             threshold_lr=self.method.threshold_lr,
+            dropout=self.method.dropout,
         )
 
     def _hard(self) -> HardStage:
@@ -655,6 +691,7 @@ class _TokenRun:
             target=self.target,
             calibration=self.calibration,
             steer_every=self.method.steer_every,
+            dropout=self.method.dropout,
         )
 
     @property
@@ -676,11 +713,10 @@ class _TokenRun:
         if trainee is None or epochs <= 0:
             return
         show = self.progress
-        seed = self.settings.seed + (0 if stage == "soft" else 1000)
         history = train(
             trainee,
-            self.feed.batches(self.settings.batch_tokens, seed, self.rows),
-            self.feed.collate,
+            self._batches(stage),
+            self._collate,
             self._stage_settings(epochs, lr),
             checkpoints=None if self.work is None else self.work / stage,
             identity=self.identity,

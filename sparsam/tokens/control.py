@@ -26,6 +26,7 @@ class Control:
     distill: float = 0.5
     distill_states: float = 0.0
     distill_temperature: float = 2.0
+    dropout: bool = True
     last_layer: str = "protected"
     steer_every: int = 100
 

@@ -4,13 +4,13 @@ Texts are tokenized once and kept as token ids. Images are decoded and processed
 their number.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparsam.task import Encoded, Split, collate, encode, join, token_budget_batches
 from sparsam.training.loop import Batches
@@ -82,6 +82,40 @@ class Feed:
             return [chosen[batch] for batch in found]
 
         return of_epoch
+
+
+@torch.no_grad()
+def answers(
+    model: nn.Module,
+    feed: Feed,
+    rows: NDArray[np.int64],
+    *,
+    precision: str = "fp32",
+    tokens: int = 4096,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """A model's logits for some rows of a feed, once for all epochs: (len(feed), classes) float32, NaN for the other rows.
+
+    Rows go by length, about ``tokens`` of them at a time.
+    """
+    device = next(model.parameters()).device
+    model.eval()
+    order = rows[np.argsort(feed.lengths[rows], kind="stable")]
+    ends = np.cumsum(feed.lengths[order])
+    found: Tensor | None = None
+    done = 0
+    for group in np.split(order, np.flatnonzero(np.diff(ends // tokens)) + 1):
+        batch = {name: x.to(device) for name, x in feed.collate(group).items() if name != "labels"}
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            logits = model(**batch).logits.float().cpu()
+        if found is None:
+            found = torch.full((len(feed), logits.shape[1]), torch.nan)
+        found[torch.from_numpy(group)] = logits
+        done += len(group)
+        if progress is not None:
+            progress(done, len(rows))
+    assert found is not None, "no rows"
+    return found
 
 
 def tensors(batch: dict[str, NDArray[Any]]) -> dict[str, Tensor]:

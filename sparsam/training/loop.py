@@ -254,6 +254,12 @@ def train(
     return history
 
 
+def rows_seen(batches: Batches, epochs: float) -> NDArray[np.int64]:
+    """The examples that training for so many epochs looks at, each once, in order."""
+    seen = [batch for epoch in _Schedule(batches, epochs, 1).epochs for batch in epoch]
+    return np.unique(np.concatenate(seen)) if seen else np.empty(0, np.int64)
+
+
 class _Schedule:
     """Which batch each process sees at each step, the same on every machine."""
 

@@ -42,31 +42,50 @@ class Distillation:
 
 
 class Student(Trainee):
-    """A model in training, with or without a dense teacher beside it."""
+    """A model in training, with or without a dense teacher beside it.
 
-    def __init__(self, model: nn.Module, teacher: nn.Module | None, distillation: Distillation) -> None:
+    The teacher's logits come with the batch, as ``taught`` (b, classes), where they were worked out before
+    (:func:`sparsam.training.feed.answers`); the teacher runs beside the model where they were not, or where its states are
+    wanted. Without ``dropout`` the model trains as it is used.
+    """
+
+    def __init__(
+        self, model: nn.Module, teacher: nn.Module | None, distillation: Distillation, *, dropout: bool = True
+    ) -> None:
         super().__init__()
         self.model = model
         self.stack = stack_of(model)
         self.distillation = distillation
+        self.dropout = dropout
         self._teacher = [teacher]  # in a list: not a child, so neither trained nor saved
         if teacher is not None:
             teacher.eval().requires_grad_(False)
 
+    def train(self, mode: bool = True) -> "Student":
+        super().train(mode)
+        if not self.dropout:
+            self.model.eval()
+        return self
+
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         teacher, weights = self._teacher[0], self.distillation
+        taught = batch.get("taught")
+        batch = {name: x for name, x in batch.items() if name != "taught"}
         if teacher is None or not (weights.logits or weights.states):
             output = self.model(**batch)
             return output.loss, {"task": output.loss.detach()}
         states = weights.states > 0
-        teacher.to(next(iter(batch.values())).device)
-        with torch.no_grad():
-            wanted, wanted_states = _run(teacher, batch, states)
+        wanted_states: list[Packed] = []
+        if states or taught is None:
+            teacher.to(next(iter(batch.values())).device)
+            with torch.no_grad():
+                wanted, wanted_states = _run(teacher, batch, states)
+            taught = wanted.logits
         output, own_states = _run(self.model, batch, states)
         logs = {"task": output.loss.detach()}
         total = (1 - weights.logits) * output.loss
         if weights.logits:
-            match = _match_logits(output.logits, wanted.logits, weights.temperature)
+            match = _match_logits(output.logits, taught, weights.temperature)
             total = total + weights.logits * match
             logs["distill"] = match.detach()
         if states:
@@ -156,8 +175,9 @@ class SoftStage(Student):
         target: float | None,
         weight: float | None,
         threshold_lr: float,
+        dropout: bool = True,
     ) -> None:
-        super().__init__(model, teacher, distillation)
+        super().__init__(model, teacher, distillation, dropout=dropout)
         if weight is None and target is None:
             raise Usage(
                 "give the penalty's weight or a budget for macs; without either there is nothing to learn "
@@ -238,8 +258,9 @@ class HardStage(Student):
         calibration: Sequence[dict[str, Tensor]],
         steer_every: int,
         scale: float = 1.0,
+        dropout: bool = True,
     ) -> None:
-        super().__init__(model, teacher, distillation)
+        super().__init__(model, teacher, distillation, dropout=dropout)
         self.rule_at = rule_at
         self.target = target
         self.calibration = calibration

@@ -23,6 +23,9 @@ class Rows:
             row[1:3] = generator.choice([7, 8], 2)
         self.labels = np.array([int((row == 7).sum() > (row == 8).sum()) for row in self.ids])
 
+    def __len__(self) -> int:
+        return len(self.lengths)
+
     def collate(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
         longest = max(self.lengths[i] for i in indices)
         ids, mask = np.zeros((2, len(indices), longest), np.int64)

@@ -6,11 +6,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from sparsam.errors import InputOutput, Refused, Usage
-from sparsam.training.loop import Settings, Supervised, rate, train
+from sparsam.training.loop import Settings, Supervised, rate, rows_seen, train
 
 SETTINGS = Settings(epochs=1.5, lr=1e-3, seed=1, precision="fp32")
 
@@ -49,6 +50,14 @@ def test_resume_at_any_step_ends_with_the_same_bits(
     torch.manual_seed(12345)  # whatever the new process did before
     train(Supervised(second), rows.batches, rows.collate, SETTINGS, checkpoints=tmp_path)
     assert same(weights(whole), weights(second))
+
+
+def test_rows_seen_are_those_of_the_batches(rows: Any) -> None:
+    """Half an epoch looks at half the batches; one and more look at every row, named once."""
+    half = rows_seen(rows.batches, 0.5)
+    assert sorted(half) == sorted(np.concatenate(rows.batches(0)[:5]))
+    assert rows_seen(rows.batches, 1.3).tolist() == list(range(160))
+    assert rows_seen(rows.batches, 0).size == 0
 
 
 def test_a_finished_run_is_not_trained_again(classifier: Any, rows: Any, tmp_path: Path) -> None:

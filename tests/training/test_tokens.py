@@ -13,7 +13,7 @@ from sparsam.models import stack_of
 from sparsam.models.count import count
 from sparsam.tokens import LTP, rule_of
 from sparsam.tokens.ltp import ONLY_PROTECTED, token_plan
-from sparsam.training.feed import matched_rows
+from sparsam.training.feed import answers, matched_rows
 from sparsam.training.loop import Settings, train
 from sparsam.training.tokens import Distillation, HardStage, SoftStage, score_quantiles, solve_scale
 
@@ -144,6 +144,44 @@ def test_the_teacher_is_neither_trained_nor_saved(classifier: Any, teacher: Any,
     train(stage, rows.batches, rows.collate, FAST, stop_after=3)
     assert all(torch.equal(before[k], v) for k, v in teacher.state_dict().items())
     assert not any(p.requires_grad for p in teacher.parameters())
+
+
+def test_answers_worked_out_before_teach_like_the_teacher_itself(
+    classifier: Any, trained: Any, rows: Any
+) -> None:
+    """The loss with cached logits equals the loss with the teacher running beside; rows not worked out are NaN, not 0."""
+    asked = np.arange(4, 40)
+    taught = answers(trained, rows, asked, tokens=64)
+    assert taught.shape == (160, 2)
+    assert taught.isnan().all(1).nonzero().flatten().tolist() == [*range(4), *range(40, 160)]
+    stage = soft_stage(classifier, trained).eval()
+    batch = rows.collate(np.arange(10, 26))
+    with torch.no_grad():
+        beside, cached, other = (
+            float(stage(**given)[0])
+            for given in (batch, batch | {"taught": taught[10:26]}, batch | {"taught": -taught[10:26]})
+        )
+    assert cached == pytest.approx(beside, abs=1e-6)
+    assert other != pytest.approx(beside, abs=1e-4)
+
+
+@pytest.mark.parametrize("dropout", [True, False])
+def test_dropout_can_be_left_out(classifier: Any, teacher: Any, rows: Any, dropout: bool) -> None:
+    """Without it two losses of a batch agree while gradients flow; with it they differ."""
+    stage = HardStage(
+        classifier,
+        lambda s: token_plan((0.5, 0.8, ONLY_PROTECTED)),
+        teacher=teacher,
+        distillation=Distillation(),
+        target=None,
+        calibration=[],
+        steer_every=1,
+        dropout=dropout,
+    ).train()
+    batch = rows.collate(np.arange(16))
+    first, second = stage(**batch)[0], stage(**batch)[0]
+    assert first.requires_grad
+    assert (float(first.detach()) == float(second.detach())) is not dropout
 
 
 def test_distillation_of_the_model_into_itself_costs_nothing(teacher: Any, rows: Any) -> None:
