@@ -18,8 +18,9 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from sparsam import cli
-from sparsam.cli import METHODS, MethodName, Progress, main, plain
+from sparsam.cli import main
+from sparsam.cli.methods import METHODS, MethodName
+from sparsam.cli.show import Progress, plain
 from sparsam.cost import Cost
 from sparsam.errors import Usage
 
@@ -165,9 +166,14 @@ def stand_in(monkeypatch):
             given["progress"]("soft", step, 2, {"loss": 0.5})
         return made(given["out"], met="missed" not in str(given["out"]))
 
+    def load_task(show, *args, **given):
+        for note in task.notes:
+            show.note(note)
+        return task
+
     task = SimpleNamespace(name="sst2", notes=("validation is test",), train=[1, 2])
     monkeypatch.setattr(road(), "compress", compress)
-    monkeypatch.setattr(cli, "_task", lambda show, *a, **k: [show.note(note) for note in task.notes] and task)
+    monkeypatch.setattr("sparsam.cli.compress.load_task", load_task)
     return calls
 
 
@@ -643,7 +649,7 @@ def test_hostile_names_reach_tables_as_text(capsys, monkeypatch, tmp_path):
     """Model names in the table of evaluate are text."""
     found = made(tmp_path).compressed
     task = SimpleNamespace(name=HOSTILE, metric="accuracy", notes=(), train=[])
-    monkeypatch.setattr(cli, "_task", lambda *a, **k: task)
+    monkeypatch.setattr("sparsam.cli.evaluate.load_task", lambda *a, **k: task)
     monkeypatch.setattr(road(), "open_model", lambda *a, **k: SimpleNamespace(model=None))
     monkeypatch.setattr(road(), "evaluate", lambda *a, **k: found)
     monkeypatch.setattr(road(), "weight_bytes", lambda model: 1)
@@ -679,7 +685,7 @@ def test_finetune_compress_evaluate_inspect_end_to_end(capsys, bert, reviews, tm
     chosen = ["--budget", "macs=0.8x", "--out", small, "--batch-tokens", "128", "--precision", "fp32"]
     assert main(["compress", dense, *task, *chosen, "--dry-run", "--json"]) == 0
     planned = only_json(capsys.readouterr().out)
-    assert [stage["stage"] for stage in planned["stages"]] == ["soft", "hard"]
+    assert [stage["stage"] for stage in planned["stages"]] == ["teacher", "soft", "hard", "steering"]
     assert not Path(small).exists()
 
     exit_code = main(["compress", dense, *task, *chosen, "--json"])

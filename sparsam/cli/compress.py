@@ -1,0 +1,180 @@
+"""The command ``compress``: its options, and the call of the main road."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from sparsam.cli.answers import answer_compressed, answer_plan
+from sparsam.cli.methods import METHODS, MethodName
+from sparsam.cli.options import (
+    BatchTokens,
+    Debug,
+    DryRunFlag,
+    Json,
+    Label,
+    Metric,
+    ModelName,
+    NoTruncate,
+    Out,
+    Precision,
+    Seed,
+    TaskName,
+    Text,
+    TrainRows,
+    above_zero,
+    epochs_option,
+    examples,
+    not_negative,
+    share,
+)
+from sparsam.cli.prepare import check_out, load_task
+from sparsam.cli.working import working
+
+app = typer.Typer()
+
+
+@app.command(
+    "compress",
+    short_help="Make a fine-tuned encoder cheaper within a budget.",
+    help="Make a fine-tuned encoder cheaper: train it to drop tokens within a budget, save it as an ordinary "
+    "checkpoint with a plan, reload that and measure it.",
+    epilog=examples(
+        "sparsam compress runs/dense --task nyu-mll/glue:sst2 --budget macs=0.5x --out runs/half",
+        "sparsam compress runs/dense --task nyu-mll/glue:sst2 --budget macs=0.4x,accuracy=-1 \\",
+        "    --epochs 6 --out runs/small",
+        "sparsam compress runs/half --teacher runs/dense --task nyu-mll/glue:sst2 \\",
+        "    --budget macs=0.35x --out runs/third",
+        "sparsam compress runs/dense --task nyu-mll/glue:sst2 --method top-k --budget macs=0.5x \\",
+        "    --out runs/control --dry-run",
+    ),
+)
+def _compress(
+    model: ModelName,
+    task: TaskName,
+    out: Out,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget",
+            metavar="KEY=VALUE,...",
+            help="What may be spent and lost: macs=0.5x (share of the dense model's "
+            "multiply-accumulates), accuracy=-1 (points of the metric).",
+        ),
+    ] = None,
+    method: Annotated[
+        MethodName,
+        typer.Option(
+            "--method", help="ltp learns which tokens to drop; the others are controls that do not."
+        ),
+    ] = "ltp",
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            "--teacher", metavar="DIR", help="Dense model to learn from and compare with; MODEL if not given."
+        ),
+    ] = None,
+    epochs: Annotated[
+        float | None,
+        epochs_option("Epochs in all, shared between the stages as by default (ltp: 1 soft, 2 hard)."),
+    ] = None,
+    soft_epochs: Annotated[
+        float | None,
+        typer.Option(
+            "--soft-epochs", metavar="X", callback=not_negative, help="Epochs learning where to cut."
+        ),
+    ] = None,
+    hard_epochs: Annotated[
+        float | None,
+        typer.Option(
+            "--hard-epochs", metavar="X", callback=not_negative, help="Epochs learning to live with the cut."
+        ),
+    ] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option("--lr", metavar="X", callback=above_zero, help="Peak learning rate of the soft stage."),
+    ] = None,
+    hard_lr: Annotated[
+        float | None,
+        typer.Option(
+            "--hard-lr", metavar="X", callback=above_zero, help="Peak learning rate of the hard stage."
+        ),
+    ] = None,
+    weight: Annotated[
+        float | None,
+        typer.Option(
+            "--weight",
+            metavar="X",
+            callback=not_negative,
+            help="Lambda, the penalty's weight; steered to the budget if not given.",
+        ),
+    ] = None,
+    soft: Annotated[
+        Literal["mask", "scale"] | None,
+        typer.Option("--soft", help="Soft stage: mask is cumulative, scale is the LTP paper's."),
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            "--temperature", metavar="X", callback=above_zero, help="Temperature of the soft gates."
+        ),
+    ] = None,
+    distill: Annotated[
+        float | None,
+        typer.Option(
+            "--distill",
+            metavar="X",
+            callback=share,
+            help="Share of the loss taken from the teacher's answers.",
+        ),
+    ] = None,
+    distill_states: Annotated[
+        float | None,
+        typer.Option(
+            "--distill-states",
+            metavar="X",
+            callback=not_negative,
+            help="Weight of the distance to the teacher's states.",
+        ),
+    ] = None,
+    batch_tokens: BatchTokens = 1024,
+    seed: Seed = 0,
+    precision: Precision = "auto",
+    label: Label = None,
+    text: Text = None,
+    metric: Metric = None,
+    train_rows: TrainRows = None,
+    no_truncate: NoTruncate = False,
+    dry_run: DryRunFlag = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> int:
+    given = {
+        "epochs": epochs, "soft_epochs": soft_epochs, "hard_epochs": hard_epochs, "lr": lr, "hard_lr": hard_lr,
+        "weight": weight, "soft": soft, "temperature": temperature, "distill": distill,
+        "distill_states": distill_states,
+    }  # fmt: skip
+    with working(as_json, debug, out) as show:
+        from sparsam.cost import Budget
+
+        allowed = Budget() if budget is None else Budget.parse(budget)
+        check_out(out, model, teacher)
+        from sparsam.compress import compress, plan_run
+        from sparsam.training.loop import Settings
+
+        chosen = METHODS[method](**{name: value for name, value in given.items() if value is not None})
+        settings = Settings(batch_tokens=batch_tokens, seed=seed, precision=precision)
+        data = load_task(show, task, label, text, metric, seed, train_rows, train=True)
+        show.say(f"compressing {model} for {data.name} with {method}")
+        planned = None
+        if dry_run:
+            planned = plan_run(
+                model, data, methods=[chosen], budget=allowed, settings=settings, truncate=not no_truncate
+            )
+        else:
+            made = compress(
+                model, data, out=out, methods=[chosen], budget=allowed, teacher=teacher, settings=settings,
+                truncate=not no_truncate, progress=show.progress, strict=False,
+            )  # fmt: skip
+    if planned is not None:
+        return answer_plan(show, planned, model, data, out, as_json)
+    return answer_compressed(show, made, data.name, as_json)

@@ -1,0 +1,36 @@
+"""The command ``demo``: the main road on built-in digits."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sparsam.cli.answers import answer_compressed
+from sparsam.cli.options import Debug, Json, examples
+from sparsam.cli.prepare import check_out
+from sparsam.cli.working import working
+
+app = typer.Typer()
+
+
+@app.command(
+    "demo",
+    short_help="Train, compress and compare on built-in digits.",
+    help="Train a small ViT on scikit-learn's handwritten digits, learn which patches it can do without, save it, "
+    "reload it and compare. Needs no network and no files; a few minutes on two cores.",
+    epilog=examples("sparsam demo", "sparsam demo --out /tmp/digits --json"),
+)
+def _demo(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of both checkpoints.")] = Path(
+        "runs/demo"
+    ),
+    as_json: Json = False,
+    debug: Debug = False,
+) -> int:
+    with working(as_json, debug, out / "dense", out / "compressed") as show:
+        for folder in (out / "dense", out / "compressed"):
+            check_out(folder)
+        from sparsam.demo import run_demo
+
+        made = run_demo(out, show.progress, show.say)
+    return answer_compressed(show, made, "digits", as_json)

@@ -1,0 +1,104 @@
+"""What a run would take, before it: a few steps of each stage on the clock, extended to the whole."""
+
+import copy
+import resource
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from sparsam.compress.opening import Opened, feed_of, open_model, split_of
+from sparsam.compress.token_run import Method, Timed, TokenRun, lengths_of_use
+from sparsam.cost import Budget
+from sparsam.task import Task
+from sparsam.tokens import LTP
+from sparsam.training.loop import Settings, Supervised, precision_here, train
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a run would take, measured on a few steps of a copy."""
+
+    stages: tuple[dict[str, float | str], ...]
+    seconds: float
+    peak_memory_bytes: int
+    parameters: int
+
+    def to_json(self) -> dict[str, Any]:
+        """All facts as one object."""
+        return {
+            "stages": list(self.stages),
+            "seconds": self.seconds,
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "parameters": self.parameters,
+        }
+
+
+def plan_run(
+    model: Any,
+    task: Task | str,
+    *,
+    methods: Sequence[Method] = (LTP(),),
+    budget: Budget | str | None = None,
+    settings: Settings | None = None,
+    processor: Any = None,
+    truncate: bool = True,
+    steps: int = 3,
+) -> DryRun:
+    """What :func:`compress` would train, for how long and with which memory: a few steps of each stage are timed on a copy."""
+    task = Task.load(task) if isinstance(task, str) else task
+    budget = Budget.parse(budget) if isinstance(budget, str) else budget or Budget()
+    settings = settings or Settings()
+    given = copy.deepcopy(model) if isinstance(model, nn.Module) else model
+    opened = open_model(given, task, processor=processor)
+    feed = feed_of(opened, split_of(task, "train"), truncate)
+    wanted = lengths_of_use(opened, task, feed, truncate)
+    timed: list[Timed] = []
+    for method in methods:
+        trial = Opened(copy.deepcopy(opened.model), opened.processor, opened.name)
+        run = TokenRun(trial, copy.deepcopy(opened), feed, wanted, method, budget, settings, None, None)
+        timed += run.timed(steps)
+    return _dry_run(timed, opened.model, settings)
+
+
+def plan_finetuning(
+    model: Any, task: Task | str, *, settings: Settings | None = None, truncate: bool = True, steps: int = 3
+) -> DryRun:
+    """What :func:`finetune` would take: a few steps on the clock, extended to the whole."""
+    task = Task.load(task) if isinstance(task, str) else task
+    settings = settings or Settings(epochs=3, lr=7e-5)
+    given = copy.deepcopy(model) if isinstance(model, nn.Module) else model
+    opened = open_model(given, task, fresh_head=not isinstance(model, nn.Module))
+    feed = feed_of(opened, split_of(task, "train"), truncate)
+    batches = feed.batches(settings.batch_tokens, settings.seed)
+    history = train(Supervised(opened.model), batches, feed.collate, settings, stop_after=steps)
+    each = history.seconds / max(history.steps, 1)
+    stage = Timed("finetune", each, len(batches(0)) * settings.epochs, settings)
+    return _dry_run([stage], opened.model, settings)
+
+
+def _dry_run(timed: Sequence[Timed], model: nn.Module, settings: Settings) -> DryRun:
+    device = next(model.parameters()).device
+    stages: list[dict[str, float | str]] = [
+        {
+            "stage": stage.stage,
+            "steps": max(1, round(stage.count)),
+            "epochs": 0.0 if stage.settings is None else stage.settings.epochs,
+            "lr": 0.0 if stage.settings is None else stage.settings.lr,
+            "seconds_per_step": stage.each,
+            "seconds": stage.each * stage.count,
+            "precision": precision_here(settings, device),
+        }
+        for stage in timed
+    ]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if torch.cuda.is_available():
+        peak = max(peak, torch.cuda.max_memory_allocated())
+    return DryRun(
+        tuple(stages),
+        sum(stage.each * stage.count for stage in timed),
+        peak,
+        sum(p.numel() for p in model.parameters()),
+    )

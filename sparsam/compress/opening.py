@@ -1,0 +1,182 @@
+"""Opening a model: from a folder, a hub id or an object, with what it takes to feed it."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sparsam import artifact
+from sparsam.errors import Refused, Usage
+from sparsam.models import is_lifted, lift
+from sparsam.models.scratch import is_scratch, make_vit
+from sparsam.task import Split, Task
+from sparsam.training.feed import Feed
+from sparsam.training.loop import compute_device
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model with what it takes to feed it."""
+
+    model: Any
+    processor: Any
+    name: str
+
+    @property
+    def kind(self) -> str:
+        """``text`` or ``image``."""
+        return "image" if self.model.main_input_name == "pixel_values" else "text"
+
+    @property
+    def image_tokens(self) -> int:
+        """Tokens of one image, class token included; 1 for text models."""
+        return image_tokens(self.model.config) if self.kind == "image" else 1
+
+    @property
+    def max_length(self) -> int | None:
+        """Longest text the position table holds."""
+        return longest_text(self.model, self.processor) if self.kind == "text" else None
+
+    @property
+    def pad_id(self) -> int:
+        """Token id of padding."""
+        found = getattr(self.processor, "pad_token_id", None)
+        return int(found) if found is not None else 0
+
+
+def image_tokens(config: Any) -> int:
+    """Patches of one image and the special tokens before them."""
+    size, patch = config.image_size, config.patch_size
+    height, width = (size, size) if isinstance(size, int) else size
+    down, across = (patch, patch) if isinstance(patch, int) else patch
+    return (height // down) * (width // across) + (2 if config.model_type == "deit" else 1)
+
+
+def longest_text(model: Any, processor: Any) -> int:
+    """Longest text in tokens: rows of the position table, less what RoBERTa-like models reserve for padding."""
+    config = model.config
+    rows = int(getattr(config, "max_position_embeddings", 512))
+    if config.model_type in ("roberta", "xlm-roberta", "mpnet"):
+        rows -= int(config.pad_token_id if config.pad_token_id is not None else 1) + 1
+    limit = getattr(processor, "model_max_length", rows)
+    return min(rows, int(limit)) if limit and limit < 10**9 else rows
+
+
+def open_model(
+    source: Any, task: Task | None = None, *, processor: Any = None, fresh_head: bool = False
+) -> Opened:
+    """A model from a folder, a hub id, or one that is loaded already, with its processor.
+
+    Opened by name it goes to the accelerator where there is one; loaded already it stays where it is. Either way it is lifted.
+
+    Args:
+        source: folder, hub id or transformers model.
+        task: what it will be used for; says the kind of head, and the classes of a fresh one.
+        processor: needed when ``source`` is a model.
+        fresh_head: give it a new head for the task (fine-tuning) instead of asking for a trained one.
+
+    Raises:
+        Refused: the family is not supported, weights are missing, corrupt or not finite, or the model and the task do not fit.
+    """
+    if isinstance(source, nn.Module):
+        if processor is None:
+            raise Usage(
+                "give processor= (tokenizer or image processor) together with a loaded model.",
+                code="processor-missing",
+            )
+        opened = Opened(source, processor, str(getattr(source, "name_or_path", "") or type(source).__name__))
+    elif is_scratch(source):
+        if task is None or task.kind != "image" or task.train is None or not fresh_head:
+            raise Usage(
+                f"{source!r} makes a new image model; it can only be fine-tuned on an image task.",
+                code="model-spec",
+            )
+        images = task.train.take(np.arange(1)).images or []
+        size = (int(images[0].shape[0]), int(images[0].shape[1]))
+        model, made_processor = make_vit(source, image_size=size, labels=tuple(task.labels))
+        opened = Opened(model, processor or made_processor, source)
+    elif artifact.is_artifact(source) and not fresh_head:
+        loaded = artifact.load(source)
+        opened = Opened(loaded.model, processor or loaded.processor, str(source))
+    else:
+        labels = None
+        if fresh_head and task is not None:
+            labels = tuple(task.labels)
+        made = artifact.load_dense(
+            source,
+            kind=None if task is None else task.kind,
+            labels=labels,
+            regression=task is not None and task.problem == "regression",
+        )
+        opened = Opened(made.model, processor or made.processor, str(source))
+    if task is not None:
+        _check_fit(opened, task)
+    if not is_lifted(opened.model):
+        lift(opened.model)
+    if not isinstance(source, nn.Module):  # a model that came loaded stays where its owner put it
+        opened.model.to(compute_device())
+    return opened
+
+
+def _check_fit(opened: Opened, task: Task) -> None:
+    if opened.kind != task.kind:
+        raise Refused(
+            f"{opened.name} reads {opened.kind}, the task {task.name} holds {task.kind}. Choose a model of the "
+            "other kind.",
+            code="task-kind",
+        )
+    config = opened.model.config
+    classes = 1 if task.problem == "regression" else len(task.labels)
+    if not hasattr(opened.model, "classifier"):
+        raise Refused(
+            f"{opened.name} has no classification head. Fine-tune it first: sparsam finetune {opened.name} "
+            f"--task {task.name} --out DIR",
+            code="head-missing",
+        )
+    if config.num_labels != classes:
+        raise Refused(
+            f"{opened.name} has {config.num_labels} classes, the task {task.name} has {classes}. Fine-tune it "
+            f"first: sparsam finetune {opened.name} --task {task.name} --out DIR",
+            code="head-classes",
+        )
+
+
+def split_of(task: Task, name: str) -> Split:
+    """A split of the task, by name."""
+    found = getattr(task, name, None) if name in ("train", "validation", "test") else None
+    if not isinstance(found, Split):
+        raise Usage(
+            f"the task {task.name} has no split {name!r}; choose another one with --split.",
+            code="split-missing",
+        )
+    return found
+
+
+def feed_of(opened: Opened, split: Split, truncate: bool) -> Feed:
+    """A split as the training loop sees it, encoded for this model."""
+    return Feed(
+        split,
+        opened.processor,
+        max_length=opened.max_length,
+        truncate=truncate,
+        image_tokens=opened.image_tokens,
+        pad_id=opened.pad_id,
+    )
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 over all parameters and buffers that are saved."""
+    found = hashlib.sha256()
+    for name, x in sorted(model.state_dict().items()):
+        found.update(name.encode())
+        found.update(x.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of all parameters and buffers that are saved."""
+    seen: dict[int, Tensor] = {x.data_ptr(): x for x in model.state_dict().values()}
+    return sum(x.numel() * x.element_size() for x in seen.values())

@@ -1,0 +1,289 @@
+"""The main road: load, methods, save, reload, evaluate."""
+
+import copy
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sparsam import artifact
+from sparsam.compress.evaluation import Evaluation, Progress, evaluate
+from sparsam.compress.opening import Opened, feed_of, open_model, split_of, weight_bytes, weights_digest
+from sparsam.compress.token_run import Method, TokenRun, lengths_of_use
+from sparsam.cost import Budget
+from sparsam.errors import BudgetMissed, Usage
+from sparsam.measure import Measurement, paired_difference
+from sparsam.models import dense_plan, lift, plan_of
+from sparsam.plan import Plan
+from sparsam.task import Task
+from sparsam.tokens import LTP
+from sparsam.training.feed import Feed
+from sparsam.training.loop import History, Settings, Supervised, on_main_process, train
+
+TOLERANCE = 1.02
+"""A budget counts as met up to this factor after reload, on other inputs than it was solved on. Chosen by us."""
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """What :func:`compress` gives back: the reloaded model, its plan, and the two evaluations."""
+
+    model: Any
+    processor: Any
+    plan: Plan
+    folder: Path
+    dense: Evaluation
+    compressed: Evaluation
+    difference: Measurement
+    missed: tuple[str, ...]
+    """What of the budget was not met, in sentences; empty when it was."""
+    budget: Budget
+    notes: tuple[str, ...]
+    history: dict[str, dict[str, float]]
+    dense_bytes: int
+    compressed_bytes: int
+
+    @property
+    def met(self) -> bool:
+        """Whether the reloaded model keeps the budget."""
+        return not self.missed
+
+    def to_json(self) -> dict[str, Any]:
+        """All facts as one object."""
+        return {
+            "folder": str(self.folder),
+            "plan": self.plan.to_json(),
+            "dense": self.dense.to_json() | {"bytes": self.dense_bytes},
+            "compressed": self.compressed.to_json() | {"bytes": self.compressed_bytes},
+            "difference": self.difference.as_json(),
+            "budget": {"macs": self.budget.macs, "accuracy": self.budget.accuracy, "met": self.met},
+            "training": self.history,
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """What :func:`finetune` gives back: the reloaded model and how good it is."""
+
+    model: Any
+    processor: Any
+    folder: Path
+    evaluation: Evaluation
+    history: History
+    notes: tuple[str, ...]
+
+
+def finetune(
+    model: Any,
+    task: Task | str,
+    out: str | Path,
+    *,
+    settings: Settings | None = None,
+    processor: Any = None,
+    truncate: bool = True,
+    progress: Progress | None = None,
+) -> Finetuned:
+    """Fine-tune a pretrained encoder with a fresh head, on packed batches, and save it as an ordinary folder.
+
+    A loaded model is copied, not changed. What is given back is read from the saved folder.
+    """
+    task = Task.load(task) if isinstance(task, str) else task
+    settings = settings or Settings(epochs=3, lr=7e-5)
+    artifact.check_target(Path(out))
+    torch.manual_seed(settings.seed)  # a fresh head, or a whole fresh model, repeats too
+    opened = open_model(_own(model), task, processor=processor, fresh_head=not isinstance(model, nn.Module))
+    if _removes_tokens(opened.model):
+        raise Usage(
+            f"{opened.name} is compressed; fine-tuning would keep its plan. Fine-tune the dense model it came from, or "
+            "train it on with transformers' Trainer.",
+            code="finetune-compressed",
+        )
+    feed = feed_of(opened, split_of(task, "train"), truncate)
+    source = weights_digest(opened.model)
+    history = train(
+        Supervised(opened.model),
+        feed.batches(settings.batch_tokens, settings.seed),
+        feed.collate,
+        settings,
+        checkpoints=_work(out) / "finetune",
+        identity={"model": source, "rows": len(feed)},
+        progress=None if progress is None else (lambda s, t, logs: progress("finetune", s, t, logs)),
+    )
+    facts = _facts(opened, task, settings, {}, source)
+    on_main_process(lambda: artifact.save(opened.model.cpu(), out, processor=opened.processor, facts=facts))
+    on_main_process(lambda: _clean(_work(out)))
+    reloaded = open_model(str(out), task)
+    found = evaluate(reloaded, task, truncate=truncate, progress=progress)
+    notes = (*task.notes, *_cut(feed))
+    return Finetuned(reloaded.model, reloaded.processor, Path(out), found, history, notes)
+
+
+def compress(
+    model: Any,
+    task: Task | str,
+    *,
+    out: str | Path,
+    methods: Sequence[Method] = (LTP(),),
+    budget: Budget | str | None = None,
+    teacher: Any = None,
+    settings: Settings | None = None,
+    processor: Any = None,
+    truncate: bool = True,
+    progress: Progress | None = None,
+    strict: bool = True,
+) -> Compressed:
+    """Make a fine-tuned encoder cheaper and save it as an ordinary checkpoint with a plan.
+
+    Args:
+        model: fine-tuned for the task: folder, hub id or transformers model; a loaded model is copied, not changed. One that
+            was compressed before goes on from its plan; give the dense model as ``teacher`` then.
+        task: what :meth:`Task.load` reads, or a task.
+        out: folder to write, whole or not at all.
+        methods: what to apply, in order.
+        budget: what may be spent and lost, such as ``"macs=0.5x,accuracy=-1"``.
+        teacher: the dense model to learn from and to compare with; ``model`` as it came, if absent.
+        settings: batch size, seed and precision; epochs and rates are the methods' own.
+        strict: raise when the budget is missed (the folder is written all the same).
+
+    Raises:
+        BudgetMissed: ``budget-missed``, after saving the best that was found.
+        Refused, Usage, InputOutput: see their texts.
+    """
+    task = Task.load(task) if isinstance(task, str) else task
+    budget = Budget.parse(budget) if isinstance(budget, str) else budget or Budget()
+    settings = settings or Settings()
+    artifact.check_target(Path(out))
+    torch.manual_seed(settings.seed)
+    if len(methods) > 1:
+        raise Usage(
+            f"{len(methods)} methods were given, and all of them remove tokens; a model has one token rule. Give one.",
+            code="method-count",
+        )
+    opened = open_model(_own(model), task, processor=processor)
+    source = weights_digest(opened.model)
+    taught = (
+        copy.deepcopy(opened) if teacher is None else open_model(teacher, task, processor=opened.processor)
+    )
+    if _removes_tokens(taught.model):
+        if teacher is None:
+            raise Usage(
+                f"{opened.name} is compressed already; give the dense model it came from as --teacher.",
+                code="teacher-missing",
+            )
+        raise Usage(
+            f"the teacher {taught.name} is compressed itself; give the dense model it came from as --teacher.",
+            code="teacher-compressed",
+        )
+    feed = feed_of(opened, split_of(task, "train"), truncate)
+    wanted = lengths_of_use(opened, task, feed, truncate)
+    history: dict[str, dict[str, float]] = {}
+    plan = plan_of(opened.model) or dense_plan(opened.model)
+    for number, method in enumerate(methods):
+        run = TokenRun(
+            opened, taught, feed, wanted, method, budget, settings, _work(out) / str(number), progress
+        )
+        tokens = run.all_stages()
+        history |= {f"{number}-{stage}": facts for stage, facts in run.history.items()}
+        plan = replace(plan, tokens=tokens)
+        lift(opened.model, plan)
+    facts = _facts(opened, task, settings, history, source) | {
+        "methods": [{"method": type(method).__name__, **asdict(method)} for method in methods],
+        "budget": {"macs": budget.macs, "accuracy": budget.accuracy},
+    }
+    on_main_process(lambda: artifact.save(opened.model.cpu(), out, processor=opened.processor, facts=facts))
+    reloaded = open_model(str(out), task)
+    dense = evaluate(taught, task, truncate=truncate, progress=progress)
+    after = evaluate(reloaded, task, truncate=truncate, progress=progress)
+    difference = paired_difference(task.metric, dense.predictions, after.predictions, dense.labels)
+    missed = _missed(budget, after, difference)
+    result = Compressed(
+        reloaded.model,
+        reloaded.processor,
+        plan,
+        Path(out),
+        dense,
+        after,
+        difference,
+        tuple(missed),
+        budget,
+        (*task.notes, *_cut(feed)),
+        history,
+        weight_bytes(taught.model),
+        weight_bytes(reloaded.model),
+    )
+    on_main_process(lambda: _clean(_work(out)))
+    if missed and strict:
+        raise BudgetMissed(
+            f"{' '.join(missed)} The best that was found is kept in {out}. Allow more, or train longer "
+            "(--epochs).",
+            code="budget-missed",
+        )
+    return result
+
+
+def _own(model: Any) -> Any:
+    """A loaded model is copied, so that its owner's stays as it is."""
+    return copy.deepcopy(model) if isinstance(model, nn.Module) else model
+
+
+def _missed(budget: Budget, after: Evaluation, difference: Measurement) -> list[str]:
+    missed = []
+    if budget.macs is not None and after.macs_ratio > TOLERANCE * budget.macs:
+        missed.append(
+            f"The reloaded model takes {after.macs_ratio:.3f}x of the dense MACs; {budget.macs}x was asked for."
+        )
+    if budget.accuracy is not None and difference.value < budget.accuracy:
+        missed.append(
+            f"The reloaded model loses {-difference.value:.2f} points; at most {-budget.accuracy:g} were allowed."
+        )
+    return missed
+
+
+def _removes_tokens(model: nn.Module) -> bool:
+    plan = plan_of(model)
+    return plan is not None and plan.tokens is not None
+
+
+def _cut(feed: Feed) -> tuple[str, ...]:
+    if not feed.truncated:
+        return ()
+    return (
+        f"{feed.truncated:,} of {len(feed):,} training texts were longer than the model reads, and were cut.",
+    )
+
+
+def _facts(
+    opened: Opened, task: Task, settings: Settings, history: dict[str, dict[str, float]], source: str
+) -> dict[str, Any]:
+    return {
+        "source": opened.name,
+        "source_sha256": source,
+        "task": task.name,
+        "data": [
+            {"file": file, "bytes": size, "sha256": digest} for file, size, digest in task.source_hashes()
+        ],
+        "seed": settings.seed,
+        "settings": vars(settings),
+        "training": history,
+    }
+
+
+def _work(out: str | Path) -> Path:
+    out = Path(out)
+    return out.parent / f"{out.name}.work"
+
+
+def _clean(folder: Path) -> None:
+    """Remove the checkpoints of a run that is finished."""
+    if not folder.is_dir():
+        return
+    for path in folder.rglob("checkpoint-*"):  # nothing else there is ours
+        path.unlink()
+    for path in [*sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True), folder]:
+        with suppress(OSError):  # not empty: somebody keeps files here
+            path.rmdir()
