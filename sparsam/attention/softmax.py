@@ -264,7 +264,7 @@ def _varlen_operator() -> Callable[..., tuple[Tensor, Tensor]] | None:
 
 
 def _varlen_fits(q: Tensor, key_bias: Tensor | None, pair_bias: PairBias | None, dropout: float) -> bool:
-    if not q.is_cuda or q.dtype not in (torch.float16, torch.bfloat16) or dropout:
+    if not q.is_cuda or q.dtype not in (torch.float16, torch.bfloat16) or dropout or q.shape[-1] % 8:
         return False
     return key_bias is None and pair_bias is None and _varlen_operator() is not None
 

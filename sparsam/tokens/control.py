@@ -26,7 +26,7 @@ class Control:
     distill: float = 0.5
     distill_states: float = 0.0
     distill_temperature: float = 2.0
-    dropout: bool = True
+    dropout: bool = False
     last_layer: str = "protected"
     steer_every: int = 100
 

@@ -7,6 +7,7 @@ what earlier ones left.
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -17,7 +18,10 @@ from sparsam.tokens.rule import Decision, Living, checked_shares, quota, ranks
 
 @dataclass(frozen=True)
 class RandomTokens:
-    """Keep ceil(share * original length) tokens of each sequence at random, protected ones first."""
+    """Keep ceil(share * original length) tokens of each sequence at random, protected ones first.
+
+    The draw of a token depends on its place in the sequence and on the seed alone.
+    """
 
     shares: tuple[float | None, ...]
     seed: int = 0
@@ -36,7 +40,12 @@ class RandomTokens:
     def step(self, state: None, living: Living) -> tuple[None, Decision]:
         share = self.shares[living.layer]
         assert share is not None
-        draw = _hash(living.positions, self.seed).masked_fill(living.protected, float("inf"))
+        if not living.positions.shape[0]:
+            return None, Decision(living.protected)
+        # Counted from the first token, which is protected and stays: padding on the left changes nothing.
+        starts = torch.cumsum(living.lengths, 0) - living.lengths
+        place = living.positions - living.positions[starts[living.sequences]]
+        draw = _hash(place, self.seed).masked_fill(living.protected, float("inf"))
         count = quota(share, living.original_lengths)
         rank = ranks(draw, living.lengths, living.sequences)
         return None, Decision((rank < count[living.sequences]) | living.protected)

@@ -63,6 +63,8 @@ class Settings:
             raise Usage(
                 f"warmup is a share of the steps in [0, 1); got {self.warmup!r}.", code="training-settings"
             )
+        if self.seed < 0:
+            raise Usage(f"seed must not be negative; got {self.seed!r}.", code="training-settings")
         if self.precision not in ("auto", "bf16", "fp32"):
             raise Usage(f"precision is auto, bf16 or fp32; got {self.precision!r}.", code="training-settings")
 
@@ -119,7 +121,7 @@ class Supervised(Trainee):
 
 @dataclass
 class History:
-    """What happened: steps done, seconds, tokens seen, and the logged figures by step."""
+    """What happened: steps, seconds, tokens (of texts) and samples in all, and the logged figures of this process by step."""
 
     steps: int = 0
     seconds: float = 0.0
@@ -134,6 +136,23 @@ def on_main_process(write: Callable[[], object]) -> None:
     if state.is_main_process:
         write()
     state.wait_for_everyone()
+
+
+def compute_device() -> torch.device:
+    """Where this process trains and evaluates: its accelerator where there is one, else the CPU."""
+    device: torch.device = PartialState().device
+    return device
+
+
+def over_processes(value: float) -> list[float]:
+    """A number of each process, in order of their ranks; the number alone where there is one process."""
+    state = PartialState()
+    if state.num_processes == 1:
+        return [value]
+    own = torch.tensor([value], dtype=torch.float64, device=state.device)
+    found = [torch.zeros_like(own) for _ in range(state.num_processes)]
+    torch.distributed.all_gather(found, own)
+    return [float(x) for x in found]
 
 
 def native_bf16(device: torch.device) -> bool:
@@ -212,8 +231,16 @@ def train(
         else Path(checkpoints) / f"checkpoint-{accelerator.process_index}.safetensors"
     )
     if path is not None and path.exists():
-        history.steps = _load(path, trainee, optimizer, facts)
+        history = _load(path, trainee, optimizer, facts)
+    reached = over_processes(history.steps)
+    if len(set(reached)) > 1:
+        raise InputOutput(
+            f"the processes' checkpoints in {checkpoints} are of different steps ({', '.join(f'{x:.0f}' for x in reached)}). "
+            " Delete the folder to start again.",
+            code="checkpoint-read",
+        )
     started = saved = time.monotonic()
+    before = history.seconds  # of the runs that were interrupted
     step = history.steps
     while step < plan.total:
         share = rate(step, plan.total, settings.warmup)
@@ -223,7 +250,11 @@ def train(
         batch = {name: x.to(device) for name, x in collate(indices).items()}
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             loss, logs = wrapped(**batch)
-        if not bool(torch.isfinite(loss)):
+        due = time.monotonic() - saved > 60 * settings.checkpoint_minutes
+        finite = bool(torch.isfinite(loss))
+        if accelerator.num_processes > 1:  # all stop, and all save, at the same step
+            due, finite = (any(over_processes(due)), all(over_processes(finite)))
+        if not finite:
             raise Refused(
                 f"the loss is {float(loss.detach())} at step {step + 1} of {plan.total} (examples {indices[:4].tolist()}…). "
                 "Lower the learning rate (--lr), or look at these examples; the last checkpoint is kept.",
@@ -243,13 +274,13 @@ def train(
         if progress is not None and accelerator.is_main_process:
             progress(step, plan.total, shown)
         stopping = stop_after is not None and step >= stop_after
-        due = time.monotonic() - saved > 60 * settings.checkpoint_minutes
         if path is not None and (due or stopping or step == plan.total):
-            _save(path, trainee, optimizer, facts, step)
+            history.seconds = before + time.monotonic() - started
+            _save(path, trainee, optimizer, facts, history)
             saved = time.monotonic()
         if stopping:
             break
-    history.seconds = time.monotonic() - started
+    history.seconds = before + time.monotonic() - started
     trainee.eval()
     return history
 
@@ -282,7 +313,7 @@ class _Schedule:
 
 
 def _save(
-    path: Path, trainee: Trainee, optimizer: torch.optim.Optimizer, run: Mapping[str, Any], step: int
+    path: Path, trainee: Trainee, optimizer: torch.optim.Optimizer, run: Mapping[str, Any], history: History
 ) -> None:
     tensors = {f"model.{name}": x for name, x in trainee.state_dict().items()}
     scalars: dict[str, float] = {}
@@ -293,11 +324,15 @@ def _save(
             else:
                 scalars[f"{index}.{key}"] = value
     tensors["generator"] = torch.get_rng_state()
+    device = next(trainee.parameters()).device
+    if device.type == "cuda":
+        tensors["generator.cuda"] = torch.cuda.get_rng_state(device)
     seen: set[int] = set()
     for name, x in list(tensors.items()):  # tied weights are stored once, under each of their names
         tensors[name] = x.clone() if x.data_ptr() in seen else x.contiguous()
         seen.add(x.data_ptr())
-    facts = {"step": step, "settings": dict(run), "memory": trainee.memory(), "scalars": scalars}
+    done = {name: getattr(history, name) for name in ("steps", "seconds", "tokens", "samples")}
+    facts = {"history": done, "settings": dict(run), "memory": trainee.memory(), "scalars": scalars}
     path.parent.mkdir(parents=True, exist_ok=True)
     staged = path.with_suffix(f".tmp-{os.getpid()}")
     try:
@@ -314,7 +349,7 @@ def _save(
         ) from error
 
 
-def _load(path: Path, trainee: Trainee, optimizer: torch.optim.Optimizer, run: Mapping[str, Any]) -> int:
+def _load(path: Path, trainee: Trainee, optimizer: torch.optim.Optimizer, run: Mapping[str, Any]) -> History:
     try:
         with safe_open(path, framework="pt") as opened:
             facts = json.loads((opened.metadata() or {})["sparsam"])
@@ -344,5 +379,8 @@ def _load(path: Path, trainee: Trainee, optimizer: torch.optim.Optimizer, run: M
         state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     torch.set_rng_state(tensors["generator"])
+    device = next(trainee.parameters()).device
+    if device.type == "cuda" and "generator.cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["generator.cuda"], device)
     trainee.remember(facts["memory"])
-    return int(facts["step"])
+    return History(**facts["history"])

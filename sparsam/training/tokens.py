@@ -5,6 +5,7 @@ over a frozen threshold, so every few steps one scalar on all thresholds is solv
 """
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ from sparsam.packed import Packed
 from sparsam.plan import TokenPlan
 from sparsam.tokens import Decision, Living, SoftThreshold, rule_of
 from sparsam.tokens.ltp import relative
-from sparsam.training.loop import Settings, Trainee
+from sparsam.training.loop import Settings, Trainee, over_processes
 
 RuleAt = Callable[[float], TokenPlan]
 """A token method's rules along one scalar: larger removes more."""
@@ -226,7 +227,7 @@ class SoftStage(Student):
         return [*(group for group in groups if group["params"]), learned]
 
     def after_step(self, step: int, total: int) -> dict[str, float]:
-        left = 1.0 if self.left is None else self.left
+        left = statistics.fmean(over_processes(1.0 if self.left is None else self.left))
         if self.steered and self.target is not None:
             self.first = left if self.first is None else self.first
             done = min(1.0, step / (0.6 * total))

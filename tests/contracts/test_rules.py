@@ -293,6 +293,15 @@ def test_law_5_neighbours_and_padding_decide_nothing(
             assert {place for sequence, place in together if sequence == row} == {place for _, place in own}
 
 
+@pytest.mark.parametrize("name", REMOVING)
+def test_law_5_the_side_of_the_padding_decides_nothing(model: Any, name: str) -> None:
+    """A batch padded on the left keeps the tokens it keeps when padded on the right, counted from the first one."""
+    right, _, _ = run(model, MEMBERS[name](), *states(LENGTHS, 24, "right"))
+    left, _, _ = run(model, MEMBERS[name](), *states(LENGTHS, 24, "left"))
+    moved = [{(row, at - 24 + LENGTHS[row]) for row, at in kept} for kept in left.kept()]
+    assert moved == right.kept()
+
+
 @pytest.mark.parametrize("name", MEMBERS)
 def test_law_6_layers_not_pruned_cost_nothing(model: Any, name: str) -> None:
     """Scores are computed exactly in the layers that prune and want them; a rule is asked exactly where it prunes."""

@@ -48,7 +48,9 @@ def test_resume_at_any_step_ends_with_the_same_bits(
     )
     assert done.steps == stop
     torch.manual_seed(12345)  # whatever the new process did before
-    train(Supervised(second), rows.batches, rows.collate, SETTINGS, checkpoints=tmp_path)
+    end = train(Supervised(second), rows.batches, rows.collate, SETTINGS, checkpoints=tmp_path)
+    assert (end.steps, end.samples) == (15, 240)  # of both parts together
+    assert end.seconds > done.seconds
     assert same(weights(whole), weights(second))
 
 
@@ -124,7 +126,8 @@ def test_rate_rises_and_falls() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("epochs", 0), ("lr", float("nan")), ("warmup", 1.0), ("precision", "fp16")]
+    ("name", "value"),
+    [("epochs", 0), ("lr", float("nan")), ("warmup", 1.0), ("precision", "fp16"), ("seed", -1)],
 )
 def test_settings_are_checked(name: str, value: object) -> None:
     """A setting outside its range is refused with its name and value."""
@@ -132,9 +135,8 @@ def test_settings_are_checked(name: str, value: object) -> None:
         Settings(**{name: value})  # type: ignore[arg-type]
 
 
-@pytest.mark.slow
-def test_two_processes_train_one_model(tmp_path: Path) -> None:
-    """Two gloo processes, as ``accelerate launch`` or ``torchrun`` start them, end with equal weights."""
+def in_two_processes(tmp_path: Path, options: str) -> tuple[Any, Any]:
+    """The weights two gloo processes end with, as ``accelerate launch`` or ``torchrun`` start them."""
     import subprocess
     import sys
 
@@ -146,8 +148,8 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
         "from accelerate import PartialState\n"
         "from sparsam.training.loop import Settings, Supervised, train\n"
         "model, rows = make_classifier(), Rows()\n"
-        "h = train(Supervised(model), rows.batches, rows.collate, Settings(epochs=2, lr=1e-3, precision='fp32'), cpu=True)\n"
-        "assert h.steps == 10, h.steps\n"
+        "train(Supervised(model), rows.batches, rows.collate, Settings(epochs=2, lr=1e-3, precision='fp32'), cpu=True, "
+        f"{options})\n"
         "torch.save(model.state_dict(), f'{sys.argv[1]}/{PartialState().process_index}.pt')\n"
     )
     command = [
@@ -161,6 +163,21 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
     ]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.stderr[-20000:]
     a, b = (torch.load(tmp_path / f"{i}.pt", weights_only=True) for i in (0, 1))
-    assert same(a, b)
+    return a, b
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model_and_resume(tmp_path: Path) -> None:
+    """Both end with equal weights; stopped at step 4 of 10 and resumed they end with the same ones; lost halves are named."""
+    whole, other = in_two_processes(tmp_path, "")
+    assert same(whole, other)
+    folder = tmp_path / "checkpoints"
+    stopped, _ = in_two_processes(tmp_path, f"checkpoints={str(folder)!r}, stop_after=4")
+    assert not same(stopped, whole)
+    resumed, other = in_two_processes(tmp_path, f"checkpoints={str(folder)!r}")
+    assert same(resumed, whole) and same(other, whole)
+    (folder / "checkpoint-1.safetensors").unlink()
+    with pytest.raises(AssertionError, match=r"of different steps \(10, 0\)"):
+        in_two_processes(tmp_path, f"checkpoints={str(folder)!r}")
