@@ -1,11 +1,12 @@
-"""Learned Token Pruning on a fine-tuned MiniLM and SST-2: accuracy at cost, over seeds, along a curve, beside controls.
+"""Learned Token Pruning on a fine-tuned MiniLM and SST-2: accuracy at cost, over seeds and along a curve beside controls.
 
-    python benchmarks/ltp_sst2.py seeds            # three seeds at one budget
-    python benchmarks/ltp_sst2.py curve            # one seed, budgets from mild to hard, each from the one before
-    python benchmarks/ltp_sst2.py controls         # top-k, manual thresholds, random at one budget
+    python benchmarks/ltp_sst2.py seeds --budget 0.48      # three seeds at one budget
+    python benchmarks/ltp_sst2.py curve                    # one seed, five budgets, each from the one before: LTP,
+                                                           # top-k, manual thresholds, random
+    python benchmarks/ltp_sst2.py                          # both
 
 Validation (872 sentences), test (1,821) and both together, paired with the dense model's answers. Checkpoints go
-to ``runs/ltp-sst2/``; what is there already is evaluated, not trained again.
+to ``runs/ltp-sst2/``; what is there already is evaluated, not trained again. A folder's name says how it was trained.
 """
 
 import argparse
@@ -32,6 +33,7 @@ SHARED = Path(os.environ.get("SPARSAM_SHARED", "../shared"))
 MODEL, DATA = SHARED / "models/minilm-sst2", SHARED / "data/sst2"
 RUNS = Path("runs/ltp-sst2")
 CURVE = (0.7, 0.6, 0.5, 0.42, 0.35)
+RULES = ("ltp", "top-k", "linear-threshold", "random")
 
 
 def answers(opened: Opened, task: Task) -> dict[str, Any]:
@@ -71,7 +73,8 @@ def run(
     start: Path = MODEL,
 ) -> tuple[dict[str, Any], Path]:
     """Compress unless it is there, evaluate, give the row."""
-    folder = RUNS / name
+    soft = method.soft_epochs if isinstance(method, LTP) else 0.0
+    folder = RUNS / f"{name}-{budget}-{soft:g}+{method.hard_epochs:g}-seed{seed}"
     began = time.monotonic()
     if not folder.exists():
         compress(
@@ -86,7 +89,8 @@ def run(
             progress=show,
         )
     seconds = time.monotonic() - began
-    return row(name, dense, answers(open_model(str(folder), task), task), seconds), folder
+    found = row(name, dense, answers(open_model(str(folder), task), task), seconds)
+    return {"model": name, "budget": f"{budget}x", "seed": seed, **found}, folder
 
 
 def show(stage: str, step: int, total: int, logs: dict[str, float]) -> None:
@@ -95,48 +99,65 @@ def show(stage: str, step: int, total: int, logs: dict[str, float]) -> None:
         print(stage, step, total, {k: round(v, 4) for k, v in logs.items()}, file=sys.stderr, flush=True)
 
 
+def seeds(args: argparse.Namespace, task: Task, dense: dict[str, Any]) -> list[dict[str, Any]]:
+    """One budget, several seeds, and their mean."""
+    method = LTP(soft_epochs=args.soft_epochs, hard_epochs=args.hard_epochs)
+    rows = [run("ltp", method, args.budget, seed, task, dense)[0] for seed in args.seeds]
+    means: dict[str, Any] = {"model": f"mean of {len(rows)} seeds"}
+    for key in ("validation −dense", "test −dense", "both −dense"):
+        means[key] = f"{np.mean([float(found[key].split()[0]) for found in rows]):+.2f}"
+    return [*rows, means]
+
+
+def curve(args: argparse.Namespace, task: Task, dense: dict[str, Any]) -> list[dict[str, Any]]:
+    """Falling budgets, each from the model before it; equal epochs for every rule."""
+    rows = []
+    for rule in args.rules:
+        start = MODEL
+        for budget in args.budgets:
+            first = args.curve_soft if start == MODEL else 0.0
+            method: LTP | Control
+            if rule == "ltp":
+                method = LTP(soft_epochs=first, hard_epochs=args.curve_hard)
+            else:
+                method = Control(rule, hard_epochs=args.curve_hard + first)
+            made, start = run(f"curve-{rule}", method, budget, 0, task, dense, start)
+            rows.append(made)
+    return rows
+
+
 def main() -> None:
-    """Run one of the three tables."""
+    """Run the tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("table", nargs="?", default="seeds", choices=("seeds", "curve", "controls"))
+    parser.add_argument("table", nargs="?", default="all", choices=("seeds", "curve", "all"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--budget", type=float, default=0.5)
+    parser.add_argument("--budget", type=float, default=0.48)
     parser.add_argument("--soft-epochs", type=float, default=LTP.soft_epochs)
     parser.add_argument("--hard-epochs", type=float, default=LTP.hard_epochs)
-    parser.add_argument("--only", nargs="+", default=[], help="controls to run")
+    parser.add_argument("--budgets", type=float, nargs="+", default=list(CURVE))
+    parser.add_argument("--rules", nargs="+", default=list(RULES), choices=RULES)
+    parser.add_argument("--curve-soft", type=float, default=0.5, help="epochs of the soft stage, first point")
+    parser.add_argument("--curve-hard", type=float, default=0.5, help="epochs of the hard stage, every point")
     args = parser.parse_args()
     task = Task.load(str(DATA))
     dense = answers(open_model(str(MODEL), task), task)
-    rows = [row("dense", dense, dense, 0.0)]
-    if args.table == "seeds":
-        for seed in args.seeds:
-            method = LTP(soft_epochs=args.soft_epochs, hard_epochs=args.hard_epochs)
-            rows.append(run(f"ltp-{args.budget}-seed{seed}", method, args.budget, seed, task, dense)[0])
-        lost = [float(r["both −dense"].split()[0]) for r in rows[1:]]
-        rows.append({"model": f"mean of {len(lost)} seeds", "both −dense": f"{np.mean(lost):+.2f}"})
-    elif args.table == "curve":
-        start = MODEL
-        for budget in CURVE:
-            soft = args.soft_epochs if start == MODEL else 0.0
-            method = LTP(soft_epochs=soft, hard_epochs=args.hard_epochs)
-            made, start = run(f"curve-{budget}", method, budget, 0, task, dense, start)
-            rows.append(made)
-    else:
-        for rule in args.only or ("top-k", "linear-threshold", "random"):
-            method = Control(rule, hard_epochs=args.hard_epochs)
-            rows.append(run(f"{rule}-{args.budget}", method, args.budget, 0, task, dense)[0])
-    store(
-        f"ltp-sst2-{args.table}" + ("" if args.table == "curve" else f"-{args.budget}"),
-        f"LTP, MiniLM on SST-2: {args.table}",
-        f"python benchmarks/ltp_sst2.py {' '.join(sys.argv[1:])}",
-        rows,
-        [
-            "MACs: encoder, over real lengths, scoring included, relative to the dense model on the same sentences.",
-            "Differences in points, paired with the dense model's answers, 95 % bootstrap interval.",
-        ],
-    )
+    first = row("dense", dense, dense, 0.0)
+    notes = [
+        "MACs: encoder, over real lengths, scoring included, relative to the dense model on the same sentences.",
+        "Differences in points, paired with the dense model's answers, 95 % bootstrap interval.",
+        "Training minutes are 0 where the folder was there already.",
+    ]
+    command = f"python benchmarks/ltp_sst2.py {' '.join(sys.argv[1:])}".strip()
+    if args.table != "curve":
+        rows = [first, *seeds(args, task, dense)]
+        store(f"ltp-sst2-seeds-{args.budget}", "LTP, MiniLM on SST-2: seeds", command, rows, notes)
+    if args.table != "seeds":
+        rows = [first, *curve(args, task, dense)]
+        store(
+            "ltp-sst2-curve", "LTP and controls, MiniLM on SST-2: a warm-started curve", command, rows, notes
+        )
 
 
 if __name__ == "__main__":

@@ -435,7 +435,7 @@ def test_notes_in_an_artefact_are_not_lost(copied: Path) -> None:
 def test_without_exchange_the_old_folder_is_renamed_aside(tmp_path: Path, monkeypatch: Any) -> None:
     """On a system without RENAME_EXCHANGE the outcome is the same."""
     artifact.save(compressed(), tmp_path / "a")
-    monkeypatch.setattr(artifact, "_exchange", lambda one, other: False)
+    monkeypatch.setattr("sparsam.artifact.staging.exchange", lambda one, other: False)
     artifact.save(compressed(kind="tokens"), tmp_path / "a")
     assert artifact.load(tmp_path / "a").plan == plan_of(compressed(kind="tokens"))
     assert [p.name for p in tmp_path.iterdir()] == ["a"]

@@ -390,7 +390,7 @@ def _watch(event: str, arguments: tuple[Any, ...]) -> None:
                 "<string>",
                 "<attrs ",
                 "<@beartype",
-                str(Path(artifact.__file__).parent),
+                str(Path(artifact.__file__).parent.parent),
             )
         )
         if not installed:

@@ -20,6 +20,7 @@ import transformers.modeling_utils
 from transformers import BertConfig, BertForSequenceClassification
 
 from sparsam import artifact
+from sparsam.artifact import staging
 from sparsam.errors import InputOutput, Refused
 from sparsam.models import lift
 from sparsam.plan import LayerPlan, Plan, TokenPlan
@@ -84,7 +85,7 @@ def each_operation(under: Path, act: Callable[[str], None]) -> Iterator[None]:
             (os, "chmod"),
             (os, "rename"),
             (transformers.modeling_utils, "safe_save_file"),
-            (artifact, "_exchange"),
+            (staging, "exchange"),
         )
     }
 
@@ -402,7 +403,7 @@ def test_writers_to_one_name_leave_one_winner(versions: list[dict[str, bytes]], 
 def test_what_lives_is_not_cleaned_up(tmp_path: Path) -> None:
     """Staging folders of running processes and of other machines stay; those of dead ones, and a day old, go."""
     target = tmp_path / "a"
-    here, there = artifact._here(), "0" * 6
+    here, there = staging.this_machine(), "0" * 6
     dead = in_child(lambda: 0)
     pid = os.fork()
     if pid == 0:

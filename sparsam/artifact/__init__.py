@@ -1,0 +1,31 @@
+"""Saving and loading: an ordinary Hugging Face folder with its plan, whole or not at all.
+
+    DIR/
+      config.json         of the original architecture; with a plan: quantization_config {"quant_method": "sparsam", …}
+      model.safetensors   under the family's own names; digests of tensors, plan and id2label in its header
+      tokenizer or image processor
+      sparsam.json        facts: where the model and the data came from, seed, versions
+      MANIFEST.json       name, size and SHA-256 of every other file; written last
+
+A folder is written beside its place, flushed to disk, and then exchanged with what stands there in one step
+(``renameat2`` with ``RENAME_EXCHANGE``). Where the system has no such call the old folder is renamed aside first; a machine
+that stops between those two renames leaves the old one aside, and the next save or load puts it back.
+
+Nothing that is read can name code to run: classes are chosen from a closed list, weights are safetensors alone.
+"""
+
+from sparsam.artifact.loading import Loaded, load, load_dense
+from sparsam.artifact.manifest import FACTS, MANIFEST, is_artifact, verify
+from sparsam.artifact.saving import check_target, save
+
+__all__ = [
+    "FACTS",
+    "MANIFEST",
+    "Loaded",
+    "check_target",
+    "is_artifact",
+    "load",
+    "load_dense",
+    "save",
+    "verify",
+]

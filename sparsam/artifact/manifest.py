@@ -1,0 +1,178 @@
+"""The manifest: name, size and SHA-256 of every file of a folder; written last, checked on demand."""
+
+import hashlib
+import json
+import os
+import platform
+import re
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from sparsam.errors import InputOutput, Refused, SparsamError
+
+MANIFEST = "MANIFEST.json"
+FACTS = "sparsam.json"
+CONFIG = "config.json"
+SCHEMA = 1
+MAX_JSON_BYTES = 50_000_000
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a checkpoint depends on."""
+    found = {"python": platform.python_version()}
+    for name in ("sparsam", "torch", "transformers", "safetensors"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def write_manifest(folder: Path) -> None:
+    """Write the manifest of a folder whose other files are complete."""
+    entries = {}
+    for file in files_of(folder):
+        entries[file.relative_to(folder).as_posix()] = {
+            "bytes": file.stat().st_size,
+            "sha256": sha256_of(file),
+        }
+    whole = {"schema": SCHEMA, "versions": versions(), "files": entries}
+    write_text(folder / MANIFEST, json.dumps(whole, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def files_of(folder: Path) -> list[Path]:
+    """All files of a folder, in order."""
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def sha256_of(file: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write text with the same bytes on every system."""
+    with open(file, "w", encoding="utf-8", newline="\n") as stream:
+        stream.write(text)
+
+
+def is_artifact(folder: Any) -> bool:
+    """Whether a folder was written by :func:`save` (its files are not checked; see :func:`verify`)."""
+    try:
+        return Path(folder).is_dir() and bool(read_manifest(Path(folder)))
+    except (SparsamError, TypeError, ValueError, OSError):
+        return False
+
+
+def verify(folder: str | os.PathLike[str]) -> None:
+    """Check every file of an artefact against its manifest. Files the manifest does not name are passed over.
+
+    Raises:
+        InputOutput: ``manifest-missing``, ``manifest-invalid``, ``file-missing``, ``file-size``, ``file-unreadable``.
+        Refused: ``digest`` (a file was changed), ``artifact-version`` (a newer schema).
+    """
+    folder = Path(folder)
+    for name, entry in read_manifest(folder).items():
+        file = folder / name
+        try:
+            size = file.stat().st_size
+        except OSError:
+            raise InputOutput(
+                f"{file} is missing; {MANIFEST} names it. {AGAIN}", code="file-missing"
+            ) from None
+        if size != entry["bytes"]:
+            raise InputOutput(
+                f"{file} has {size} bytes; {MANIFEST} says {entry['bytes']}. {AGAIN}", code="file-size"
+            )
+        try:
+            digest = sha256_of(file)
+        except OSError as error:
+            raise InputOutput(
+                f"{file} cannot be read: {error.strerror or error}. Check its permissions.",
+                code="file-unreadable",
+            ) from None
+        if digest != entry["sha256"]:
+            raise Refused(
+                f"{file} is not what was saved: its SHA-256 is {digest[:12]}…, {MANIFEST} says "
+                f"{entry['sha256'][:12]}…. {AGAIN}",
+                code="digest",
+            )
+
+
+AGAIN = "Copy or download the folder again; to change a model, load it, change it and save it with sparsam."
+_HEX = re.compile(r"[0-9a-f]{64}")
+
+
+def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
+    """The files a manifest names, checked for form."""
+    file = folder / MANIFEST
+    if not file.is_file():
+        raise InputOutput(
+            f"{folder} has no {MANIFEST}, so it is no folder that sparsam wrote, or not all of one. {AGAIN}",
+            code="manifest-missing",
+        )
+    whole = read_json(file)
+    version = whole.get("schema")
+    if isinstance(version, int) and not isinstance(version, bool) and version > SCHEMA:
+        raise Refused(
+            f"{file} has schema version {version}; this sparsam reads up to {SCHEMA}. Upgrade sparsam.",
+            code="artifact-version",
+        )
+    entries = whole.get("files")
+    if (
+        version != SCHEMA
+        or not isinstance(entries, dict)
+        or not entries
+        or not all(map(_is_entry, entries.items()))
+    ):
+        raise InputOutput(f"{file} cannot be read as a manifest. {AGAIN}", code="manifest-invalid")
+    return entries
+
+
+def _is_entry(item: tuple[str, Any]) -> bool:
+    name, entry = item
+    path = PurePosixPath(name)
+    inside = (
+        bool(path.parts)
+        and not path.is_absolute()
+        and ".." not in path.parts
+        and not set(name) & {"\\", "\0", ":"}
+    )
+    return (
+        inside
+        and isinstance(entry, dict)
+        and type(entry.get("bytes")) is int
+        and isinstance(entry.get("sha256"), str)
+        and bool(_HEX.fullmatch(entry["sha256"]))
+    )
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        InputOutput: ``file-missing``, ``file-unreadable``, ``json-invalid``.
+    """
+    try:
+        if file.stat().st_size > MAX_JSON_BYTES:
+            raise InputOutput(
+                f"{file} has {file.stat().st_size} bytes; no more than {MAX_JSON_BYTES} are read.",
+                code="json-invalid",
+            )
+        whole = json.loads(file.read_bytes().decode("utf-8"))
+    except SparsamError:
+        raise
+    except FileNotFoundError:
+        raise InputOutput(f"{file} is missing. {AGAIN}", code="file-missing") from None
+    except OSError as error:
+        raise InputOutput(
+            f"{file} cannot be read: {error.strerror or error}. Check its permissions.",
+            code="file-unreadable",
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise InputOutput(f"{file} is not JSON: {str(error)[:120]}. {AGAIN}", code="json-invalid") from None
+    if not isinstance(whole, dict):
+        raise InputOutput(f"{file} holds no JSON object. {AGAIN}", code="json-invalid")
+    return whole
