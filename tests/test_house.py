@@ -23,7 +23,7 @@ ROWS = (
     ("artifact", "training", "runtime"),
     ("models", "measure"),
     ("tokens", "structure", "attention", "quantization"),
-    ("packed", "plan", "task", "cost", "workload"),
+    ("packed", "plan", "task", "cost", "dropout", "workload"),
     ("errors",),
 )
 MEMBERS = {

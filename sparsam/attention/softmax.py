@@ -24,6 +24,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sparsam.dropout import dropout as drop
+
 Form = Literal["auto", "groups", "buckets", "padded"]
 PairBias = Callable[[Int[Tensor, "g n"]], Float[Tensor, "g h n n"]]
 Attend = Callable[..., tuple[Tensor, Tensor | None]]
@@ -173,7 +175,8 @@ def attend(
         return _varlen(q, k, v, lengths, scale, scores, row_weight)
     plan = layout(tuple(lengths), form, q.device)
     if fused is None:
-        fused = not scores and key_bias is None
+        # The fused kernel has no dropout of its own on a CPU; torch then materialises too, with dearer draws.
+        fused = not scores and key_bias is None and not (dropout and q.device.type == "cpu")
     rectangles = plan.rectangles
     if plan.whole is not None:
         g, n = plan.whole
@@ -211,8 +214,7 @@ def attend(
                 else:
                     column = torch.einsum("ghij,gi->gj", p, weight) / h
                 columns.append(column.flatten() if valid is None else column[valid])
-            if dropout:
-                p = F.dropout(p, dropout)
+            p = drop(p, dropout)
             out = p.to(v.dtype) @ gv
         out = out.transpose(1, 2)  # (g, n, h, k)
         outs.append(out.flatten(0, 1) if valid is None else out[valid])

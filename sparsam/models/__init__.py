@@ -4,6 +4,7 @@ from sparsam.models.families import FAMILIES, REFUSED, Family
 from sparsam.models.inspect import Finding, inspect_model
 from sparsam.models.lift import (
     dense_plan,
+    head_alone,
     is_lifted,
     lift,
     plan_of,
@@ -19,6 +20,7 @@ __all__ = [
     "Family",
     "Finding",
     "dense_plan",
+    "head_alone",
     "inspect_model",
     "is_lifted",
     "lift",

@@ -16,12 +16,12 @@ from operator import attrgetter
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sparsam.attention.softmax import Attend, PairBias, attend
+from sparsam.dropout import dropout
 from sparsam.errors import Refused
 from sparsam.models.families.family import Family
 from sparsam.packed import Packed, fill_with_survivors, merge, pack, select, unpack
@@ -93,8 +93,12 @@ class Block:
         row_weight: Float[Tensor, " t"] | None,
         pair_bias: PairBias | None,
         positions: Tensor | None,
-    ) -> tuple[Float[Tensor, "t d"], Float[Tensor, " t"] | None]:
-        """The attention half with its residual: new states and, if asked for, received attention."""
+        only: Bool[Tensor, " t"] | None = None,
+    ) -> tuple[Float[Tensor, "t2 d"], Float[Tensor, " t"] | None]:
+        """The attention half with its residual: new states and, if asked for, received attention.
+
+        With ``only``, the new states of those tokens alone.
+        """
         inner = self.part("attention_norm")(x) if self.family.pre_norm else x
         q, k, v = (linear(self.part(role), inner) for role in ("q", "k", "v"))
         width = int(self.part("head_width"))
@@ -113,8 +117,10 @@ class Block:
             positions=positions,
             dropout=self.dropout("probability"),
         )
+        if only is not None:
+            mixed, x = mixed[only], x[only]
         out = _apply(linear, self.part("o"), mixed.flatten(1))
-        out = F.dropout(out, self.dropout("attention"), self.layer.training)
+        out = dropout(out, self.dropout("attention"))
         return (x + out if self.family.pre_norm else self.part("attention_norm")(x + out)), received
 
     def ffn(self, x: Float[Tensor, "t d"], *, linear: Linear) -> Float[Tensor, "t d"]:
@@ -123,7 +129,7 @@ class Block:
         hidden = self.part("act")(linear(self.part("up"), inner))
         self._check("filters", self.left.filters, hidden.shape[1])
         out = _apply(linear, self.part("down"), hidden)
-        out = F.dropout(out, self.dropout("ffn"), self.layer.training)
+        out = dropout(out, self.dropout("ffn"))
         return x + out if self.family.pre_norm else self.part("ffn_norm")(x + out)
 
     def _check(self, kind: str, planned: tuple[int, ...] | None, found: int) -> None:
@@ -185,6 +191,8 @@ class Stack:
         self.bias: Callable[[Tensor], Tensor] | None = None  # original positions (g, n) -> (g, h, n, n)
         self.kept: Kept | None = None
         self.states: list[Packed] | None = None
+        self.head_alone = False
+        """Set where nothing but the protected tokens' last states is read: the last layer works for them alone then."""
 
     @contextmanager
     def recording(self) -> Iterator[Kept]:
@@ -243,11 +251,18 @@ class Stack:
                 "pair_bias": self._pair_bias(block),
                 "positions": None if self.bias is None else tokens.positions,
             }
+            if self.head_alone and not asked and self._unseen(index):
+                half["only"] = _first(tokens, self.family.protected)
             again = torch.is_grad_enabled() and block.layer.training and _checkpoints(block.layer)
             if again:
                 x, received = checkpoint(block.attention, tokens.values, lengths, use_reentrant=False, **half)
             else:
                 x, received = block.attention(tokens.values, lengths, **half)
+            if "only" in half:
+                removed.append(
+                    select(tokens, ~half["only"])
+                )  # their states before this layer: nobody reads them
+                tokens = select(tokens, half["only"])
             tokens = tokens.with_values(x)
             scale: Tensor | None = None
             if asked:
@@ -269,6 +284,13 @@ class Stack:
                 self.states.append(tokens)
             self._tell_hooks(block.layer, before, tokens, removed, batch)
         return tokens, removed
+
+    def _unseen(self, index: int) -> bool:
+        """Whether this is the last layer, and nobody counts or records what it does."""
+        last = index == len(self.blocks) - 1
+        return (
+            last and self.kept is None and self.states is None and not self.blocks[index].layer._forward_hooks
+        )
 
     def _decide(
         self, index: int, tokens: Packed, received: Tensor | None, carry: "_Carry"

@@ -6,6 +6,7 @@ so the list becomes a list subclass whose iteration yields one packed call. Embe
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -240,6 +241,24 @@ def reads_class_token(model: nn.Module) -> bool:
             "ForNextSentencePrediction",
         )
     )
+
+
+@contextmanager
+def head_alone(model: nn.Module) -> Iterator[None]:
+    """Inside the block the model is only asked for what its head gives.
+
+    Where that reads the class token alone, the last layer's output projection and feed-forward part run on it alone: the same
+    logits and gradients for less. The states of other tokens after the last layer are not to be used then.
+    """
+    if not (is_lifted(model) and reads_class_token(model)):
+        yield
+        return
+    stack = stack_of(model)
+    before, stack.head_alone = stack.head_alone, True
+    try:
+        yield
+    finally:
+        stack.head_alone = before
 
 
 def lift(model: Any, plan: Plan | None = None) -> Any:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sparsam.models import head_alone
 from sparsam.task import Encoded, Split, collate, encode, join, token_budget_batches
 from sparsam.training.loop import Batches
 
@@ -106,7 +107,7 @@ def answers(
     done = 0
     for group in np.split(order, np.flatnonzero(np.diff(ends // tokens)) + 1):
         batch = {name: x.to(device) for name, x in feed.collate(group).items() if name != "labels"}
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with head_alone(model), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             logits = model(**batch).logits.float().cpu()
         if found is None:
             found = torch.full((len(feed), logits.shape[1]), torch.nan)

@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sparsam.errors import InputOutput, Refused, Usage
+from sparsam.models import head_alone
 
 Batches = Callable[[int], Sequence[NDArray[np.int64]]]
 Collate = Callable[[NDArray[np.int64]], dict[str, Tensor]]
@@ -116,7 +117,8 @@ class Supervised(Trainee):
         self.model = model
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.model(**batch).loss, {}
+        with head_alone(self.model):
+            return self.model(**batch).loss, {}
 
 
 @dataclass

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from sparsam.errors import Usage
 from sparsam.models.count import count, shapes_of
 from sparsam.models.encoder import Stack
-from sparsam.models.lift import stack_of
+from sparsam.models.lift import head_alone, stack_of
 from sparsam.packed import Packed
 from sparsam.plan import TokenPlan
 from sparsam.tokens import Decision, Living, SoftThreshold, rule_of
@@ -73,7 +73,7 @@ class Student(Trainee):
         taught = batch.get("taught")
         batch = {name: x for name, x in batch.items() if name != "taught"}
         if teacher is None or not (weights.logits or weights.states):
-            output = self.model(**batch)
+            output, _ = _run(self.model, batch, False)
             return output.loss, {"task": output.loss.detach()}
         states = weights.states > 0
         wanted_states: list[Packed] = []
@@ -102,7 +102,8 @@ def _run(model: nn.Module, batch: dict[str, Tensor], record: bool) -> tuple[Any,
     stack = stack_of(model)
     stack.states = [] if record else None
     try:
-        output = model(**batch)
+        with head_alone(model):
+            output = model(**batch)
         return output, stack.states or []
     finally:
         stack.states = None

@@ -13,6 +13,7 @@ from sparsam.models import (
     FAMILIES,
     REFUSED,
     dense_plan,
+    head_alone,
     inspect_model,
     is_lifted,
     lift,
@@ -598,6 +599,41 @@ def test_gradients_equal_stock(tiny: Any, name: str) -> None:
     assert set(found) == set(wanted)
     for key in wanted:
         close(found[key], wanted[key], 2e-5)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_head_alone_needs_less_for_the_same(tiny: Any, name: str) -> None:
+    """Where the head reads the class token, the last layer works for it alone: same logits, same gradients, fewer rows."""
+    model = lift(tiny.build(name)).train()
+    batch = tiny.inputs(name)
+    rows: list[int] = []
+    layers_list(model)[-1].get_submodule(FAMILIES[name].up).register_forward_hook(
+        lambda module, given, out: rows.append(len(given[0]))
+    )
+    wanted, logits = gradients(model, batch), model(**batch).logits.detach()
+    with head_alone(model):
+        found, alone = gradients(model, batch), model(**batch).logits.detach()
+        states = model(**batch, output_hidden_states=True).hidden_states
+    sequences = len(logits)
+    protected = FAMILIES[name].protected
+    assert rows[0] > 2 * sequences and rows[2] == rows[3] == sequences * protected
+    assert rows[4] == rows[0]  # somebody looks at the states: all of them are worked out
+    close(alone, logits)
+    wanted_states = model(**batch, output_hidden_states=True).hidden_states
+    close(states[-1].detach(), wanted_states[-1].detach())
+    assert set(found) == set(wanted)
+    for key in wanted:
+        close(found[key], wanted[key], 2e-5)
+
+
+def test_the_head_alone_is_not_enough_for_other_heads(tiny: Any) -> None:
+    """A model whose output holds every token's state is run in full."""
+    model = lift(tiny.build("bert", "ForTokenClassification"))
+    batch = tiny.inputs("bert")
+    with torch.no_grad(), head_alone(model):
+        alone = model(**batch).logits
+        close(alone, model(**batch).logits)
+        assert not stack_of(model).head_alone
 
 
 @pytest.mark.parametrize("name", CHECKPOINTED)
