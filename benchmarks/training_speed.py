@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
@@ -49,45 +50,50 @@ class Stock(Trainee):
         return self.model(**batch).loss, {}
 
 
-def stepper(
-    trainee: Trainee, batches: Iterator[dict[str, Tensor]], bf16: bool
-) -> Callable[[int], tuple[float, int]]:
-    """A function that trains so many steps and gives seconds and samples."""
+Step = Callable[[dict[str, Tensor]], None]
+
+
+def stepper(trainee: Trainee, bf16: bool) -> Step:
+    """One training step, as the loop takes it."""
     trainee.train()
     optimizer = torch.optim.AdamW(trainee.groups(Settings()), lr=2e-5, fused=True)
 
-    def run(steps: int) -> tuple[float, int]:
-        samples, began = 0, time.perf_counter()
-        for _ in range(steps):
-            batch = next(batches)
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                loss, _ = trainee(**batch)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(trainee.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            samples += len(batch["labels"])
-        return time.perf_counter() - began, samples
+    def step(batch: dict[str, Tensor]) -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss, _ = trainee(**batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trainee.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
-    return run
+    return step
 
 
-def asker(
-    teacher: torch.nn.Module, batches: Iterator[dict[str, Tensor]], bf16: bool
-) -> Callable[[int], tuple[float, int]]:
-    """A function that asks the teacher so many batches."""
+def asker(teacher: torch.nn.Module, bf16: bool) -> Step:
+    """The teacher's answers to one batch."""
 
-    def run(steps: int) -> tuple[float, int]:
-        samples, began = 0, time.perf_counter()
-        for _ in range(steps):
-            batch = next(batches)
-            batch.pop("labels")
-            with torch.no_grad(), head_alone(teacher), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                teacher(**batch)
-            samples += len(batch["input_ids"])
-        return time.perf_counter() - began, samples
+    def step(batch: dict[str, Tensor]) -> None:
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        with torch.no_grad(), head_alone(teacher), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            teacher(**inputs)
 
-    return run
+    return step
+
+
+def rounds(feed: Feed, count: int) -> Iterator[tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]]:
+    """For each round the same 512 rows twice: as padded batches and as packed ones.
+
+    Padded: 8 batches of 64 rows of similar length, as transformers' group_by_length makes them out of 3,200. Packed: batches of
+    as many tokens as 64 average rows have.
+    """
+    generator = np.random.default_rng(0)
+    for _ in range(count):
+        pool = generator.permutation(len(feed))[:3200]
+        by_length = np.array_split(pool[np.argsort(feed.lengths[pool], kind="stable")], 50)
+        chosen = [by_length[i] for i in generator.choice(50, 8, replace=False)]
+        rows = np.concatenate(chosen)
+        packed = feed.batches(64 * int(feed.lengths.mean()), int(generator.integers(1 << 30)), rows)(0)
+        yield chosen, list(packed)
 
 
 def main() -> None:
@@ -96,7 +102,6 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=4)
     args = parser.parse_args()
     bf16 = native_bf16(torch.device("cpu"))
     task = Task.load(str(DATA))
@@ -105,34 +110,7 @@ def main() -> None:
     feed = Feed(task.train.sample(8_000, seed=0), opened.processor, max_length=512)
     teacher = copy.deepcopy(opened.model)
 
-    def packed(seed: int) -> Iterator[dict[str, Tensor]]:
-        epoch = 0
-        while True:
-            for batch in feed.batches(64 * int(feed.lengths.mean()), seed)(epoch):
-                yield feed.collate(batch)
-            epoch += 1
-
-    def bucketed(seed: int) -> Iterator[dict[str, Tensor]]:
-        """Batches of 64 rows of similar length, as group_by_length does it."""
-        generator = np.random.default_rng(seed)
-        while True:
-            order = generator.permutation(len(feed))
-            runs = [
-                part[np.argsort(feed.lengths[part], kind="stable")]
-                for part in np.array_split(order, len(order) // 3200)
-            ]
-            found = [batch for run in runs for batch in np.array_split(run, max(1, len(run) // 64))]
-            for at in generator.permutation(len(found)):
-                yield feed.collate(found[at])
-
     taught = answers(teacher, feed, np.arange(len(feed)), precision="bf16" if bf16 else "fp32")
-
-    def with_answers(seed: int) -> Iterator[dict[str, Tensor]]:
-        epoch = 0
-        while True:
-            for batch in feed.batches(64 * int(feed.lengths.mean()), seed)(epoch):
-                yield feed.collate(batch) | {"taught": taught[torch.from_numpy(batch)]}
-            epoch += 1
 
     soft_model, hard_model, plain = (copy.deepcopy(opened.model) for _ in range(3))
     first = score_quantiles(soft_model, stack_of(soft_model), [feed.collate(np.arange(64))], 0.05)
@@ -151,20 +129,34 @@ def main() -> None:
     )  # fmt: skip
     hard.scale, hard.macs = solve_scale(hard_model, hard.stack, at, calibration, 0.5)
     hard.steer()
+    stock = "stock transformers, padded, length-bucketed"
     variants = {
-        "stock transformers, padded, length-bucketed": stepper(Stock(), bucketed(0), bf16),
-        "packed": stepper(Supervised(plain), packed(0), bf16),
-        "LTP soft stage": stepper(soft, with_answers(0), bf16),
-        "LTP hard stage at 0.5x MACs": stepper(hard, with_answers(0), bf16),
-        "the teacher's answers, once": asker(teacher, packed(0), bf16),
+        stock: stepper(Stock(), bf16),
+        "packed": stepper(Supervised(plain), bf16),
+        "LTP soft stage": stepper(soft, bf16),
+        "LTP hard stage at 0.5x MACs": stepper(hard, bf16),
+        "the teacher's answers, once": asker(teacher, bf16),
     }
-    for run in variants.values():
-        run(2)
     rates: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(args.rounds):
-        for name, run in variants.items():
-            seconds, samples = run(args.steps)
-            rates[name].append(samples / seconds)
+    for number, (bucketed, packed) in enumerate(rounds(feed, args.rounds + 1)):
+        seconds = dict.fromkeys(variants, 0.0)
+        for index in range(
+            max(len(bucketed), len(packed))
+        ):  # turn by turn, so that all meet the same machine
+            for name, step in variants.items():
+                batches = bucketed if name == stock else packed
+                if index >= len(batches):
+                    continue
+                batch = feed.collate(batches[index])
+                if name.startswith("LTP"):
+                    batch["taught"] = taught[torch.from_numpy(batches[index])]
+                began = time.perf_counter()
+                step(batch)
+                seconds[name] += time.perf_counter() - began
+        if number:  # the first round is a warm-up
+            samples = sum(map(len, packed))
+            for name in variants:
+                rates[name].append(samples / seconds[name])
     epochs = method.soft_epochs + method.hard_epochs
     rates[
         f"LTP, all of it ({method.soft_epochs:g} soft, {method.hard_epochs:g} hard epochs, the answers once)"
@@ -189,7 +181,7 @@ def main() -> None:
         rows,
         [
             f"Precision {'bf16 autocast' if bf16 else 'fp32: this machine has no native bf16'}, for all variants.",
-            f"{args.rounds} rounds of {args.steps} steps each, batches of about 64 sentences; ratios within a round.",
+            f"{args.rounds} rounds of the same 512 rows for all, turn by turn; medians of rates, and of ratios within a round.",
             "LTP's rows leave dropout out, as its stages do by default; stock and packed have the model's own.",
         ],
     )

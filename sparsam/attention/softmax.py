@@ -40,18 +40,35 @@ CHUNK = 256
 
 
 class Rectangle(NamedTuple):
-    """Some sequences of the batch seen as one (g, n) rectangle of packed rows; ``valid`` is None without padding."""
+    """Some sequences of the batch seen as a (g, n) rectangle of slots; ``valid`` is None without padding."""
 
-    tokens: Int[Tensor, "g n"]
+    g: int
+    n: int
     valid: Bool[Tensor, "g n"] | None
 
 
 class Layout(NamedTuple):
-    """A batch as rectangles; ``inverse`` brings their rows, laid end to end, back to packed order."""
+    """A batch as rectangles, their slots laid end to end.
+
+    ``take`` names the packed token of each slot (for padding, some token of the same sequence), ``place`` the slot of each
+    packed token. Both are None where all lengths are equal: a view is enough.
+    """
 
     rectangles: tuple[Rectangle, ...]
-    inverse: Int[Tensor, " t"]
-    whole: tuple[int, int] | None  # (g, n) when all lengths are equal: a view is enough
+    take: Int[Tensor, " s"] | None
+    place: Int[Tensor, " t"] | None
+
+    def split(self, x: Tensor) -> list[Tensor]:
+        """Packed rows (t, ...) as one (g, n, ...) for each rectangle."""
+        slots = x if self.take is None else x.index_select(0, self.take)
+        parts = torch.split(slots, [r.g * r.n for r in self.rectangles])
+        return [part.view(r.g, r.n, *x.shape[1:]) for part, r in zip(parts, self.rectangles, strict=True)]
+
+    def join(self, parts: Sequence[Tensor]) -> Tensor:
+        """The inverse: one (g, n, ...) for each rectangle to packed rows (t, ...)."""
+        flat = [part.flatten(0, 1) for part in parts]
+        slots = flat[0] if len(flat) == 1 else torch.cat(flat)
+        return slots if self.place is None else slots.index_select(0, self.place)
 
 
 @lru_cache(maxsize=256)
@@ -61,11 +78,10 @@ def layout(lengths: tuple[int, ...], form: Form, device: torch.device) -> Layout
     starts = np.cumsum(sizes) - sizes
     alive = np.flatnonzero(sizes)
     distinct = np.unique(sizes[alive])
-    empty = torch.zeros(0, dtype=torch.long, device=device)
     if distinct.size == 0:
-        return Layout((), empty, None)
+        return Layout((), None, None)
     if distinct.size == 1 and alive.size == sizes.size:
-        return Layout((), empty, (int(alive.size), int(distinct[0])))
+        return Layout((Rectangle(int(alive.size), int(distinct[0]), None),), None, None)
     if form == "auto":
         form = "groups" if distinct.size < FEW else "buckets"
     if form == "padded":
@@ -78,7 +94,7 @@ def layout(lengths: tuple[int, ...], form: Form, device: torch.device) -> Layout
             if not bounds or n < BUCKET * bounds[-1]:
                 bounds.append(int(n))
         bounds.reverse()
-    rectangles, order = [], []
+    rectangles, slots, filled = [], [], []
     low = 0
     for bound in bounds:
         members = alive[(sizes[alive] > low) & (sizes[alive] <= bound)]
@@ -86,17 +102,14 @@ def layout(lengths: tuple[int, ...], form: Form, device: torch.device) -> Layout
         n = int(sizes[members].max())
         steps = np.arange(n)
         valid = steps[None, :] < sizes[members, None]
-        index = np.where(valid, starts[members, None] + steps[None, :], starts[members, None])
-        order.append(index[valid])
-        rectangles.append(
-            Rectangle(
-                torch.from_numpy(index).to(device),
-                None if bool(valid.all()) else torch.from_numpy(valid).to(device),
-            )
-        )
-    inverse = np.empty(int(sizes.sum()), dtype=np.int64)
-    inverse[np.concatenate(order)] = np.arange(inverse.size)
-    return Layout(tuple(rectangles), torch.from_numpy(inverse).to(device), None)
+        slots.append(np.where(valid, starts[members, None] + steps[None, :], starts[members, None]).ravel())
+        filled.append(valid.ravel())
+        whole = bool(valid.all())
+        rectangles.append(Rectangle(len(members), n, None if whole else torch.from_numpy(valid).to(device)))
+    take, real = np.concatenate(slots), np.concatenate(filled)
+    place = np.empty(int(sizes.sum()), dtype=np.int64)
+    place[take[real]] = np.flatnonzero(real)
+    return Layout(tuple(rectangles), torch.from_numpy(take).to(device), torch.from_numpy(place).to(device))
 
 
 def reference(
@@ -177,26 +190,24 @@ def attend(
     if fused is None:
         # The fused kernel has no dropout of its own on a CPU; torch then materialises too, with dearer draws.
         fused = not scores and key_bias is None and not (dropout and q.device.type == "cpu")
-    rectangles = plan.rectangles
-    if plan.whole is not None:
-        g, n = plan.whole
-        rectangles = (Rectangle(torch.arange(t, device=q.device).view(g, n), None),)
+    if pair_bias is not None:
+        assert positions is not None, "pair_bias needs positions"
+    queries, keys, values = (plan.split(x) for x in (q, k, v))
+    by_key, weights, places = (
+        None if x is None else plan.split(x)
+        for x in (key_bias, row_weight if scores else None, positions if pair_bias is not None else None)
+    )
     outs, columns = [], []
-    for index, valid in rectangles:
-        g, n = index.shape
-        take = _Take(None if plan.whole is not None else index, g, n)
-        bias = None
-        if pair_bias is not None:
-            assert positions is not None, "pair_bias needs positions"
-            bias = pair_bias(take(positions))
-        if key_bias is not None:
-            by_key = take(key_bias)[:, None, None, :]
-            bias = by_key if bias is None else bias + by_key
+    for index, (g, n, valid) in enumerate(plan.rectangles):
+        gq, gk, gv = (x[index].transpose(1, 2) for x in (queries, keys, values))  # (g, h, n, k)
+        bias = None if pair_bias is None or places is None else pair_bias(places[index])
+        if by_key is not None:
+            of_key = by_key[index][:, None, None, :]
+            bias = of_key if bias is None else bias + of_key
         if valid is not None:
             if bias is None:
                 bias = torch.zeros(g, 1, 1, n, device=q.device)
             bias = bias.masked_fill(~valid[:, None, None, :], float("-inf"))
-        gq, gk, gv = (take(x).transpose(1, 2) for x in (q, k, v))  # (g, h, n, k)
         if fused and not scores:
             mask = None if bias is None else bias.to(q.dtype)
             out = F.scaled_dot_product_attention(gq, gk, gv, attn_mask=mask, dropout_p=dropout, scale=scale)
@@ -206,32 +217,17 @@ def attend(
                 logits = logits + bias
             p = logits.softmax(-1)  # (g, h, n, n)
             if scores:
-                weight = None if row_weight is None else take(row_weight)
+                weight = None if weights is None else weights[index]
                 if valid is not None:
                     weight = valid.to(p.dtype) if weight is None else weight * valid
                 if weight is None:
-                    column = p.sum((1, 2)) / h
+                    columns.append(p.sum((1, 2)) / h)
                 else:
-                    column = torch.einsum("ghij,gi->gj", p, weight) / h
-                columns.append(column.flatten() if valid is None else column[valid])
+                    columns.append(torch.einsum("ghij,gi->gj", p, weight) / h)
             p = drop(p, dropout)
             out = p.to(v.dtype) @ gv
-        out = out.transpose(1, 2)  # (g, n, h, k)
-        outs.append(out.flatten(0, 1) if valid is None else out[valid])
-    if plan.whole is not None:
-        return outs[0], columns[0] if scores else None
-    return torch.cat(outs)[plan.inverse], torch.cat(columns)[plan.inverse] if scores else None
-
-
-class _Take(NamedTuple):
-    """Packed rows (t, ...) seen as a rectangle (g, n, ...): a view where the rectangle is the whole batch."""
-
-    rows: Tensor | None
-    g: int
-    n: int
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return x.view(self.g, self.n, *x.shape[1:]) if self.rows is None else x[self.rows]
+        outs.append(out.transpose(1, 2))  # (g, n, h, k)
+    return plan.join(outs), plan.join(columns) if scores else None
 
 
 def received_from_logsumexp(

@@ -16,7 +16,7 @@ from operator import attrgetter
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -93,7 +93,7 @@ class Block:
         row_weight: Float[Tensor, " t"] | None,
         pair_bias: PairBias | None,
         positions: Tensor | None,
-        only: Bool[Tensor, " t"] | None = None,
+        only: Int[Tensor, " t2"] | None = None,
     ) -> tuple[Float[Tensor, "t2 d"], Float[Tensor, " t"] | None]:
         """The attention half with its residual: new states and, if asked for, received attention.
 
@@ -118,7 +118,7 @@ class Block:
             dropout=self.dropout("probability"),
         )
         if only is not None:
-            mixed, x = mixed[only], x[only]
+            mixed, x = mixed.index_select(0, only), x.index_select(0, only)
         out = _apply(linear, self.part("o"), mixed.flatten(1))
         out = dropout(out, self.dropout("attention"))
         return (x + out if self.family.pre_norm else self.part("attention_norm")(x + out)), received
@@ -251,18 +251,18 @@ class Stack:
                 "pair_bias": self._pair_bias(block),
                 "positions": None if self.bias is None else tokens.positions,
             }
+            alone: Tensor | None = None
             if self.head_alone and not asked and self._unseen(index):
-                half["only"] = _first(tokens, self.family.protected)
+                alone = _first(tokens, self.family.protected)
+                half["only"] = alone.nonzero().squeeze(1)
             again = torch.is_grad_enabled() and block.layer.training and _checkpoints(block.layer)
             if again:
                 x, received = checkpoint(block.attention, tokens.values, lengths, use_reentrant=False, **half)
             else:
                 x, received = block.attention(tokens.values, lengths, **half)
-            if "only" in half:
-                removed.append(
-                    select(tokens, ~half["only"])
-                )  # their states before this layer: nobody reads them
-                tokens = select(tokens, half["only"])
+            if alone is not None:
+                removed.append(select(tokens, ~alone))  # their states before this layer: nobody reads them
+                tokens = select(tokens, alone)
             tokens = tokens.with_values(x)
             scale: Tensor | None = None
             if asked:

@@ -177,17 +177,22 @@ def test_layout_wastes_at_most_the_stated_share() -> None:
     lengths = tuple(range(1, 120))
     for form in FORMS:
         made = layout(lengths, form, torch.device("cpu"))
-        rows = torch.cat(
-            [index.flatten() if valid is None else index[valid] for index, valid in made.rectangles]
+        assert made.take is not None and made.place is not None
+        assert torch.equal(made.take[made.place], torch.arange(sum(lengths)))  # each token stands once
+        assert len(made.take) == sum(g * n for g, n, _ in made.rectangles)
+        real = torch.cat(
+            [
+                torch.ones(g * n, dtype=torch.bool) if valid is None else valid.flatten()
+                for g, n, valid in made.rectangles
+            ]
         )
-        assert sorted(rows.tolist()) == list(range(sum(lengths)))
-        assert torch.equal(rows[made.inverse], torch.arange(sum(lengths)))
-        for index, valid in made.rectangles:
-            shortest = index.shape[1] if valid is None else int(valid.sum(1).min())
+        assert made.place.sort().values.tolist() == real.nonzero().flatten().tolist()
+        for _, n, valid in made.rectangles:
+            shortest = n if valid is None else int(valid.sum(1).min())
             if form == "groups":
                 assert valid is None
             if form in ("auto", "buckets"):
-                assert shortest >= softmax.BUCKET * index.shape[1]
+                assert shortest >= softmax.BUCKET * n
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 256])
