@@ -30,6 +30,7 @@ from sparsam.models import dense_plan, head_alone, lift, stack_of
 from sparsam.task import Task
 from sparsam.tokens import LTP
 from sparsam.tokens.ltp import ONLY_PROTECTED, token_plan
+from sparsam.training.embeddings import touched_rows
 from sparsam.training.feed import Feed, answers
 from sparsam.training.loop import Settings, Supervised, Trainee, native_bf16
 from sparsam.training.tokens import Distillation, HardStage, SoftStage, score_quantiles, solve_scale
@@ -54,8 +55,10 @@ Step = Callable[[dict[str, Tensor]], None]
 
 
 def stepper(trainee: Trainee, bf16: bool) -> Step:
-    """One training step, as the loop takes it."""
+    """One training step, as the loop takes it; stock's without what the loop adds."""
     trainee.train()
+    by_row = touched_rows(trainee, enabled=not isinstance(trainee, Stock))
+    clean = by_row.__enter__()  # for as long as the process lives
     optimizer = torch.optim.AdamW(trainee.groups(Settings()), lr=2e-5, fused=True)
 
     def step(batch: dict[str, Tensor]) -> None:
@@ -65,6 +68,7 @@ def stepper(trainee: Trainee, bf16: bool) -> Step:
         torch.nn.utils.clip_grad_norm_(trainee.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        clean()
 
     return step
 

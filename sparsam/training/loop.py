@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from sparsam.errors import InputOutput, Refused, Usage
 from sparsam.models import head_alone
+from sparsam.training.embeddings import touched_rows
 
 Batches = Callable[[int], Sequence[NDArray[np.int64]]]
 Collate = Callable[[NDArray[np.int64]], dict[str, Tensor]]
@@ -244,44 +245,48 @@ def train(
     started = saved = time.monotonic()
     before = history.seconds  # of the runs that were interrupted
     step = history.steps
-    while step < plan.total:
-        share = rate(step, plan.total, settings.warmup)
-        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-            group["lr"] = peak * share
-        indices = plan.batch(step, accelerator.process_index)
-        batch = {name: x.to(device) for name, x in collate(indices).items()}
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            loss, logs = wrapped(**batch)
-        due = time.monotonic() - saved > 60 * settings.checkpoint_minutes
-        finite = bool(torch.isfinite(loss))
-        if accelerator.num_processes > 1:  # all stop, and all save, at the same step
-            due, finite = (any(over_processes(due)), all(over_processes(finite)))
-        if not finite:
-            raise Refused(
-                f"the loss is {float(loss.detach())} at step {step + 1} of {plan.total} (examples {indices[:4].tolist()}…). "
-                "Lower the learning rate (--lr), or look at these examples; the last checkpoint is kept.",
-                code="non-finite",
-            )
-        accelerator.backward(loss)
-        torch.nn.utils.clip_grad_norm_(trainee.parameters(), settings.clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        step += 1
-        history.steps = step
-        history.samples += len(indices)
-        history.tokens += int(batch["attention_mask"].sum()) if "attention_mask" in batch else 0
-        shown = {"loss": float(loss.detach()), **{k: float(v.detach()) for k, v in logs.items()}}
-        shown |= trainee.after_step(step, plan.total)
-        history.logs.append({"step": float(step), **shown})
-        if progress is not None and accelerator.is_main_process:
-            progress(step, plan.total, shown)
-        stopping = stop_after is not None and step >= stop_after
-        if path is not None and (due or stopping or step == plan.total):
-            history.seconds = before + time.monotonic() - started
-            _save(path, trainee, optimizer, facts, history)
-            saved = time.monotonic()
-        if stopping:
-            break
+    by_row = device.type == "cpu" and accelerator.num_processes == 1
+    with touched_rows(trainee, enabled=by_row) as clean:
+        while step < plan.total:
+            share = rate(step, plan.total, settings.warmup)
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * share
+            indices = plan.batch(step, accelerator.process_index)
+            batch = {name: x.to(device) for name, x in collate(indices).items()}
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                loss, logs = wrapped(**batch)
+            due = time.monotonic() - saved > 60 * settings.checkpoint_minutes
+            finite = bool(torch.isfinite(loss))
+            if accelerator.num_processes > 1:  # all stop, and all save, at the same step
+                due, finite = (any(over_processes(due)), all(over_processes(finite)))
+            if not finite:
+                raise Refused(
+                    f"the loss is {float(loss.detach())} at step {step + 1} of {plan.total} (examples "
+                    f"{indices[:4].tolist()}…). Lower the learning rate (--lr), or look at these examples; the last "
+                    "checkpoint is kept.",
+                    code="non-finite",
+                )
+            accelerator.backward(loss)
+            torch.nn.utils.clip_grad_norm_(trainee.parameters(), settings.clip)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            clean()
+            step += 1
+            history.steps = step
+            history.samples += len(indices)
+            history.tokens += int(batch["attention_mask"].sum()) if "attention_mask" in batch else 0
+            shown = {"loss": float(loss.detach()), **{k: float(v.detach()) for k, v in logs.items()}}
+            shown |= trainee.after_step(step, plan.total)
+            history.logs.append({"step": float(step), **shown})
+            if progress is not None and accelerator.is_main_process:
+                progress(step, plan.total, shown)
+            stopping = stop_after is not None and step >= stop_after
+            if path is not None and (due or stopping or step == plan.total):
+                history.seconds = before + time.monotonic() - started
+                _save(path, trainee, optimizer, facts, history)
+                saved = time.monotonic()
+            if stopping:
+                break
     history.seconds = before + time.monotonic() - started
     trainee.eval()
     return history
