@@ -114,7 +114,7 @@ def curve(args: argparse.Namespace, task: Task, dense: dict[str, Any]) -> list[d
     rows = []
     for rule in args.rules:
         start = MODEL
-        for budget in args.budgets:
+        for budget in args.budgets if rule == "ltp" else args.control_budgets or args.budgets:
             first = args.curve_soft if start == MODEL else 0.0
             method: LTP | Control
             if rule == "ltp":
@@ -137,6 +137,7 @@ def main() -> None:
     parser.add_argument("--soft-epochs", type=float, default=LTP.soft_epochs)
     parser.add_argument("--hard-epochs", type=float, default=LTP.hard_epochs)
     parser.add_argument("--budgets", type=float, nargs="+", default=list(CURVE))
+    parser.add_argument("--control-budgets", type=float, nargs="+", help="those of the controls, if others")
     parser.add_argument("--rules", nargs="+", default=list(RULES), choices=RULES)
     parser.add_argument("--curve-soft", type=float, default=0.5, help="epochs of the soft stage, first point")
     parser.add_argument("--curve-hard", type=float, default=0.5, help="epochs of the hard stage, every point")
