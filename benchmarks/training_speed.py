@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -54,11 +55,10 @@ class Stock(Trainee):
 Step = Callable[[dict[str, Tensor]], None]
 
 
-def stepper(trainee: Trainee, bf16: bool) -> Step:
+def stepper(trainee: Trainee, bf16: bool, alive: ExitStack) -> Step:
     """One training step, as the loop takes it; stock's without what the loop adds."""
     trainee.train()
-    by_row = touched_rows(trainee, enabled=not isinstance(trainee, Stock))
-    clean = by_row.__enter__()  # for as long as the process lives
+    clean = alive.enter_context(touched_rows(trainee, enabled=not isinstance(trainee, Stock)))
     optimizer = torch.optim.AdamW(trainee.groups(Settings()), lr=2e-5, fused=True)
 
     def step(batch: dict[str, Tensor]) -> None:
@@ -87,8 +87,8 @@ def asker(teacher: torch.nn.Module, bf16: bool) -> Step:
 def rounds(feed: Feed, count: int) -> Iterator[tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]]:
     """For each round the same 512 rows twice: as padded batches and as packed ones.
 
-    Padded: 8 batches of 64 rows of similar length, as transformers' group_by_length makes them out of 3,200. Packed: batches of
-    as many tokens as 64 average rows have.
+    Padded: 8 batches of 64 rows of similar length, as transformers' group_by_length makes them out of 3,200. Packed: 8 batches
+    of an equal number of tokens.
     """
     generator = np.random.default_rng(0)
     for _ in range(count):
@@ -96,8 +96,12 @@ def rounds(feed: Feed, count: int) -> Iterator[tuple[list[NDArray[np.int64]], li
         by_length = np.array_split(pool[np.argsort(feed.lengths[pool], kind="stable")], 50)
         chosen = [by_length[i] for i in generator.choice(50, 8, replace=False)]
         rows = np.concatenate(chosen)
-        packed = feed.batches(64 * int(feed.lengths.mean()), int(generator.integers(1 << 30)), rows)(0)
-        yield chosen, list(packed)
+        rows = rows[np.argsort(feed.lengths[rows], kind="stable")]
+        ends = np.cumsum(feed.lengths[rows])
+        cuts = np.searchsorted(ends, ends[-1] * np.arange(1, 8) / 8)
+        packed = np.split(rows, cuts)
+        order = generator.permutation(8)
+        yield [chosen[i] for i in order], [packed[i] for i in order]
 
 
 def main() -> None:
@@ -133,12 +137,13 @@ def main() -> None:
     )  # fmt: skip
     hard.scale, hard.macs = solve_scale(hard_model, hard.stack, at, calibration, 0.5)
     hard.steer()
+    alive = ExitStack()
     stock = "stock transformers, padded, length-bucketed"
     variants = {
-        stock: stepper(Stock(), bf16),
-        "packed": stepper(Supervised(plain), bf16),
-        "LTP soft stage": stepper(soft, bf16),
-        "LTP hard stage at 0.5x MACs": stepper(hard, bf16),
+        stock: stepper(Stock(), bf16, alive),
+        "packed": stepper(Supervised(plain), bf16, alive),
+        "LTP soft stage": stepper(soft, bf16, alive),
+        "LTP hard stage at 0.5x MACs": stepper(hard, bf16, alive),
         "the teacher's answers, once": asker(teacher, bf16),
     }
     rates: dict[str, list[float]] = {name: [] for name in variants}
