@@ -261,8 +261,7 @@ class Stack:
             else:
                 x, received = block.attention(tokens.values, lengths, **half)
             if alone is not None:
-                removed.append(select(tokens, ~alone))  # their states before this layer: nobody reads them
-                tokens = select(tokens, alone)
+                tokens = select(tokens, alone)  # nobody reads the others; they come back as zeros
             tokens = tokens.with_values(x)
             scale: Tensor | None = None
             if asked:

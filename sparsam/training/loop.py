@@ -239,7 +239,7 @@ def train(
     if len(set(reached)) > 1:
         raise InputOutput(
             f"the processes' checkpoints in {checkpoints} are of different steps ({', '.join(f'{x:.0f}' for x in reached)}). "
-            " Delete the folder to start again.",
+            "Delete the folder to start again.",
             code="checkpoint-read",
         )
     started = saved = time.monotonic()
