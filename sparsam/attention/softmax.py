@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sparsam.attention.tiled import attend_tiled
 from sparsam.dropout import dropout as drop
 
 Form = Literal["auto", "groups", "buckets", "padded"]
@@ -201,6 +202,18 @@ def attend(
     for index, (g, n, valid) in enumerate(plan.rectangles):
         gq, gk, gv = (x[index].transpose(1, 2) for x in (queries, keys, values))  # (g, h, n, k)
         bias = None if pair_bias is None or places is None else pair_bias(places[index])
+        weight = None if weights is None else weights[index]
+        if scores and valid is not None:
+            weight = valid.float() if weight is None else weight * valid
+        if not fused and pair_bias is None and not dropout and q.device.type == "cpu":
+            of_key = None if by_key is None else by_key[index]
+            if valid is not None:
+                of_key = torch.zeros(g, n) if of_key is None else of_key
+                of_key = of_key.masked_fill(~valid, float("-inf"))
+            out, received = attend_tiled(gq, gk, gv, of_key, weight, scale)
+            columns.append(received)
+            outs.append(out.transpose(1, 2))
+            continue
         if by_key is not None:
             of_key = by_key[index][:, None, None, :]
             bias = of_key if bias is None else bias + of_key
@@ -217,9 +230,6 @@ def attend(
                 logits = logits + bias
             p = logits.softmax(-1)  # (g, h, n, n)
             if scores:
-                weight = None if weights is None else weights[index]
-                if valid is not None:
-                    weight = valid.to(p.dtype) if weight is None else weight * valid
                 if weight is None:
                     columns.append(p.sum((1, 2)) / h)
                 else:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsam.attention import softmax
+from sparsam.attention import softmax, tiled
 from sparsam.attention.softmax import attend, layout, received_from_logsumexp, reference
 
 FORMS: tuple[softmax.Form, ...] = ("auto", "groups", "buckets", "padded")
@@ -365,3 +365,67 @@ def test_scores_on_cuda_carry_their_whole_gradient() -> None:
         grads.append(torch.autograd.grad((received * torch.arange(26.0, device="cuda")).sum(), (q, k)))
     for a, b in zip(*grads, strict=True):
         torch.testing.assert_close(a.float(), b.float(), atol=0.3, rtol=0.1)
+
+
+@given(
+    lengths_of_a_batch.filter(any),
+    st.sets(st.sampled_from(["key_bias", "row_weight"])),
+    st.sampled_from([1, 50, 1 << 19]),
+    st.booleans(),
+    st.sampled_from(FORMS),
+    st.integers(0, 999),
+)
+@settings(max_examples=60, deadline=None)
+def test_tiles_have_the_gradients_of_the_reference(
+    lengths: list[int], extras: set[str], tile: int, kept: bool, form: softmax.Form, seed: int
+) -> None:
+    """Whatever the size of a tile, probabilities kept or worked out again: outputs and all five gradients in float64."""
+    found = []
+    given = {name: x.double() for name, x in arguments(lengths, 3, tuple(extras), seed).items()}
+    for attention in (reference_in_double, attend):
+        inputs = [x.clone().requires_grad_() for x in batch(lengths, seed=seed, dtype=torch.float64)]
+        extra = {name: x.clone().requires_grad_() for name, x in given.items()}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tiled, "TILE", tile)
+            patch.setattr(tiled, "KEPT", tiled.KEPT if kept else 0)
+            more = {"form": form} if attention is attend else {}
+            out, received = attention(*inputs, lengths, scale=SCALE, scores=True, **extra, **more)
+            assert received is not None
+            wave = torch.arange(received.numel(), dtype=received.dtype).sin()
+            ((out**2).sum() + (received**2 * wave).sum()).backward()
+        found.append([out, received, *(x.grad for x in [*inputs, *extra.values()])])
+    for wanted, got in zip(*found, strict=True):
+        torch.testing.assert_close(got, wanted, atol=1e-9, rtol=1e-9)
+
+
+def reference_in_double(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    lengths: list[int],
+    scale: float,
+    scores: bool,
+    key_bias: torch.Tensor | None = None,
+    row_weight: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention sequence by sequence, with gradients, in the precision of its inputs."""
+    outs, received, start = [v.new_zeros(0, *v.shape[1:])], [v.new_zeros(0)], 0
+    for n in lengths:
+        span = slice(start, start + n)
+        start += n
+        logits = torch.einsum("ihk,jhk->hij", q[span], k[span]) * scale
+        p = (logits if key_bias is None else logits + key_bias[span]).softmax(-1)
+        outs.append(torch.einsum("hij,jhk->ihk", p, v[span]))
+        received.append((p if row_weight is None else p * row_weight[span, None]).sum(1).mean(0))
+    return torch.cat(outs), torch.cat(received)
+
+
+def test_tiles_in_bfloat16_stay_near_the_reference() -> None:
+    """Products in bfloat16, the softmax in float32: within the rounding of the products."""
+    lengths = [40, 3, 33]
+    q, k, v = batch(lengths, heads=4, width=8, dtype=torch.bfloat16)
+    out, received = attend(q, k, v, lengths, scale=SCALE, scores=True)
+    wanted, scores = reference(q, k, v, lengths, scale=SCALE, scores=True)
+    assert out.dtype == torch.bfloat16 and received is not None and received.dtype == torch.float32
+    torch.testing.assert_close(out, wanted, atol=0.05, rtol=0.05)
+    torch.testing.assert_close(received, scores, atol=0.05, rtol=0.05)
