@@ -15,7 +15,14 @@ MODEL = "vit:width=64,layers=4,heads=4,patch=2"
 BUDGET = Budget(macs=0.6)
 DENSE = Settings(epochs=40, lr=1e-3, batch_tokens=1088, warmup=0.1, weight_decay=0.05)
 METHOD = LTP(
-    soft_epochs=15, hard_epochs=25, lr=3e-4, hard_lr=5e-4, threshold_lr=2e-2, distill=0.9, steer_every=50
+    soft_epochs=15,
+    hard_epochs=40,
+    lr=3e-4,
+    hard_lr=1e-3,
+    threshold_lr=2e-2,
+    distill=0.9,
+    distill_states=0.5,
+    steer_every=50,
 )
 
 

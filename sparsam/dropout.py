@@ -18,8 +18,13 @@ def dropout(x: Tensor, rate: float) -> Tensor:
         return x
     if x.device.type != "cpu" or rate >= 1:
         return F.dropout(x, rate)
+    return x * mask_like(x, rate)
+
+
+def mask_like(x: Tensor, rate: float, generator: torch.Generator | None = None) -> Tensor:
+    """What to multiply ``x`` (on a CPU, ``rate`` in [0, 1)) with: 0 with probability ``rate``, else ``1 / (1 - rate)``."""
     count = x.numel()
-    bits = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    bits = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None, generator=generator)
     dropped = round(rate * STEPS)
     keep = bits.view(torch.int16)[:count].view(x.shape) >= dropped - STEPS // 2
-    return x * keep.to(x.dtype).mul_(STEPS / (STEPS - dropped))
+    return keep.to(x.dtype).mul_(STEPS / (STEPS - dropped))

@@ -205,12 +205,12 @@ def attend(
         weight = None if weights is None else weights[index]
         if scores and valid is not None:
             weight = valid.float() if weight is None else weight * valid
-        if not fused and pair_bias is None and not dropout and q.device.type == "cpu":
+        if not fused and pair_bias is None and dropout < 1 and q.device.type == "cpu":
             of_key = None if by_key is None else by_key[index]
             if valid is not None:
                 of_key = torch.zeros(g, n) if of_key is None else of_key
                 of_key = of_key.masked_fill(~valid, float("-inf"))
-            out, received = attend_tiled(gq, gk, gv, of_key, weight, scale)
+            out, received = attend_tiled(gq, gk, gv, of_key, weight, scale, dropout, scores)
             columns.append(received)
             outs.append(out.transpose(1, 2))
             continue

@@ -429,3 +429,37 @@ def test_tiles_in_bfloat16_stay_near_the_reference() -> None:
     assert out.dtype == torch.bfloat16 and received is not None and received.dtype == torch.float32
     torch.testing.assert_close(out, wanted, atol=0.05, rtol=0.05)
     torch.testing.assert_close(received, scores, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize("kept", [0, 1 << 21])
+def test_tiles_drop_the_same_probabilities_in_the_gradient(
+    kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dropout is drawn again from its seed: the gradient is that of the function that was computed, by differences."""
+    monkeypatch.setattr(tiled, "KEPT", kept)
+    monkeypatch.setattr(tiled, "TILE", 30)
+    lengths = [5, 4, 5]
+    inputs = [x.requires_grad_() for x in batch(lengths, heads=2, width=3, dtype=torch.float64)]
+
+    def attended(*qkv: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        torch.manual_seed(0)
+        out, received = attend(*qkv, lengths, scale=SCALE, scores=True, dropout=0.4)
+        assert received is not None
+        return out, received
+
+    assert torch.autograd.gradcheck(attended, inputs)
+
+
+def test_tiles_drop_at_the_rate_after_the_scores() -> None:
+    """Scores are those without dropout; a value is left out of a sum as often as the rate says, and made up for."""
+    lengths = [200, 120]
+    q, k, _ = batch(lengths, heads=2, width=8)
+    v = torch.ones(sum(lengths), 2, 8)
+    torch.manual_seed(0)
+    _, wanted = attend(q * 0, k, v, lengths, scale=SCALE, scores=True)
+    out, received = attend(q * 0, k, v, lengths, scale=SCALE, scores=True, dropout=0.25)
+    torch.testing.assert_close(received, wanted)
+    assert out.mean().item() == pytest.approx(1.0, abs=0.01)
+    share = out[:200, :, 0] * 200 * 0.75  # how many of 200 equal probabilities stayed
+    torch.testing.assert_close(share, share.round(), atol=0.05, rtol=0)
+    assert share.std().item() == pytest.approx((200 * 0.25 * 0.75) ** 0.5, rel=0.15)
