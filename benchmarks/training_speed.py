@@ -1,8 +1,9 @@
 """Samples per second of training: stock transformers on padded, length-bucketed batches; packed; LTP's two stages.
 
-    python benchmarks/training_speed.py
+    python benchmarks/training_speed.py                # SST-2: short sentences
+    python benchmarks/training_speed.py --data imdb    # reviews of up to 512 tokens
 
-MiniLM on SST-2. The variants take turns in one process, a few steps each, so that a change of the machine's speed meets them
+MiniLM. The variants take turns in one process, a few steps each, so that a change of the machine's speed meets them
 alike; the table holds medians over rounds and the median of the ratios within a round. Precision is bf16 where the machine
 computes in it natively, else fp32, for all of them; the table says which.
 """
@@ -37,7 +38,9 @@ from sparsam.training.loop import Settings, Supervised, Trainee, native_bf16
 from sparsam.training.tokens import Distillation, HardStage, SoftStage, score_quantiles, solve_scale
 
 SHARED = Path(os.environ.get("SPARSAM_SHARED", "../shared"))
-MODEL, DATA = SHARED / "models/minilm-sst2", SHARED / "data/sst2"
+MODEL = SHARED / "models/minilm-sst2"
+SETS = {"sst2": ("SST-2", 64, 8_000), "imdb": ("IMDB", 8, 1_000)}
+"""By data set: its name, rows of a padded batch, rows to draw from."""
 
 
 class Stock(Trainee):
@@ -84,15 +87,17 @@ def asker(teacher: torch.nn.Module, bf16: bool) -> Step:
     return step
 
 
-def rounds(feed: Feed, count: int) -> Iterator[tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]]:
-    """For each round the same 512 rows twice: as padded batches and as packed ones.
+def rounds(
+    feed: Feed, count: int, size: int
+) -> Iterator[tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]]:
+    """For each round the same rows twice: as padded batches and as packed ones.
 
-    Padded: 8 batches of 64 rows of similar length, as transformers' group_by_length makes them out of 3,200. Packed: 8 batches
-    of an equal number of tokens.
+    Padded: 8 batches of ``size`` rows of similar length, as transformers' group_by_length makes them out of 50 batches' rows.
+    Packed: 8 batches of an equal number of tokens.
     """
     generator = np.random.default_rng(0)
     for _ in range(count):
-        pool = generator.permutation(len(feed))[:3200]
+        pool = generator.permutation(len(feed))[: 50 * size]
         by_length = np.array_split(pool[np.argsort(feed.lengths[pool], kind="stable")], 50)
         chosen = [by_length[i] for i in generator.choice(50, 8, replace=False)]
         rows = np.concatenate(chosen)
@@ -110,18 +115,20 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--data", choices=SETS, default="sst2")
     args = parser.parse_args()
+    title, size, drawn = SETS[args.data]
     bf16 = native_bf16(torch.device("cpu"))
-    task = Task.load(str(DATA))
+    task = Task.load(str(SHARED / "data" / args.data))
     opened = open_model(str(MODEL), task)
     assert task.train is not None
-    feed = Feed(task.train.sample(8_000, seed=0), opened.processor, max_length=512)
+    feed = Feed(task.train.sample(drawn, seed=0), opened.processor, max_length=512)
     teacher = copy.deepcopy(opened.model)
 
     taught = answers(teacher, feed, np.arange(len(feed)), precision="bf16" if bf16 else "fp32")
 
     soft_model, hard_model, plain = (copy.deepcopy(opened.model) for _ in range(3))
-    first = score_quantiles(soft_model, stack_of(soft_model), [feed.collate(np.arange(64))], 0.05)
+    first = score_quantiles(soft_model, stack_of(soft_model), [feed.collate(np.arange(size))], 0.05)
     method = LTP()
     soft = SoftStage(
         soft_model, method.start(first, True), teacher=teacher, distillation=Distillation(), target=0.5, weight=None,
@@ -129,7 +136,7 @@ def main() -> None:
     )  # fmt: skip
     unit = method.relative_to
     at = lambda s: token_plan([*(s * t for t in first[:-1]), ONLY_PROTECTED], relative_to=unit)  # noqa: E731
-    calibration = [feed.collate(np.arange(64))]
+    calibration = [feed.collate(np.arange(size))]
     lift(hard_model, dense_plan(hard_model))
     hard = HardStage(
         hard_model, at, teacher=teacher, distillation=Distillation(), target=0.5, calibration=calibration,
@@ -147,7 +154,7 @@ def main() -> None:
         "the teacher's answers, once": asker(teacher, bf16),
     }
     rates: dict[str, list[float]] = {name: [] for name in variants}
-    for number, (bucketed, packed) in enumerate(rounds(feed, args.rounds + 1)):
+    for number, (bucketed, packed) in enumerate(rounds(feed, args.rounds + 1, size)):
         seconds = dict.fromkeys(variants, 0.0)
         for index in range(
             max(len(bucketed), len(packed))
@@ -184,13 +191,14 @@ def main() -> None:
             )
         rows.append(row)
     store(
-        "training-speed",
-        "Training MiniLM on SST-2",
+        "training-speed" if args.data == "sst2" else f"training-speed-{args.data}",
+        f"Training MiniLM on {title}",
         f"python benchmarks/training_speed.py {' '.join(sys.argv[1:])}".strip(),
         rows,
         [
             f"Precision {'bf16 autocast' if bf16 else 'fp32: this machine has no native bf16'}, for all variants.",
-            f"{args.rounds} rounds of the same 512 rows for all, turn by turn; medians of rates, and of ratios within a round.",
+            f"{args.rounds} rounds of the same {8 * size} rows for all, turn by turn; medians of rates, and of ratios "
+            "within a round.",
             "LTP's rows leave dropout out, as its stages do by default; stock and packed have the model's own.",
         ],
     )

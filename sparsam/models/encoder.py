@@ -20,7 +20,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sparsam.attention.softmax import Attend, PairBias, attend
+from sparsam.attention.single import attend_single
+from sparsam.attention.softmax import Attend, PairBias
+from sparsam.attention.softmax import attend as softmax
 from sparsam.dropout import dropout
 from sparsam.errors import Refused
 from sparsam.models.families.family import Family
@@ -94,34 +96,43 @@ class Block:
         pair_bias: PairBias | None,
         positions: Tensor | None,
         only: Int[Tensor, " t2"] | None = None,
+        sequences: Int[Tensor, " t"] | None = None,
     ) -> tuple[Float[Tensor, "t2 d"], Float[Tensor, " t"] | None]:
         """The attention half with its residual: new states and, if asked for, received attention.
 
-        With ``only``, the new states of those tokens alone.
+        With ``only``, the new states of those tokens alone; with ``sequences``, too, they are one a sequence, and no other
+        query is worked out.
         """
         inner = self.part("attention_norm")(x) if self.family.pre_norm else x
-        q, k, v = (linear(self.part(role), inner) for role in ("q", "k", "v"))
+        received: Tensor | None = None
+        kept = x if only is None else x.index_select(0, only)
+        asking = inner if sequences is None or only is None else inner.index_select(0, only)
+        q, k, v = (linear(self.part(role), asking if role == "q" else inner) for role in ("q", "k", "v"))
         width = int(self.part("head_width"))
         self._check("heads", self.left.heads, v.shape[1] // width)
-        shape = (x.shape[0], v.shape[1] // width, width)
-        mixed, received = attend(
-            q.view(shape),
-            k.view(shape),
-            v.view(shape),
-            lengths,
-            scale=width**-0.5,
-            scores=scores,
-            key_bias=key_bias,
-            row_weight=row_weight,
-            pair_bias=pair_bias,
-            positions=positions,
-            dropout=self.dropout("probability"),
-        )
-        if only is not None:
-            mixed, x = mixed.index_select(0, only), x.index_select(0, only)
+        q, k, v = (part.view(part.shape[0], v.shape[1] // width, width) for part in (q, k, v))
+        rate = self.dropout("probability")
+        if sequences is not None:
+            mixed = attend_single(q, k, v, sequences, scale=width**-0.5, key_bias=key_bias, dropout=rate)
+        else:
+            mixed, received = attend(
+                q,
+                k,
+                v,
+                lengths,
+                scale=width**-0.5,
+                scores=scores,
+                key_bias=key_bias,
+                row_weight=row_weight,
+                pair_bias=pair_bias,
+                positions=positions,
+                dropout=rate,
+            )
+            if only is not None:
+                mixed = mixed.index_select(0, only)
         out = _apply(linear, self.part("o"), mixed.flatten(1))
         out = dropout(out, self.dropout("attention"))
-        return (x + out if self.family.pre_norm else self.part("attention_norm")(x + out)), received
+        return (kept + out if self.family.pre_norm else self.part("attention_norm")(kept + out)), received
 
     def ffn(self, x: Float[Tensor, "t d"], *, linear: Linear) -> Float[Tensor, "t d"]:
         """The feed-forward half with its residual."""
@@ -184,7 +195,7 @@ class Stack:
         self.family = family
         self.blocks = [Block(layer, family, kept) for layer, kept in zip(layers, left, strict=True)]
         self.rule: Rule | None = None
-        self.attend: Attend = attend
+        self.attend: Attend = softmax
         self.linear: Linear = call
         self.output = "last"
         self.reads_class_token = False
@@ -255,6 +266,8 @@ class Stack:
             if self.head_alone and not asked and self._unseen(index):
                 alone = _first(tokens, self.family.protected)
                 half["only"] = alone.nonzero().squeeze(1)
+                if self.family.protected == 1 and self.attend is softmax and self.bias is None:
+                    half["sequences"] = torch.cumsum(alone, 0) - 1  # among those with a token left
             again = torch.is_grad_enabled() and block.layer.training and _checkpoints(block.layer)
             if again:
                 x, received = checkpoint(block.attention, tokens.values, lengths, use_reentrant=False, **half)

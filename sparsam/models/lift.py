@@ -247,8 +247,8 @@ def reads_class_token(model: nn.Module) -> bool:
 def head_alone(model: nn.Module) -> Iterator[None]:
     """Inside the block the model is only asked for what its head gives.
 
-    Where that reads the class token alone, the last layer's output projection and feed-forward part run on it alone: the same
-    logits and gradients for less. Other tokens come out of the last layer as zeros then.
+    Where that reads the class token alone, the last layer's queries, output projection and feed-forward part are worked out for
+    it alone: the same logits and gradients for less. Other tokens come out of the last layer as zeros then.
     """
     if not (is_lifted(model) and reads_class_token(model)):
         yield
