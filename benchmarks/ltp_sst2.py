@@ -12,14 +12,13 @@ to ``runs/ltp-sst2/``; what is there already is evaluated, not trained again. A 
 import argparse
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tables import store
+from tables import store, training_minutes
 
 from sparsam.compress import Opened, compress, evaluate, open_model
 from sparsam.cost import Budget
@@ -44,7 +43,7 @@ def answers(opened: Opened, task: Task) -> dict[str, Any]:
     return found
 
 
-def row(name: str, dense: dict[str, Any], after: dict[str, Any], seconds: float) -> dict[str, Any]:
+def row(name: str, dense: dict[str, Any], after: dict[str, Any], minutes: float | str) -> dict[str, Any]:
     """One line of the table."""
     out: dict[str, Any] = {"model": name}
     for split in ("validation", "test", "both"):
@@ -59,7 +58,7 @@ def row(name: str, dense: dict[str, Any], after: dict[str, Any], seconds: float)
             out["flips lost/won"] = f"{difference.extra['lost']}/{difference.extra['won']}"
             out["MACs"] = f"{cost:.3f}x"
     out["tokens kept"] = [round(layer["ffn"], 2) for layer in after["validation"].kept]
-    out["training min"] = round(seconds / 60, 1)
+    out["training min"] = minutes
     return out
 
 
@@ -75,7 +74,6 @@ def run(
     """Compress unless it is there, evaluate, give the row."""
     soft = method.soft_epochs if isinstance(method, LTP) else 0.0
     folder = RUNS / f"{name}-{budget}-{soft:g}+{method.hard_epochs:g}-seed{seed}"
-    began = time.monotonic()
     if not folder.exists():
         compress(
             str(start),
@@ -88,8 +86,7 @@ def run(
             settings=Settings(seed=seed),
             progress=show,
         )
-    seconds = time.monotonic() - began
-    found = row(name, dense, answers(open_model(str(folder), task), task), seconds)
+    found = row(name, dense, answers(open_model(str(folder), task), task), training_minutes(folder))
     return {"model": name, "budget": f"{budget}x", "seed": seed, **found}, folder
 
 
@@ -144,11 +141,11 @@ def main() -> None:
     args = parser.parse_args()
     task = Task.load(str(DATA))
     dense = answers(open_model(str(MODEL), task), task)
-    first = row("dense", dense, dense, 0.0)
+    first = row("dense", dense, dense, "")
     notes = [
         "MACs: encoder, over real lengths, scoring included, relative to the dense model on the same sentences.",
         "Differences in points, paired with the dense model's answers, 95 % bootstrap interval.",
-        "Training minutes are 0 where the folder was there already.",
+        "Training minutes are those of the row's own run, on one core.",
     ]
     command = f"python benchmarks/ltp_sst2.py {' '.join(sys.argv[1:])}".strip()
     if args.table != "curve":

@@ -49,6 +49,12 @@ def store(
     print(text)
 
 
+def training_minutes(folder: Path) -> float:
+    """What the training of a compressed checkpoint took, the teacher's answers included, as its own facts say."""
+    facts = json.loads((folder / "sparsam.json").read_text())["facts"]
+    return round(sum(stage["seconds"] for stage in facts["training"].values()) / 60, 1)
+
+
 def shown(value: Any) -> str:
     """A cell."""
     if isinstance(value, float):

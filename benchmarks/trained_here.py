@@ -1,12 +1,10 @@
 """Fine-tune, prune, evaluate: the table of a model that is trained in the benchmark itself."""
 
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tables import store
+from tables import store, training_minutes
 
 from sparsam.compress import compress, evaluate, finetune, open_model
 from sparsam.cost import Budget
@@ -34,9 +32,12 @@ def before_and_after(
     method: LTP,
     budget: float,
     settings: Settings,
+    split: str = "validation",
+    then: tuple[Task, LTP] | None = None,
 ) -> None:
-    """Train what is missing under ``runs``, evaluate both after reload, store the table.
+    """Train what is missing under ``runs``, evaluate both on ``split`` after reload, store the table.
 
+    ``then`` is a second run that starts from the compressed model, on another task's rows, with the dense model as teacher.
     A folder's name says how it was trained, so another recipe trains anew.
     """
     recipe = f"{method.soft_epochs:g}+{method.hard_epochs:g}"
@@ -44,17 +45,25 @@ def before_and_after(
         runs / f"dense-{len(task.train or ())}-{dense.epochs:g}",
         runs / f"ltp-{budget}-{len(task.train or ())}-{dense.epochs:g}-{recipe}",
     )
-    spent = [
-        _missing(folders[0], lambda: finetune(model, task, folders[0], settings=dense, progress=show)),
-        _missing(
-            folders[1],
-            lambda: compress(
-                str(folders[0]), task, out=folders[1], methods=[method], budget=Budget(macs=budget),
-                strict=False, settings=settings, progress=show,
-            ),
-        ),
-    ]  # fmt: skip
-    before, after = (evaluate(open_model(str(folder), task), task) for folder in folders)
+    if not folders[0].exists():
+        finetune(model, task, folders[0], settings=dense, progress=show)
+    if not folders[1].exists():
+        compress(
+            str(folders[0]), task, out=folders[1], methods=[method], budget=Budget(macs=budget),
+            strict=False, settings=settings, progress=show,
+        )  # fmt: skip
+    minutes = training_minutes(folders[1])
+    if then is not None:
+        more, further = then
+        first, label = folders[1], f"{len(more.train or ())}-{further.soft_epochs:g}+{further.hard_epochs:g}"
+        folders = (folders[0], first.with_name(f"{first.name}-then-{label}"))
+        if not folders[1].exists():
+            compress(
+                str(first), more, out=folders[1], methods=[further], budget=Budget(macs=budget),
+                strict=False, settings=settings, teacher=str(folders[0]), progress=show,
+            )  # fmt: skip
+        minutes += training_minutes(folders[1])
+    before, after = (evaluate(open_model(str(folder), task), task, split=split) for folder in folders)
     lost = paired_difference("accuracy", before.predictions, after.predictions, before.labels)
     rows: list[dict[str, Any]] = [
         {
@@ -63,17 +72,8 @@ def before_and_after(
             "−dense": "" if e is before else f"{lost.value:+.2f} [{lost.low:+.2f}, {lost.high:+.2f}]",
             "MACs": f"{e.macs_ratio:.3f}x",
             "tokens kept": [round(layer["ffn"], 2) for layer in e.kept],
-            "training min": round(minutes, 1),
+            "training min": "" if e is before else round(minutes, 1),
         }
-        for label, e, minutes in zip(("dense", f"LTP, macs={budget}x"), (before, after), spent, strict=True)
+        for label, e in (("dense", before), (f"LTP, macs={budget}x", after))
     ]
-    notes = ["Training minutes are 0 where the folder was there already.", *task.notes]
-    store(name, title, command, rows, notes)
-
-
-def _missing(folder: Path, make: Callable[[], object]) -> float:
-    """Make a folder unless it is there; the minutes it took."""
-    began = time.monotonic()
-    if not folder.exists():
-        make()
-    return (time.monotonic() - began) / 60
+    store(name, title, command, rows, task.notes)
