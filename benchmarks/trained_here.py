@@ -33,36 +33,27 @@ def before_and_after(
     budget: float,
     settings: Settings,
     split: str = "validation",
-    then: tuple[Task, LTP] | None = None,
+    pruned_on: Task | None = None,
 ) -> None:
     """Train what is missing under ``runs``, evaluate both on ``split`` after reload, store the table.
 
-    ``then`` is a second run that starts from the compressed model, on another task's rows, with the dense model as teacher.
+    ``pruned_on`` is the task whose rows the method learns from, if not the same.
     A folder's name says how it was trained, so another recipe trains anew.
     """
+    learns = pruned_on or task
     recipe = f"{method.soft_epochs:g}+{method.hard_epochs:g}"
     folders = (
         runs / f"dense-{len(task.train or ())}-{dense.epochs:g}",
-        runs / f"ltp-{budget}-{len(task.train or ())}-{dense.epochs:g}-{recipe}",
+        runs / f"ltp-{budget}-{len(learns.train or ())}-{dense.epochs:g}-{recipe}",
     )
     if not folders[0].exists():
         finetune(model, task, folders[0], settings=dense, progress=show)
     if not folders[1].exists():
         compress(
-            str(folders[0]), task, out=folders[1], methods=[method], budget=Budget(macs=budget),
+            str(folders[0]), learns, out=folders[1], methods=[method], budget=Budget(macs=budget),
             strict=False, settings=settings, progress=show,
         )  # fmt: skip
     minutes = training_minutes(folders[1])
-    if then is not None:
-        more, further = then
-        first, label = folders[1], f"{len(more.train or ())}-{further.soft_epochs:g}+{further.hard_epochs:g}"
-        folders = (folders[0], first.with_name(f"{first.name}-then-{label}"))
-        if not folders[1].exists():
-            compress(
-                str(first), more, out=folders[1], methods=[further], budget=Budget(macs=budget),
-                strict=False, settings=settings, teacher=str(folders[0]), progress=show,
-            )  # fmt: skip
-        minutes += training_minutes(folders[1])
     before, after = (evaluate(open_model(str(folder), task), task, split=split) for folder in folders)
     lost = paired_difference("accuracy", before.predictions, after.predictions, before.labels)
     rows: list[dict[str, Any]] = [
