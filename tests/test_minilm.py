@@ -8,10 +8,12 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 import sparsam
-from sparsam.compress import evaluate, open_model
+from sparsam.compress import compress, evaluate, open_model
 from sparsam.models import dense_plan, lift, plan_of
 from sparsam.plan import Plan
 from sparsam.task import Task
+from sparsam.tokens import LTP
+from sparsam.tokens.control import Control
 from sparsam.tokens.ltp import ONLY_PROTECTED, token_plan
 
 pytestmark = pytest.mark.data
@@ -61,3 +63,23 @@ def test_a_plan_survives_the_disk_and_stock_transformers(place: tuple[str, Task]
     classify = pipeline("text-classification", str(tmp_path / "small"))
     said = [int(row["label"].rpartition("_")[2]) for row in classify(texts, batch_size=16)]
     assert said == found.predictions[:200].tolist()
+
+
+@pytest.mark.timeout(900)
+def test_learned_thresholds_beat_random_ones_on_sentences(shared: Path, tmp_path: Path) -> None:
+    """Check 10 of LTP's card: at equal operations and epochs, clearly above random dropping and not below manual thresholds."""
+    model = str(shared / "models/minilm-sst2")
+    task = Task.load(str(shared / "data/sst2"), train_size=2000)
+    methods: dict[str, LTP | Control] = {
+        "ltp": LTP(soft_epochs=0.5, hard_epochs=0.5, threshold_lr=1.5e-2),
+        "linear": Control("linear-threshold", hard_epochs=1.0),
+        "random": Control("random", hard_epochs=1.0),
+    }
+    right = {}
+    for name, method in methods.items():
+        made = compress(model, task, out=tmp_path / name, methods=[method], budget="macs=0.5x", strict=False)
+        assert made.compressed.macs_ratio == pytest.approx(0.49, abs=0.03)
+        right[name] = made.compressed.metric.value
+    error = 2 * (0.15 * 0.85 / 872) ** 0.5
+    assert right["ltp"] >= right["linear"] - error
+    assert right["ltp"] > right["random"] + 0.03
