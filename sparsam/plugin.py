@@ -172,6 +172,12 @@ def plan_to_save(model: Any) -> Plan | None:
     return SparsamConfig(_field(config, "plan")).read()
 
 
+def has_plan(config: Mapping[str, Any]) -> bool:
+    """Whether what stands in a config.json says that the weights are ours."""
+    found = config.get("quantization_config")
+    return isinstance(found, Mapping) and found.get("quant_method") == METHOD
+
+
 def _field(config: Any, key: str) -> Any:
     return config.get(key) if isinstance(config, Mapping) else getattr(config, key, None)
 

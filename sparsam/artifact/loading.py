@@ -14,7 +14,7 @@ import transformers
 from safetensors import SafetensorError
 
 from sparsam import plugin
-from sparsam.artifact.manifest import AGAIN, CONFIG, FACTS, MANIFEST, is_artifact, read_json, verify
+from sparsam.artifact.manifest import AGAIN, CONFIG, FACTS, MANIFEST, has_manifest, read_json, verify
 from sparsam.artifact.staging import real_path, recover
 from sparsam.errors import InputOutput, Refused, SparsamError, Usage
 from sparsam.models import plan_of
@@ -76,19 +76,15 @@ def load(folder: str | os.PathLike[str], *, device: str | torch.device = "cpu") 
             ``no-safetensors``.
     """
     place = _local(folder)
-    if (place / MANIFEST).exists():
+    if has_manifest(place):
         verify(place)
     config = _config(place)
     files = _weights(place)
-    if not (place / MANIFEST).exists():
-        ours = _method(config) == plugin.METHOD and all(
-            plugin.KEY in plugin.read_header(f).metadata for f in files
+    if not has_manifest(place) and not plugin.has_plan(config):
+        raise Refused(
+            f"{place} was not saved by sparsam. Load an ordinary checkpoint with transformers, or compress it.",
+            code="not-an-artifact",
         )
-        if not ours:
-            raise Refused(
-                f"{place} was not saved by sparsam. Load an ordinary checkpoint with transformers, or compress it.",
-                code="not-an-artifact",
-            )
     _check_headers(files, config)
     model, _ = _from_pretrained(auto_class(_architecture(config)), place, dtype="auto", fresh=False)
     model.to(device)
@@ -106,8 +102,8 @@ def load_dense(
 ) -> Loaded:
     """Load an ordinary checkpoint, from a folder or the hub, in float32, to work on.
 
-    A checkpoint that carries a plan is loaded with it. What is new in the model (a fresh head) is named in
-    ``facts["new_weights"]``.
+    A checkpoint that carries a plan is loaded with it, and one that has a manifest is checked against it. What is new in
+    the model (a fresh head) is named in ``facts["new_weights"]``.
 
     Args:
         source: folder or hub id.
@@ -118,14 +114,15 @@ def load_dense(
         device: where to.
 
     Raises:
-        InputOutput: ``model-missing``, ``file-missing``, ``json-invalid``, ``safetensors-corrupt``.
+        InputOutput: ``model-missing``, ``file-missing``, ``json-invalid``, ``safetensors-corrupt``, and those of
+            :func:`verify`.
         Refused: ``family-unknown``, ``family-refused``, ``weights-missing``, ``weights-mismatch``, ``no-safetensors``,
             ``non-finite``, ``remote-code``, ``quantized``.
     """
     if kind not in (None, "text", "image"):
         raise Usage(f"kind must be text or image; got {kind!r}.", code="kind")
     place = _local(source)
-    if is_artifact(place):
+    if has_manifest(place):
         verify(place)
     config = _config(place)
     family_of(str(config.get("model_type")), SimpleNamespace(**config))
@@ -241,9 +238,17 @@ def auto_class(name: str, or_bare: bool = False) -> Any:
 
 
 def _check_headers(files: Sequence[Path], config: Mapping[str, Any]) -> None:
-    """Check the digests of a folder without a plan; where there is one, the plug-in does."""
+    """Check the digests of a folder without a plan; where there is one they must be there, and the plug-in checks them."""
     if _method(config) is None:
         plugin.check_files(files, None, SimpleNamespace(id2label=config.get("id2label")))
+        return
+    for file in files:
+        if plugin.KEY not in plugin.read_header(file).metadata:
+            raise Refused(
+                f"{file} was not saved by sparsam: {CONFIG} beside it holds a plan, the file none of the digests that go "
+                f"with one. {AGAIN}",
+                code="not-an-artifact",
+            )
 
 
 def _weights(place: Path) -> list[Path]:

@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from sparsam import plugin
 from sparsam.errors import InputOutput, Refused, SparsamError
 
 MANIFEST = "MANIFEST.json"
@@ -59,11 +60,20 @@ def write_text(file: Path, text: str) -> None:
 
 
 def is_artifact(folder: Any) -> bool:
-    """Whether a folder was written by :func:`save` (its files are not checked; see :func:`verify`)."""
+    """Whether a folder says that sparsam wrote it: it has a manifest, whatever is in that, or a plan in its config.
+
+    Nothing is checked; a folder that says so and is not whole is refused by :func:`load` and :func:`load_dense`.
+    """
     try:
-        return Path(folder).is_dir() and bool(read_manifest(Path(folder)))
+        place = Path(folder)
+        return has_manifest(place) or plugin.has_plan(read_json(place / CONFIG))
     except (SparsamError, TypeError, ValueError, OSError):
         return False
+
+
+def has_manifest(folder: Path) -> bool:
+    """Whether a folder has a manifest, be it readable or not."""
+    return os.path.lexists(folder / MANIFEST)
 
 
 def verify(folder: str | os.PathLike[str]) -> None:

@@ -20,7 +20,6 @@ from sparsam.artifact.manifest import (
     MANIFEST,
     SCHEMA,
     files_of,
-    is_artifact,
     read_json,
     read_manifest,
     versions,
@@ -37,7 +36,7 @@ from sparsam.artifact.staging import (
     real_path,
     recover,
 )
-from sparsam.errors import Refused, Usage
+from sparsam.errors import Refused, SparsamError, Usage
 from sparsam.plan import Plan
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -129,13 +128,15 @@ def check_target(target: Path, overwrite: bool = False) -> None:
         present = {path.relative_to(target).as_posix() for path in target.rglob("*") if not path.is_dir()}
     if not present:
         return
-    if not is_artifact(target):
+    try:
+        known = {*read_manifest(target), MANIFEST}
+    except SparsamError:
+        why = f"its {MANIFEST} cannot be read" if MANIFEST in present else "was not written by sparsam"
         raise Refused(
-            f"{target} holds files and was not written by sparsam; it is left alone. Choose another folder, or pass "
-            "overwrite=True.",
+            f"{target} holds files and {why}; it is left alone. Choose another folder, or pass overwrite=True.",
             code="not-an-artifact",
-        )
-    extra = sorted(present - set(read_manifest(target)) - {MANIFEST})
+        ) from None
+    extra = sorted(present - known)
     if extra:
         raise Refused(
             f"{target} holds {len(extra)} files that sparsam did not write ({', '.join(extra[:3])}); they would be "

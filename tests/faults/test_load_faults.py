@@ -13,8 +13,10 @@ import torch
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
 from sparsam import artifact, plugin
+from sparsam.cli import main
+from sparsam.compress import open_model
 from sparsam.errors import InputOutput, Refused, SparsamError, Usage
-from sparsam.models import lift
+from sparsam.models import lift, unlift
 from sparsam.plan import LayerPlan, Plan, TokenPlan
 
 
@@ -204,6 +206,60 @@ def test_extra_files_are_passed_over(folder: Path) -> None:
     artifact.load(folder)
 
 
+DAMAGED_MANIFESTS = [
+    (lambda file: edit(file, lambda m: m.update(schema=99)), "artifact-version", "Upgrade sparsam"),
+    (lambda file: file.write_bytes(file.read_bytes()[:100]), "json-invalid", "is not JSON"),
+    (lambda file: file.write_text("{}"), "manifest-invalid", "cannot be read as a manifest"),
+    (lambda file: file.unlink() or file.symlink_to("nowhere"), "manifest-missing", "has no MANIFEST"),
+]
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+@pytest.mark.parametrize(("damage", "code", "said"), DAMAGED_MANIFESTS)
+def test_a_manifest_that_cannot_be_read_does_not_switch_checking_off(
+    damage: Any, code: str, said: str, compressed: bool, folder: Path, tmp_path: Path
+) -> None:
+    """With an edited config beside it: each way of opening the folder refuses it, dense or compressed."""
+    if not compressed:
+        folder = artifact.save(unlift(model()), tmp_path / "dense")
+    edit(folder / "config.json", lambda c: c.update(hidden_act="relu"))
+    damage(folder / artifact.MANIFEST)
+    assert artifact.is_artifact(folder)
+    for opened in (
+        artifact.load,
+        artifact.load_dense,
+        open_model,
+        lambda place: open_model(place, fresh_head=True),
+    ):
+        with pytest.raises(SparsamError, match=said) as caught:
+            opened(folder)
+        assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("damage", "code", "exit_code"),
+    [(*DAMAGED_MANIFESTS[0][:2], 3), (*DAMAGED_MANIFESTS[1][:2], 5), (*DAMAGED_MANIFESTS[2][:2], 5)],
+)
+def test_the_command_refuses_what_it_cannot_check(
+    damage: Any, code: str, exit_code: int, folder: Path, tmp_path: Path, capsys: Any
+) -> None:
+    """``sparsam evaluate`` ends with the error's exit code and names the manifest."""
+    (tmp_path / "rows.csv").write_text("text,label\n" + "good,yes\nbad,no\n" * 20)
+    damage(folder / artifact.MANIFEST)
+    assert main(["evaluate", str(folder), "--task", str(tmp_path / "rows.csv"), "--json"]) == exit_code
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["code"] == code
+    assert artifact.MANIFEST in error["message"]
+
+
+def test_a_folder_whose_manifest_cannot_be_read_is_not_replaced(folder: Path) -> None:
+    """What would be lost with it is not known, so it is left alone."""
+    (folder / artifact.MANIFEST).write_text("{}")
+    with pytest.raises(Refused, match=r"MANIFEST\.json cannot be read; it is left alone") as caught:
+        artifact.save(model(), folder)
+    assert caught.value.code == "not-an-artifact"
+
+
 def test_an_ordinary_checkpoint_is_no_artefact(dense: Path) -> None:
     """:func:`load` wants what sparsam saved, and says what to do."""
     with pytest.raises(Refused, match="was not saved by sparsam") as caught:
@@ -224,9 +280,10 @@ def test_without_manifest_the_header_must_speak(folder: Path) -> None:
     """A folder with a plan whose weights were rewritten by another tool, without a manifest, has nothing to go by."""
     (folder / artifact.MANIFEST).unlink()
     rewrite(folder / "model.safetensors", lambda tensors: None)
-    with pytest.raises(Refused) as caught:
-        artifact.load(folder)
-    assert caught.value.code == "not-an-artifact"
+    for opened in (artifact.load, artifact.load_dense, open_model):
+        with pytest.raises(Refused, match="none of the digests that go with one") as caught:
+            opened(folder)
+        assert caught.value.code == "not-an-artifact"
 
 
 # ---- Ordinary checkpoints --------------------------------------------------------------------------------------------
