@@ -710,6 +710,24 @@ def test_finetune_compress_evaluate_inspect_end_to_end(capsys, bert, reviews, tm
     assert "class token only" in capsys.readouterr().out
 
 
+def test_evaluation_holds_out_the_rows_that_training_did(capsys, bert, reviews, tmp_path):
+    """--seed leaves the split alone; another --split-seed than the model's is refused by evaluate, and says which it was."""
+    dense, task = str(tmp_path / "dense"), ["--task", str(reviews)]
+    quick = ["--epochs", "0.1", "--seed", "7", "--split-seed", "2", "--out", dense, "--json"]
+    assert main(["finetune", str(bert), *task, *quick]) == 0
+    tuned = only_json(capsys.readouterr().out)["model"]
+    facts = json.loads((Path(dense) / "sparsam.json").read_text())["facts"]
+    assert (facts["seed"], facts["split_seed"], len(facts["held_out"])) == (7, 2, 64)
+    assert main(["evaluate", dense, *task, "--json"]) == 3
+    error = only_json(capsys.readouterr().out)["error"]
+    assert error["code"] == "held-out"
+    assert "Give --split-seed 2" in error["message"]
+    assert main(["evaluate", dense, *task, "--split-seed", "2", "--json"]) == 0
+    assert only_json(capsys.readouterr().out)["model"]["value"] == tuned["value"]
+    assert main(["finetune", dense, *task, "--out", str(tmp_path / "again"), "--json"]) == 3
+    assert only_json(capsys.readouterr().out)["error"]["code"] == "held-out"
+
+
 def test_usage_error_of_the_library_is_a_usage_error_of_the_shell(capsys, monkeypatch, stand_in, tmp_path):
     """Errors keep their code and exit code on the way out."""
 

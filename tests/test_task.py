@@ -15,12 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sparsam.errors import Usage
+from sparsam.errors import Refused, Usage
 from sparsam.task import (
     Encoded,
     ImagePreprocess,
     Task,
     collate,
+    held_out,
     hub,
     in_order_batches,
     join,
@@ -161,12 +162,46 @@ def test_a_single_file_is_train_and_a_tenth_of_it_validation(tmp_path):
     task = Task.load(write_csv(tmp_path / "reviews.csv", texts(30)))
     assert task.name == "reviews"
     assert (len(task.train), len(task.validation)) == (27, 3)
-    assert "3 rows of train, drawn with seed 0, are held out" in task.notes[0]
+    assert "3 rows of train, drawn with split seed 0, are held out" in task.notes[0]
     assert not set(task.train.order) & set(task.validation.order)
     assert np.array_equal(task.validation.order, Task.load(tmp_path / "reviews.csv").validation.order)
-    assert not np.array_equal(
-        task.validation.order, Task.load(tmp_path / "reviews.csv", seed=1).validation.order
-    )
+    other = Task.load(tmp_path / "reviews.csv", split_seed=1)
+    assert not np.array_equal(task.validation.order, other.validation.order)
+
+
+def test_the_seed_of_training_leaves_the_held_out_rows_alone(tmp_path):
+    """Whatever --seed a model was trained with, evaluation holds out rows it has not seen: files and digits."""
+    for spec in (write_csv(tmp_path / "reviews.csv", texts(200)), "digits"):
+        task, other = Task.load(spec, seed=0), Task.load(spec, seed=1)
+        assert np.array_equal(task.validation.order, other.validation.order)
+        assert not set(other.train.order) & set(task.validation.order)
+        assert not np.array_equal(task.train.order, other.train.order)
+        assert set(task.train.order) == set(other.train.order)
+
+
+def test_a_model_is_not_measured_on_rows_it_learned(tmp_path):
+    """Another split seed on the data it was trained on is refused, as are rows of a file it saw whole; other data is not."""
+    path = write_csv(tmp_path / "reviews.csv", texts(30))
+    recorded = held_out.record(Task.load(path, split_seed=1))
+    assert recorded["split_seed"] == 1
+    assert len(recorded["held_out"]) == 64
+    held_out.check(Task.load(path, split_seed=1, seed=5), recorded, "m")
+    with pytest.raises(Refused, match=r"m was trained with split seed 1; .*Give --split-seed 1") as caught:
+        held_out.check(Task.load(path), recorded, "m")
+    assert caught.value.code == "held-out"
+    held_out.check(Task.load(write_csv(tmp_path / "new.csv", texts(40))), recorded, "m")
+    held_out.check(Task.load(path), {}, "m")
+
+    (tmp_path / "both").mkdir()
+    write_csv(tmp_path / "both" / "train.csv", texts(30))
+    write_csv(tmp_path / "both" / "validation.csv", texts(4))
+    whole = held_out.record(Task.load(tmp_path / "both"))
+    assert whole["held_out"] is None
+    held_out.check(Task.load(tmp_path / "both", split_seed=3), whole, "m")
+    with pytest.raises(
+        Refused, match=r"m was trained on every row of the data .*Give the task it was trained for"
+    ):
+        held_out.check(Task.load(path), whole, "m")
 
 
 def test_image_parquet_decodes_bytes_and_structs(tmp_path):
@@ -220,8 +255,8 @@ def test_an_image_folder_has_a_folder_a_class(tmp_path, splits):
 
 
 def test_digits_are_split_by_class_and_by_seed():
-    """scikit-learn's digits: four fifths train, every class in both parts, the same for the same seed."""
-    task, again, other = Task.load("digits"), Task.load("digits"), Task.load("digits", seed=1)
+    """scikit-learn's digits: four fifths train, every class in both parts, the same for the same split seed."""
+    task, again, other = Task.load("digits"), Task.load("digits"), Task.load("digits", split_seed=1)
     assert (len(task.train), len(task.validation)) == (1438, 359)
     assert len(task.labels) == 10
     assert set(np.unique(task.validation.labels)) == set(range(10))

@@ -18,6 +18,7 @@ from sparsam.cli.options import (
     Out,
     Precision,
     Seed,
+    SplitSeed,
     TaskName,
     Text,
     TrainRows,
@@ -138,6 +139,7 @@ def _compress(
     ] = None,
     batch_tokens: BatchTokens = 1024,
     seed: Seed = 0,
+    split_seed: SplitSeed = 0,
     precision: Precision = "auto",
     label: Label = None,
     text: Text = None,
@@ -163,7 +165,9 @@ def _compress(
 
         chosen = METHODS[method](**{name: value for name, value in given.items() if value is not None})
         settings = Settings(batch_tokens=batch_tokens, seed=seed, precision=precision)
-        data = load_task(show, task, label, text, metric, seed, train_rows, train=True)
+        data = load_task(
+            show, task, label, text, metric, split_seed, seed=seed, train_rows=train_rows, train=True
+        )
         show.say(f"compressing {model} for {data.name} with {method}")
         planned = None
         if dry_run:

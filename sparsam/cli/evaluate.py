@@ -13,6 +13,7 @@ from sparsam.cli.options import (
     Metric,
     ModelName,
     NoTruncate,
+    SplitSeed,
     TaskName,
     Text,
     examples,
@@ -50,9 +51,7 @@ def _evaluate(
         ),
     ] = None,
     batch_tokens: BatchTokens = 4096,
-    seed: Annotated[
-        int, typer.Option("--seed", metavar="N", min=0, help="Seed of splits that have to be drawn.")
-    ] = 0,
+    split_seed: SplitSeed = 0,
     label: Label = None,
     text: Text = None,
     metric: Metric = None,
@@ -64,7 +63,7 @@ def _evaluate(
         from sparsam.compress import evaluate, open_model, weight_bytes
         from sparsam.measure import paired_difference
 
-        data = load_task(show, task, label, text, metric, seed, None)
+        data = load_task(show, task, label, text, metric, split_seed)
         found: dict[str, tuple[Evaluation, int]] = {}
         for role, source in {"baseline": baseline, "model": model}.items():
             if source is not None:

@@ -17,6 +17,7 @@ from sparsam.cli.options import (
     Out,
     Precision,
     Seed,
+    SplitSeed,
     TaskName,
     Text,
     TrainRows,
@@ -54,6 +55,7 @@ def _finetune(
     ] = 7e-5,
     batch_tokens: BatchTokens = 1024,
     seed: Seed = 0,
+    split_seed: SplitSeed = 0,
     precision: Precision = "auto",
     label: Label = None,
     text: Text = None,
@@ -70,7 +72,9 @@ def _finetune(
         from sparsam.training.loop import Settings
 
         settings = Settings(epochs=epochs, lr=lr, batch_tokens=batch_tokens, seed=seed, precision=precision)
-        data = load_task(show, task, label, text, metric, seed, train_rows, train=True)
+        data = load_task(
+            show, task, label, text, metric, split_seed, seed=seed, train_rows=train_rows, train=True
+        )
         show.say(f"fine-tuning {model} for {data.name}")
         planned = (
             plan_finetuning(model, data, settings=settings, truncate=not no_truncate) if dry_run else None

@@ -68,7 +68,18 @@ NoTruncate = Annotated[
     ),
 ]
 BatchTokens = Annotated[int, typer.Option("--batch-tokens", metavar="N", min=1, help="Real tokens a batch.")]
-Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of everything random.")]
+Seed = Annotated[
+    int, typer.Option("--seed", metavar="N", min=0, help="Seed of everything random but the split.")
+]
+SplitSeed = Annotated[
+    int,
+    typer.Option(
+        "--split-seed",
+        metavar="N",
+        min=0,
+        help="Draws the validation rows where the data has none; the same for a model's every command.",
+    ),
+]
 Precision = Annotated[
     Literal["auto", "bf16", "fp32"],
     typer.Option("--precision", help="Of training; auto is bf16 where the machine computes in it natively."),

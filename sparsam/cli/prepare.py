@@ -17,9 +17,10 @@ def load_task(
     label: str | None,
     text: list[str] | None,
     metric: str | None,
-    seed: int,
-    train_rows: int | None,
+    split_seed: int,
     *,
+    seed: int = 0,
+    train_rows: int | None = None,
     train: bool = False,
 ) -> "Task":
     """The task, with its notes said; ``train``: it must have training rows."""
@@ -27,8 +28,9 @@ def load_task(
 
     show.say(f"reading {spec}")
     task = Task.load(
-        spec, label=label, text=tuple(text) if text else None, metric=metric, seed=seed, train_size=train_rows
-    )
+        spec, label=label, text=tuple(text) if text else None, metric=metric, seed=seed, split_seed=split_seed,
+        train_size=train_rows,
+    )  # fmt: skip
     for note in task.notes:
         show.note(note)
     if train and task.train is None:

@@ -1,7 +1,9 @@
 """Opening a model: from a folder, a hub id or an object, with what it takes to feed it."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,21 +11,23 @@ import torch
 from torch import Tensor, nn
 
 from sparsam import artifact
+from sparsam.artifact.manifest import read_json
 from sparsam.errors import Refused, Usage
 from sparsam.models import is_lifted, lift
 from sparsam.models.scratch import is_scratch, make_vit
-from sparsam.task import Split, Task
+from sparsam.task import Split, Task, held_out
 from sparsam.training.feed import Feed
 from sparsam.training.loop import compute_device
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A model with what it takes to feed it."""
+    """A model with what it takes to feed it; ``facts`` are what was saved with it."""
 
     model: Any
     processor: Any
     name: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def kind(self) -> str:
@@ -100,7 +104,7 @@ def open_model(
         opened = Opened(model, processor or made_processor, source)
     elif artifact.is_artifact(source) and not fresh_head:
         loaded = artifact.load(source)
-        opened = Opened(loaded.model, processor or loaded.processor, str(source))
+        opened = Opened(loaded.model, processor or loaded.processor, str(source), loaded.facts)
     else:
         labels = None
         if fresh_head and task is not None:
@@ -111,14 +115,21 @@ def open_model(
             labels=labels,
             regression=task is not None and task.problem == "regression",
         )
-        opened = Opened(made.model, processor or made.processor, str(source))
+        opened = Opened(made.model, processor or made.processor, str(source), _facts(made.folder))
     if task is not None:
         _check_fit(opened, task)
+        held_out.check(task, opened.facts, opened.name)
     if not is_lifted(opened.model):
         lift(opened.model)
     if not isinstance(source, nn.Module):  # a model that came loaded stays where its owner put it
         opened.model.to(compute_device())
     return opened
+
+
+def _facts(folder: Path) -> Mapping[str, Any]:
+    """What was saved with a model: where it came from and what it was trained on. Nothing for a foreign one."""
+    facts = read_json(folder / artifact.FACTS).get("facts") if (folder / artifact.FACTS).is_file() else None
+    return facts if isinstance(facts, dict) else {}
 
 
 def _check_fit(opened: Opened, task: Task) -> None:

@@ -19,7 +19,7 @@ from sparsam.errors import BudgetMissed, Usage
 from sparsam.measure import Measurement, paired_difference
 from sparsam.models import dense_plan, lift, plan_of
 from sparsam.plan import Plan
-from sparsam.task import Task
+from sparsam.task import Task, held_out
 from sparsam.tokens import LTP
 from sparsam.training.feed import Feed
 from sparsam.training.loop import History, Settings, Supervised, on_main_process, train
@@ -268,6 +268,7 @@ def _facts(
             {"file": file, "bytes": size, "sha256": digest} for file, size, digest in task.source_hashes()
         ],
         "seed": settings.seed,
+        **held_out.record(task),
         "settings": vars(settings),
         "training": history,
     }

@@ -29,7 +29,8 @@ class Task:
     """Data, what is predicted from it, and the metric.
 
     ``labels`` are the names of the classes in the order of their indices, empty for a regression. ``train`` is
-    always shuffled by the seed. A split that is not there is None. ``notes`` are facts to say aloud.
+    always shuffled by the seed. A split that is not there is None. ``notes`` are facts to say aloud. ``drawn``: the
+    validation rows were drawn out of the training data, by ``split_seed``.
     """
 
     name: str
@@ -41,6 +42,8 @@ class Task:
     validation: Split | None
     test: Split | None
     notes: tuple[str, ...] = ()
+    drawn: bool = False
+    split_seed: int = 0
 
     @staticmethod
     def load(
@@ -50,20 +53,24 @@ class Task:
         text: tuple[str, ...] | str | None = None,
         metric: str | None = None,
         seed: int = 0,
+        split_seed: int = 0,
         train_size: int | None = None,
     ) -> "Task":
         """A task from a hub data set ``owner/name[:config]``, a folder, a file, or ``digits``.
 
         ``label`` and ``text`` name columns where their usual names do not tell; ``train_size`` takes that many rows
-        of the shuffled train split. Raises Usage (a name is off), Refused (the data is not fit for a task),
-        InputOutput (a file or the hub).
+        of the train split as ``seed`` shuffles it. ``split_seed`` draws the validation rows where the data has none:
+        give a model's every training and evaluation the same, or it is measured on rows it learned from.
+
+        Raises Usage (a name is off), Refused (the data is not fit for a task), InputOutput (a file or the hub).
         """
         if metric is not None:
             check_metric(metric)
         if train_size is not None and train_size < 1:
             raise Usage(f"train_size must be at least 1; got {train_size}.", code="train-size")
         text = (text,) if isinstance(text, str) else text
-        return _define(find(os.fspath(spec), seed), label, text, metric, seed, train_size)
+        found = find(os.fspath(spec), split_seed)
+        return _define(found, label, text, metric, seed, split_seed, train_size)
 
     def encode(
         self, processor: Processor, rows: Rows, *, max_length: int | None = None, truncate: bool = True
@@ -73,12 +80,16 @@ class Task:
 
     def source_hashes(self) -> tuple[tuple[str, int, str], ...]:
         """(file, bytes, sha256) of every file behind the splits; read on the first call."""
-        return self._hashes
+        return tuple(line for lines in self._hashes.values() for line in lines)
+
+    def train_hashes(self) -> tuple[str, ...]:
+        """SHA-256 of every file behind the train split; read on the first call."""
+        return () if self.train is None else tuple(line[2] for line in self._hashes[id(self.train.table)])
 
     @cached_property
-    def _hashes(self) -> tuple[tuple[str, int, str], ...]:
+    def _hashes(self) -> dict[int, list[tuple[str, int, str]]]:
         tables = {id(split.table): split.table for split in (self.train, self.validation, self.test) if split}
-        return tuple(line for table in tables.values() for line in _hash(table))
+        return {key: _hash(table) for key, table in tables.items()}
 
 
 def _define(
@@ -87,6 +98,7 @@ def _define(
     text: tuple[str, ...] | None,
     metric: str | None,
     seed: int,
+    split_seed: int,
     train_size: int | None,
 ) -> Task:
     notes = list(found.notes)
@@ -138,7 +150,8 @@ def _define(
             notes.append(wrong)
         else:
             usable[name] = Split(name, table, chosen, reader, found.orders.get(name), where[name])
-    train, validation, test, said = _splits(usable, seed, found.name)
+    drawn = found.drawn or ("train" in usable and not {"validation", "test"} & usable.keys())
+    train, validation, test, said = _splits(usable, seed, split_seed, found.name)
     notes += said
     if train is not None and train_size is not None:
         train = train.subset(np.arange(min(train_size, len(train))))
@@ -152,6 +165,8 @@ def _define(
         validation=validation,
         test=test,
         notes=tuple(notes),
+        drawn=drawn,
+        split_seed=split_seed,
     )
 
 
@@ -177,28 +192,31 @@ def _fault(found: Survey, reader: LabelReader, name: str, where: str) -> str | N
 
 
 def _splits(
-    usable: dict[str, Split], seed: int, name: str
+    usable: dict[str, Split], seed: int, split_seed: int, name: str
 ) -> tuple[Split | None, Split | None, Split | None, tuple[str, ...]]:
-    """Train (shuffled), validation, test: validation is that split, else test, else a seeded tenth of train."""
-    generator = np.random.default_rng(seed)
+    """Train (shuffled by ``seed``), validation, test: validation is that split, else test, else a tenth of train.
+
+    The tenth is drawn by ``split_seed`` alone: whatever a model was trained with, the same rows are kept from it.
+    """
     train, validation, test = (usable.get(split) for split in ("train", "validation", "test"))
     notes: tuple[str, ...] = ()
-    order = generator.permutation(len(train)) if train is not None else np.arange(0)
+    order = np.random.default_rng(seed).permutation(len(train)) if train is not None else np.arange(0)
     if validation is None and test is not None:
         validation, test = test, None
         notes = (
             f"no usable validation split: {name}'s test split ({len(validation):,} rows) is used to validate",
         )
     elif validation is None and train is not None:
-        held = max(1, round(HELD_OUT * len(train)))
-        if held >= len(train):
+        count = max(1, round(HELD_OUT * len(train)))
+        if count >= len(train):
             raise Refused(
                 f"{name}: train has one row, and no other split is there. Give more rows.", code="empty-split"
             )
-        validation = replace(train.subset(np.sort(order[:held])), name="validation", where=f"{name}, train")
-        order = order[held:]
+        held = np.sort(np.random.default_rng(split_seed).permutation(len(train))[:count])
+        validation = replace(train.subset(held), name="validation", where=f"{name}, train")
+        order = order[~np.isin(order, held)]
         notes = (
-            f"no validation or test split: {held:,} rows of train, drawn with seed {seed}, are held out",
+            f"no validation or test split: {count:,} rows of train, drawn with split seed {split_seed}, are held out",
         )
     if train is None:
         notes += ("no train split: this task can be evaluated, not trained on",)

@@ -33,18 +33,25 @@ _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 @dataclass(frozen=True)
 class Found:
-    """Tables by split (train, validation, test); ``orders`` says which rows, where splits share a table."""
+    """Tables by split (train, validation, test); ``orders`` says which rows, where splits share a table.
+
+    ``drawn``: the rows of validation were drawn by the split seed.
+    """
 
     name: str
     tables: dict[str, Table]
     notes: tuple[str, ...] = ()
     orders: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    drawn: bool = False
 
 
-def find(spec: str, seed: int) -> Found:
-    """Everything that ``spec`` names. Raises Usage, Refused or InputOutput as the cause is."""
+def find(spec: str, split_seed: int) -> Found:
+    """Everything that ``spec`` names; ``split_seed`` draws where rows have to be held out here.
+
+    Raises Usage, Refused or InputOutput as the cause is.
+    """
     if spec == "digits":
-        return _digits(seed)
+        return _digits(split_seed)
     path, config = Path(spec).expanduser(), None
     if not path.exists() and ":" in spec:
         before, _, config = spec.rpartition(":")
@@ -63,19 +70,18 @@ def find(spec: str, seed: int) -> Found:
     )
 
 
-def _digits(seed: int) -> Found:
+def _digits(split_seed: int) -> Found:
     table = digits()
     classes = table.values["label"]
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(split_seed)
     held = []
     for label in np.unique(classes):
         rows = generator.permutation(np.flatnonzero(classes == label))
         held.append(rows[: round(0.2 * len(rows))])
     validation = np.sort(np.concatenate(held))
     train = np.setdiff1d(np.arange(len(table)), validation)
-    return Found(
-        "digits", {"train": table, "validation": table}, orders={"train": train, "validation": validation}
-    )
+    orders = {"train": train, "validation": validation}
+    return Found("digits", {"train": table, "validation": table}, orders=orders, drawn=True)
 
 
 def _file(path: Path) -> Found:
