@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from sparsam.compress import Compressed, compress, evaluate, finetune
     from sparsam.cost import Budget, Cost
     from sparsam.errors import SparsamError
-    from sparsam.models import inspect_model, lift
+    from sparsam.models import inspect_model
     from sparsam.plan import LayerPlan, Plan, TokenPlan
+    from sparsam.plugin import lift
     from sparsam.task import Task
     from sparsam.tokens.control import Control
     from sparsam.tokens.ltp import LTP
@@ -67,7 +68,7 @@ _HOME = {
     "evaluate": "sparsam.compress",
     "finetune": "sparsam.compress",
     "inspect_model": "sparsam.models",
-    "lift": "sparsam.models",
+    "lift": "sparsam.plugin",
     "load": "sparsam.artifact",
     "save": "sparsam.artifact",
 }

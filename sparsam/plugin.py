@@ -141,10 +141,44 @@ class SparsamQuantizer(HfQuantizer):
         return None, header_metadata(model, model.state_dict(), plan)
 
 
+def lift(model: Any, plan: Plan | None = None) -> Any:
+    """Make a transformers model run on the packed encoder, in place, and return it.
+
+    Without a token rule the outputs equal the stock model's up to rounding. A model that is lifted already gets the new plan.
+    With a plan that leaves something out, ``save_pretrained`` and the Trainer write it along with the weights; without one
+    they write an ordinary folder.
+
+    Args:
+        model: of a supported family; see ``sparsam inspect``.
+        plan: what is left; the model as it stands if absent.
+
+    Raises:
+        Refused: ``plan-mismatch``, ``family-refused`` or ``family-unknown``, as the plan or the family has it; ``quantized``
+            for a model that another method has quantized.
+    """
+    from sparsam.models import dense_plan, plan_of
+    from sparsam.models import lift as run_packed
+
+    quantizer = getattr(model, "hf_quantizer", None)
+    ours = quantizer is not None and quantizer.quantization_config.quant_method == METHOD
+    if quantizer is not None and not ours:
+        raise Refused(
+            f"the model is quantized ({quantizer.quantization_config.quant_method}); sparsam starts from plain weights. "
+            "Load the model it was made from.",
+            code="quantized",
+        )
+    run_packed(model, plan)
+    if plan_of(model) != dense_plan(model):
+        attach(model)
+    elif ours:
+        del model.hf_quantizer, model.config.quantization_config
+    return model
+
+
 def attach(model: Any) -> Any:
     """Make ``save_pretrained`` and the Trainer write the plan of a model that was lifted in this process, in place.
 
-    A model that came through ``from_pretrained`` needs no such call.
+    A model that came through ``from_pretrained`` or :func:`lift` needs no such call.
 
     Raises:
         Usage: ``not-lifted``.

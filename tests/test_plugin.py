@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,11 +23,13 @@ from transformers import (
     BertForSequenceClassification,
     MPNetConfig,
     MPNetForSequenceClassification,
+    Trainer,
+    TrainingArguments,
     ViTConfig,
     ViTForImageClassification,
 )
 
-import sparsam  # noqa: F401  the stock path needs no more than this import
+import sparsam
 from sparsam import plugin
 from sparsam.errors import InputOutput, Refused, Usage
 from sparsam.models import is_lifted, lift, plan_of, resize, stack_of, unlift
@@ -376,6 +379,47 @@ def test_names_on_disk_can_be_loaded_into_a_lifted_model(tmp_path: Path) -> None
     assert torch.equal(logits_of(model, "vit"), logits_of(source, "vit"))
 
 
+@pytest.mark.parametrize("by", ["save_pretrained", "Trainer"])
+@pytest.mark.parametrize("family", ["bert", "mpnet", "vit"])
+def test_a_plan_given_to_lift_is_saved_by_stock_tools(family: str, by: str, tmp_path: Path) -> None:
+    """``sparsam.lift(model, plan)`` and a stock save: the folder reloads with the plan, bit-equal."""
+    model = sparsam.lift(model_of(family), plan_for(family, "tokens"))
+    if by == "Trainer":
+        rows, arguments = Rows(family), arguments_for(tmp_path / "out")
+        trainer = Trainer(model=model, args=arguments, train_dataset=rows, eval_dataset=rows)
+        trainer.train()
+        trainer.save_model(str(tmp_path / "a"))
+    else:
+        model.save_pretrained(tmp_path / "a")
+    loaded = AUTO[family].from_pretrained(tmp_path / "a")
+    assert plan_of(loaded) == plan_for(family, "tokens")
+    assert torch.equal(logits_of(loaded, family), logits_of(model.eval(), family))
+    assert sparsam.load(tmp_path / "a").plan == plan_for(family, "tokens")
+
+
+def test_a_dense_plan_given_to_lift_is_an_ordinary_folder(folder: Path, tmp_path: Path) -> None:
+    """Nothing is left out, so nothing is written: neither for a new model nor for one that had a plan before."""
+    had = sparsam.lift(model_of("bert"), plan_for("bert", "tokens"))
+    for name, model in (("new", model_of("bert")), ("had", had)):
+        sparsam.lift(model, Plan.dense("bert", 2)).save_pretrained(tmp_path / name)
+        assert "quantization_config" not in json.loads((tmp_path / name / "config.json").read_text())
+        stock = AutoModelForSequenceClassification.from_pretrained(tmp_path / name)
+        assert not is_lifted(stock)
+        assert torch.allclose(logits_of(stock), logits_of(model), atol=1e-5)
+
+
+def test_a_model_that_others_quantized_is_not_lifted() -> None:
+    """Its config would be overwritten with the plan, and what is saved could not be read by anybody."""
+    model = model_of("bert")
+    model.hf_quantizer = SimpleNamespace(quantization_config=SimpleNamespace(quant_method="bitsandbytes"))
+    with pytest.raises(
+        Refused, match=r"quantized \(bitsandbytes\).*Load the model it was made from"
+    ) as caught:
+        sparsam.lift(model, plan_for("bert", "tokens"))
+    assert caught.value.code == "quantized"
+    assert not is_lifted(model)
+
+
 def test_attach_wants_a_lifted_model() -> None:
     """Without a plan there is nothing to attach."""
     with pytest.raises(Usage, match="lift") as caught:
@@ -392,6 +436,7 @@ def test_registering_again_takes_the_place_of_the_first() -> None:
     before = AUTO_QUANTIZER_MAPPING["sparsam"]
     try:
         again = importlib.reload(plugin)
+        vars(sparsam).pop("lift", None)  # to be asked for again, from the module as it is now
         assert AUTO_QUANTIZER_MAPPING["sparsam"] is again.SparsamQuantizer
         assert AUTO_QUANTIZER_MAPPING["sparsam"] is not before
     finally:
@@ -422,32 +467,35 @@ class Rows(torch.utils.data.Dataset):  # type: ignore[type-arg]
         return {name: x[i] for name, x in self.inputs.items()} | {"labels": self.labels[i]}
 
 
+def arguments_for(out: Path, best: bool = False) -> TrainingArguments:
+    """Four steps on the CPU, a checkpoint and an evaluation every two."""
+    return TrainingArguments(
+        output_dir=str(out),
+        max_steps=4,
+        per_device_train_batch_size=4,
+        learning_rate=5e-2 if best else 1e-3,
+        save_strategy="steps",
+        save_steps=2,
+        eval_strategy="steps",
+        eval_steps=2,
+        load_best_model_at_end=best,
+        metric_for_best_model="eval_loss",
+        report_to=[],
+        use_cpu=True,
+        seed=3,
+        logging_strategy="no",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+
+
 @pytest.mark.parametrize("family", ["bert", "vit"])
 def test_trainer_trains_resumes_loads_its_best_and_saves(family: str, tmp_path: Path) -> None:
     """Resumed equals uninterrupted bit for bit; the best checkpoint comes back whole; what is saved reloads bit-equal."""
-    from transformers import Trainer, TrainingArguments
-
     compressed(family).save_pretrained(tmp_path / "start")
 
     def trainer(out: str, best: bool = False) -> Any:
-        arguments = TrainingArguments(
-            output_dir=str(tmp_path / out),
-            max_steps=4,
-            per_device_train_batch_size=4,
-            learning_rate=5e-2 if best else 1e-3,
-            save_strategy="steps",
-            save_steps=2,
-            eval_strategy="steps",
-            eval_steps=2,
-            load_best_model_at_end=best,
-            metric_for_best_model="eval_loss",
-            report_to=[],
-            use_cpu=True,
-            seed=3,
-            logging_strategy="no",
-            disable_tqdm=True,
-            dataloader_pin_memory=False,
-        )
+        arguments = arguments_for(tmp_path / out, best)
         model = AUTO[family].from_pretrained(tmp_path / "start")
         return Trainer(model=model, args=arguments, train_dataset=Rows(family), eval_dataset=Rows(family))
 
