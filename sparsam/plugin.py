@@ -17,6 +17,7 @@ there.
 """
 
 import hashlib
+import inspect
 import json
 import math
 import re
@@ -131,14 +132,31 @@ class SparsamQuantizer(HfQuantizer):
     def is_compileable(self) -> bool:
         return True
 
-    def get_state_dict_and_metadata(self, model: Any) -> tuple[None, dict[str, str]]:
+    def get_state_dict_and_metadata(self, model: Any) -> tuple[dict[str, "Tensor"] | None, dict[str, str]]:
         """Called by ``save_pretrained`` before it writes the config: the header's metadata, and the plan of the day."""
+        given = _given_state(model)
         plan = plan_to_save(model)
         if plan is not None:
             model.config.quantization_config = SparsamConfig(plan.to_json())
         if getattr(model, "_hf_peft_config_loaded", False):
-            return None, {}  # only an adapter is written
-        return None, header_metadata(model, model.state_dict(), plan)
+            return given, {}  # only an adapter is written
+        return given, header_metadata(model, model.state_dict() if given is None else given, plan)
+
+
+def _given_state(model: Any) -> dict[str, "Tensor"] | None:
+    """The ``state_dict`` that the running ``save_pretrained`` of a model was called with; None if it got none.
+
+    What the quantizer answers takes its place, and the quantizer is not told of it (transformers 5.23). So it is
+    read where it lies, in the call's own argument: otherwise averaged weights, or those a distributed Trainer gathered,
+    would give way to the model's own without a word.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_name == "save_pretrained" and frame.f_locals.get("self") is model:
+            given: dict[str, Tensor] | None = frame.f_locals["state_dict"]
+            return given
+        frame = frame.f_back
+    return None
 
 
 def lift(model: Any, plan: Plan | None = None) -> Any:

@@ -379,6 +379,43 @@ def test_names_on_disk_can_be_loaded_into_a_lifted_model(tmp_path: Path) -> None
     assert torch.equal(logits_of(model, "vit"), logits_of(source, "vit"))
 
 
+@pytest.mark.parametrize("way", ["keyword", "position", "wrapped", "Trainer"])
+@pytest.mark.parametrize("family", ["bert", "vit"])
+def test_a_given_state_dict_is_what_is_saved(family: str, way: str, tmp_path: Path) -> None:
+    """Averaged weights, or those gathered from many machines: they are written and digested, the model stays as it is."""
+    model = compressed(family)
+    before = logits_of(model, family)
+    given = {name: x + 0.5 for name, x in model.state_dict().items()}
+    wanted = dict(given)
+    if way == "keyword":
+        model.save_pretrained(tmp_path, state_dict=given)
+    elif way == "position":
+        model.save_pretrained(tmp_path, True, given)
+    elif way == "Trainer":
+        arguments = arguments_for(tmp_path / "out")
+        Trainer(model=model, args=arguments, eval_dataset=Rows(family))._save(str(tmp_path), given)
+    else:
+
+        class Mine(type(model)):  # type: ignore[misc]
+            def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+                super().save_pretrained(*args, **kwargs)
+
+        model.__class__ = Mine
+        model.save_pretrained(tmp_path, state_dict=given)
+        model.__class__ = Mine.__bases__[0]
+        edit(tmp_path / "config.json", lambda c: c.update(architectures=[type(model).__name__]))  # not Mine
+    assert torch.equal(logits_of(model, family), before)
+    loaded = sparsam.load(tmp_path).model
+    assert plan_of(loaded) == plan_for(family, "both")
+    for name, x in loaded.state_dict().items():
+        assert torch.equal(x, wanted[name]), name
+    tensors = plugin.read_header(tmp_path / "model.safetensors").tensors
+    flip(tmp_path / "model.safetensors", next(name for name in tensors if name.startswith("classifier")))
+    with pytest.raises(Refused, match="the tensor classifier") as caught:
+        AUTO[family].from_pretrained(tmp_path)
+    assert caught.value.code == "digest"
+
+
 @pytest.mark.parametrize("by", ["save_pretrained", "Trainer"])
 @pytest.mark.parametrize("family", ["bert", "mpnet", "vit"])
 def test_a_plan_given_to_lift_is_saved_by_stock_tools(family: str, by: str, tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ class _Writer(plugin.SparsamQuantizer):
         self.dtype = dtype
         self.plan = plan
 
-    def get_state_dict_and_metadata(self, model: Any) -> tuple[dict[str, Tensor], dict[str, str]]:  # type: ignore[override]
+    def get_state_dict_and_metadata(self, model: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
         state = {
             name: tensor.to(self.dtype) if tensor.is_floating_point() else tensor
             for name, tensor in model.state_dict().items()
