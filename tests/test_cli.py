@@ -650,7 +650,7 @@ def test_hostile_names_reach_tables_as_text(capsys, monkeypatch, tmp_path):
     found = made(tmp_path).compressed
     task = SimpleNamespace(name=HOSTILE, metric="accuracy", notes=(), train=[])
     monkeypatch.setattr("sparsam.cli.evaluate.load_task", lambda *a, **k: task)
-    monkeypatch.setattr(road(), "open_model", lambda *a, **k: SimpleNamespace(model=None))
+    monkeypatch.setattr(road(), "open_model", lambda *a, **k: SimpleNamespace(model=None, notes=()))
     monkeypatch.setattr(road(), "evaluate", lambda *a, **k: found)
     monkeypatch.setattr(road(), "weight_bytes", lambda model: 1)
     assert main(["evaluate", HOSTILE, "--task", "t", "--baseline", "[green]b"]) == 0

@@ -296,6 +296,67 @@ def test_classes_must_fit_the_task(place: Path, tmp_path: Path) -> None:
         compress(model, str(place / "task"), out=tmp_path / "out", processor=tokenizer(), budget="macs=0.5x")
 
 
+def renamed(folder: Path, out: Path, names: tuple[str, ...], order: tuple[int, ...]) -> Path:
+    """A model's folder with its classes under these names; ``order[i]`` is the old output that becomes output ``i``."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    old = model.classifier
+    model.classifier = torch.nn.Linear(old.in_features, len(order))
+    with torch.no_grad():
+        model.classifier.weight.copy_(old.weight[list(order)])
+        model.classifier.bias.copy_(old.bias[list(order)])
+    model.config.id2label = dict(enumerate(names))
+    model.config.label2id = {name: index for index, name in enumerate(names)}
+    model.save_pretrained(out)
+    open_model(str(folder)).processor.save_pretrained(out)
+    return out
+
+
+def test_classes_in_another_order_are_matched_by_name(place: Path, tmp_path: Path) -> None:
+    """A model that counts its classes the other way round is as good as ever: evaluated, trained, distilled, in pipelines."""
+    turned = renamed(place / "dense", tmp_path / "turned", ("POSITIVE", "NEGATIVE"), (1, 0))
+    task = Task.load(str(place / "task"), metric="f1")
+    before, after = (evaluate(str(folder), task) for folder in (place / "dense", turned))
+    assert np.array_equal(before.predictions, after.predictions)
+    assert before.metric == after.metric
+    made = compress(str(turned), task, out=tmp_path / "small", methods=[QUICK], budget="macs=0.6x", settings=SETTINGS,
+                    strict=False)  # fmt: skip
+    assert made.compressed.metric.value > 0.85
+    assert made.model.config.id2label == {0: "POSITIVE", 1: "NEGATIVE"}
+    texts = task.validation.take(np.arange(len(task.validation))).texts
+    classify = pipeline("text-classification", str(tmp_path / "small"))
+    said = [row["label"].lower() for row in classify(list(texts), batch_size=8)]
+    assert said == [task.labels[i] for i in made.compressed.predictions]
+
+
+def test_a_model_of_more_classes_is_measured_on_those_of_the_task(place: Path, tmp_path: Path) -> None:
+    """A third class, first in the model's order, does no harm; that it is there is said, also by compress."""
+    three = renamed(place / "dense", tmp_path / "three", ("neutral", "positive", "negative"), (0, 1, 0))
+    with torch.no_grad():
+        model = AutoModelForSequenceClassification.from_pretrained(three)
+        model.classifier.bias[0] = -100
+        model.save_pretrained(three)
+    task = Task.load(str(place / "task"))
+    assert open_model(str(three), task).notes == (
+        f"the task task holds 2 of the 3 classes of {three}; any other answer counts as wrong",
+    )
+    found = evaluate(str(three), task)
+    assert np.array_equal(found.predictions, evaluate(str(place / "dense"), task).predictions)
+    made = compress(str(three), task, out=tmp_path / "small", methods=[Control("top-k", hard_epochs=0.1)],
+                    budget="macs=0.7x", settings=SETTINGS, strict=False)  # fmt: skip
+    assert "holds 2 of the 3 classes" in made.notes[-1]
+    assert made.compressed.metric.value > 0.7
+
+
+def test_classes_of_other_names_are_refused(place: Path, tmp_path: Path) -> None:
+    """As many classes as the task's, but of something else: named on both sides."""
+    other = renamed(place / "dense", tmp_path / "other", ("cat", "dog"), (0, 1))
+    with pytest.raises(
+        Refused, match="'cat', 'dog'; the task task has the labels 'negative', 'positive'"
+    ) as caught:
+        evaluate(str(other), str(place / "task"))
+    assert caught.value.code == "head-labels"
+
+
 def test_texts_beyond_the_position_table_are_cut_and_counted(place: Path, tmp_path: Path) -> None:
     """Counted where it happens; an error where the user asks for one."""
     folder = write_task(tmp_path / "long")

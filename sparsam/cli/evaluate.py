@@ -69,6 +69,7 @@ def _evaluate(
             if source is not None:
                 show.say(f"evaluating {source} on {data.name}, {split}")
                 opened = open_model(source, data)
+                show.note_all(opened.notes)
                 found[role] = (
                     evaluate(
                         opened, data, split=split, batch_tokens=batch_tokens, truncate=not no_truncate,

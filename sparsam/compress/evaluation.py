@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sparsam.compress.classes import answers
 from sparsam.compress.opening import Opened, open_model, split_of
 from sparsam.cost import Cost
 from sparsam.errors import Refused
 from sparsam.measure import Measurement, metric_interval
 from sparsam.models import stack_of
-from sparsam.models.count import Tally, shapes_of
+from sparsam.models.count import Tally, dense_shapes_of, shapes_of
 from sparsam.task import Split, Task
 from sparsam.training.feed import streamed
 
@@ -35,6 +36,7 @@ class Evaluation:
     truncated: int
     seconds: float
     predictions: NDArray[Any]
+    """Classes as the task numbers them (-1 - output for one of the model's that the task lacks), or numbers."""
     labels: NDArray[Any]
 
     @property
@@ -68,7 +70,7 @@ def predict(
     """Logits of every row (n, classes), the work it took, and how many texts were cut."""
     model = opened.model.eval()
     stack, device = stack_of(model), next(model.parameters()).device
-    shapes, tally, cut = shapes_of(stack), Tally(), 0
+    shapes, dense, tally, cut = shapes_of(stack), dense_shapes_of(model, stack), Tally(), 0
     logits: NDArray[np.float32] | None = None
     done = 0
     for rows, batch, truncated in streamed(
@@ -86,7 +88,7 @@ def predict(
         if logits is None:
             logits = np.zeros((len(split), out.shape[1]), np.float32)
         logits[rows] = out
-        tally.add(shapes, kept)
+        tally.add(shapes, kept, dense)
         cut += truncated
         done += len(rows)
         if progress is not None:
@@ -127,7 +129,10 @@ def evaluate(
     logits, tally, cut = predict(
         opened, chosen, batch_tokens=batch_tokens, truncate=truncate, progress=progress
     )
-    predictions = logits[:, 0] if task.problem == "regression" else logits.argmax(1)
+    if task.problem == "regression":
+        predictions: NDArray[Any] = logits[:, 0]
+    else:
+        predictions = answers(logits, opened.model.config, task.labels)
     labels = chosen.labels
     metric = metric_interval(task.metric, predictions, labels)
     return Evaluation(

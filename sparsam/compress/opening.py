@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sparsam import artifact
 from sparsam.artifact.manifest import read_json
+from sparsam.compress import classes
 from sparsam.errors import Refused, Usage
 from sparsam.models import is_lifted, lift
 from sparsam.models.scratch import is_scratch, make_vit
@@ -22,12 +23,13 @@ from sparsam.training.loop import compute_device
 
 @dataclass(frozen=True)
 class Opened:
-    """A model with what it takes to feed it; ``facts`` are what was saved with it."""
+    """A model with what it takes to feed it; ``facts`` are what was saved with it, ``notes`` are to be said aloud."""
 
     model: Any
     processor: Any
     name: str
     facts: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -117,7 +119,7 @@ def open_model(
         )
         opened = Opened(made.model, processor or made.processor, str(source), _facts(made.folder))
     if task is not None:
-        _check_fit(opened, task)
+        opened = replace(opened, notes=_check_fit(opened, task))
         held_out.check(task, opened.facts, opened.name)
     if not is_lifted(opened.model):
         lift(opened.model)
@@ -132,27 +134,30 @@ def _facts(folder: Path) -> Mapping[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
-def _check_fit(opened: Opened, task: Task) -> None:
+def _check_fit(opened: Opened, task: Task) -> tuple[str, ...]:
+    """Refuse a model whose input or head is not for this task; what to say aloud of one that is."""
     if opened.kind != task.kind:
         raise Refused(
             f"{opened.name} reads {opened.kind}, the task {task.name} holds {task.kind}. Choose a model of the "
             "other kind.",
             code="task-kind",
         )
-    config = opened.model.config
-    classes = 1 if task.problem == "regression" else len(task.labels)
     if not hasattr(opened.model, "classifier"):
         raise Refused(
             f"{opened.name} has no classification head. Fine-tune it first: sparsam finetune {opened.name} "
             f"--task {task.name} --out DIR",
             code="head-missing",
         )
-    if config.num_labels != classes:
+    config = opened.model.config
+    if task.problem == "classification":
+        return classes.match(config, task.labels, opened.name, task.name).notes
+    if config.num_labels != 1:
         raise Refused(
-            f"{opened.name} has {config.num_labels} classes, the task {task.name} has {classes}. Fine-tune it "
+            f"{opened.name} has {config.num_labels} classes, the task {task.name} wants one number. Fine-tune it "
             f"first: sparsam finetune {opened.name} --task {task.name} --out DIR",
             code="head-classes",
         )
+    return ()
 
 
 def split_of(task: Task, name: str) -> Split:
@@ -167,9 +172,9 @@ def split_of(task: Task, name: str) -> Split:
 
 
 def feed_of(opened: Opened, split: Split, truncate: bool) -> Feed:
-    """A split as the training loop sees it, encoded for this model."""
+    """A split as the training loop sees it, encoded for this model, its labels in the order of the model's classes."""
     return Feed(
-        split,
+        classes.in_model_order(split, opened.model.config),
         opened.processor,
         max_length=opened.max_length,
         truncate=truncate,

@@ -119,7 +119,7 @@ def finetune(
     on_main_process(lambda: _clean(_work(out)))
     reloaded = open_model(str(out), task)
     found = evaluate(reloaded, task, truncate=truncate, progress=progress)
-    notes = (*task.notes, *_cut(feed))
+    notes = (*task.notes, *opened.notes, *_cut(feed))
     return Finetuned(reloaded.model, reloaded.processor, Path(out), found, history, notes)
 
 
@@ -211,7 +211,7 @@ def compress(
         difference,
         tuple(missed),
         budget,
-        (*task.notes, *_cut(feed)),
+        (*task.notes, *opened.notes, *_cut(feed)),
         history,
         weight_bytes(taught.model),
         weight_bytes(reloaded.model),

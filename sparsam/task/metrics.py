@@ -6,7 +6,7 @@ distribution as drawing rows with replacement, without touching the rows.
 
 accuracy; F1 of class 1 (macro mean where there are more than two classes); Matthews correlation (for more classes
 Gorodkin 2004, R_K); mean of Pearson's and Spearman's correlation. An undefined score (a constant prediction, a
-class never met) is 0, as in GLUE's own scripts.
+class never met) is 0, as in GLUE's own scripts. A prediction below 0 is a class the task does not have: always wrong.
 
 Letters: r resamples, m distinct pairs, n rows.
 """
@@ -109,6 +109,7 @@ def metric_of_counts(
 
 def _f1(counts: NDArray[np.int64], predictions: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float64]:
     met = np.union1d(predictions, labels)
+    met = met[met >= 0]  # what the task has no class for is wrong, and no class to be scored
     scored = [1] if set(met.tolist()) <= {0, 1} else met.tolist()
     each = []
     for label in scored:
