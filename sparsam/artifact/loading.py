@@ -103,7 +103,8 @@ def load_dense(
     """Load an ordinary checkpoint, from a folder or the hub, in float32, to work on.
 
     A checkpoint that carries a plan is loaded with it, and one that has a manifest is checked against it. What is new in
-    the model (a fresh head) is named in ``facts["new_weights"]``.
+    the model (a fresh head) is named in ``facts["new_weights"]``, what it has no use for (the head of pretraining) in
+    ``facts["unused_weights"]``.
 
     Args:
         source: folder or hub id.
@@ -129,14 +130,14 @@ def load_dense(
     _check_headers(_weights(place), config)
     if labels is None:
         name = _architecture(config)
-        model, new = _from_pretrained(auto_class(name, or_bare=True), place, dtype="float32", fresh=False)
+        model, notes = _from_pretrained(auto_class(name, or_bare=True), place, dtype="float32", fresh=False)
     else:
         names = {index: str(name) for index, name in enumerate(labels)} or {0: "LABEL_0"}
         if regression and len(names) != 1:
             raise Usage(f"a regression has one output; got {len(names)} labels.", code="labels")
         image = kind == "image" or (kind is None and config.get("model_type") in ("vit", "deit"))
         chosen = _AUTO["ForImageClassification" if image else "ForSequenceClassification"]
-        model, new = _from_pretrained(
+        model, notes = _from_pretrained(
             chosen,
             place,
             dtype="float32",
@@ -146,9 +147,7 @@ def load_dense(
             problem_type="regression" if regression else "single_label_classification",
         )
     model.to(device)
-    return Loaded(
-        model, _processor(place), plan_of(model), {"new_weights": sorted(new)} if new else {}, place
-    )
+    return Loaded(model, _processor(place), plan_of(model), notes, place)
 
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
@@ -283,8 +282,8 @@ def _weights(place: Path) -> list[Path]:
 
 def _from_pretrained(
     auto: Any, place: Path, *, dtype: str, fresh: bool, **config: Any
-) -> tuple[Any, set[str]]:
-    """A model from a folder, and the names of weights that are new in it."""
+) -> tuple[Any, dict[str, Any]]:
+    """A model from a folder; the names of weights that are new in it, and of those it does not use, where there are any."""
     try:
         with without_bars():
             model, said = auto.from_pretrained(
@@ -333,8 +332,35 @@ def _from_pretrained(
             "Download the checkpoint again, or fine-tune it first if only its head is missing.",
             code=code,
         )
+    unused = sorted(said["unexpected_keys"])
+    _check_unused(model, unused, place)
     check_finite(model)
-    return model, new
+    named = {"new_weights": sorted(new), "unused_weights": unused}
+    return model, {kind: names for kind, names in named.items() if names}
+
+
+def _check_unused(model: Any, unused: Sequence[str], place: Path) -> None:
+    """Weights without a place in the model may be another head's, but not the layers': then the config is not theirs."""
+    config = model.config
+    family = family_of(config.model_type, config)
+    layers = re.escape(".".join(filter(None, (family.container, family.layers))))
+    pattern = re.compile(rf"(?:{re.escape(model.base_model_prefix)}\.)?{layers}\.(\d+)\.")
+    found = {name: int(match[1]) for name in unused if (match := pattern.match(name))}
+    if not found:
+        return
+    first = next(iter(found))
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    field, depth = (
+        config.attribute_map.get("num_hidden_layers", "num_hidden_layers"),
+        config.num_hidden_layers,
+    )
+    deepest = max(found.values()) + 1
+    why = f" {field} is {depth} there; the weights have {deepest} layers." if deepest > depth else ""
+    raise Refused(
+        f"{first}{more}: in the weights in {place}, but not in the model that its {CONFIG} describes.{why} Restore {CONFIG} "
+        "from where the weights came from, or download the checkpoint again.",
+        code="weights-mismatch",
+    )
 
 
 def _may_be_new(model: Any, name: str, fresh: bool) -> bool:

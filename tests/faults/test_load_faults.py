@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -10,7 +11,14 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    DistilBertConfig,
+    ViTConfig,
+)
 
 from sparsam import artifact, plugin
 from sparsam.cli import main
@@ -327,6 +335,49 @@ def test_a_config_that_does_not_fit_is_refused(change: Any, code: str, said: str
     with pytest.raises(Refused, match=said) as caught:
         artifact.load_dense(dense)
     assert caught.value.code == code
+
+
+TINY = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 20}
+
+
+@pytest.mark.parametrize("labels", [None, ("no", "yes")])
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [
+        (BertConfig(vocab_size=50, **TINY), "num_hidden_layers"),
+        (DistilBertConfig(vocab_size=50, dim=16, n_layers=3, n_heads=2, hidden_dim=20), "n_layers"),
+        (ViTConfig(image_size=16, patch_size=4, **TINY), "num_hidden_layers"),
+    ],
+    ids=["bert", "distilbert", "vit"],
+)
+def test_layers_left_over_are_named(config: Any, field: str, labels: Any, tmp_path: Path) -> None:
+    """A config that claims fewer layers than the weights have is refused, bare or with a head."""
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+    artifact.load_dense(tmp_path)
+    edit(tmp_path / "config.json", lambda c: c.update({field: 2}))
+    with pytest.raises(Refused, match=rf"{field} is 2 there; the weights have 3 layers") as caught:
+        artifact.load_dense(tmp_path, labels=labels)
+    assert caught.value.code == "weights-mismatch"
+    assert re.match(r"(\w+\.)?(\w+\.)?layers?\.2\.\S+ and \d+ more: in the weights", str(caught.value))
+    assert "Restore config.json" in str(caught.value)
+
+
+def test_a_part_of_a_layer_left_over_is_named(dense: Path) -> None:
+    """A weight that a layer has no place for would change the answers; it is not dropped in silence."""
+    name = "bert.encoder.layer.1.crossattention.self.query.weight"
+    rewrite(dense / "model.safetensors", lambda tensors: tensors.update({name: torch.ones(16, 16)}))
+    with pytest.raises(Refused, match=f"{name}: in the weights") as caught:
+        artifact.load_dense(dense)
+    assert caught.value.code == "weights-mismatch"
+    assert "num_hidden_layers" not in str(caught.value)
+
+
+def test_a_head_left_over_is_noted(dense: Path) -> None:
+    """The head of pretraining is of no use to a classifier: it is passed over, and named."""
+    rewrite(
+        dense / "model.safetensors", lambda tensors: tensors.update({"cls.predictions.bias": torch.ones(50)})
+    )
+    assert artifact.load_dense(dense).facts == {"unused_weights": ["cls.predictions.bias"]}
 
 
 @pytest.mark.parametrize(
