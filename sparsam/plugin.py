@@ -340,6 +340,21 @@ def check_files(files: Sequence[Path], plan: Plan | None, config: Any) -> None:
                 raise Refused(f"the tensor {name} is missing from {where.parent}. {_MEND}", code="digest")
 
 
+def check_file(file: Path) -> bool:
+    """Check a file's tensors against the digests in its own header; False if there are none.
+
+    Raises:
+        Refused: ``digest``, ``artifact-version``.
+        InputOutput: ``safetensors-corrupt``, ``file-unreadable``.
+    """
+    header = read_header(file)
+    record = _record(header, file)
+    if record is None or record["tensors"] is None:
+        return False
+    _check_tensors(file, header, record)
+    return True
+
+
 _MEND = (
     "Restore the folder from where it was saved or download it again; to change a model, load it, change it and save "
     "it with sparsam."

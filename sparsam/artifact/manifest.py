@@ -81,10 +81,45 @@ def verify(folder: str | os.PathLike[str]) -> None:
 
     Raises:
         InputOutput: ``manifest-missing``, ``manifest-invalid``, ``file-missing``, ``file-size``, ``file-unreadable``.
-        Refused: ``digest`` (a file was changed), ``artifact-version`` (a newer schema).
+        Refused: ``digest`` (a file was changed), ``saved-over`` (another tool saved a whole model there),
+            ``artifact-version`` (a newer schema).
     """
     folder = Path(folder)
-    for name, entry in read_manifest(folder).items():
+    entries = read_manifest(folder)
+    try:
+        _check(folder, entries)
+    except SparsamError:
+        over = _saved_over(folder, entries)
+        if over is None:
+            raise
+        raise Refused(
+            f"{folder} was saved over by another tool (save_pretrained, the Trainer) after sparsam wrote it: {over} is whole, "
+            f"but not the one that {MANIFEST} names. If that was meant, delete {MANIFEST} and {FACTS} there, or save the "
+            "model with sparsam.save; if not, copy or download the folder again.",
+            code="saved-over",
+        ) from None
+
+
+def _saved_over(folder: Path, entries: dict[str, dict[str, Any]]) -> str | None:
+    """Weights that are not those of the manifest, and whole all the same: damage would show in their own digests.
+
+    Without digests (another tool writes none) a whole file of another size will do: a flipped bit leaves the size as it is.
+    """
+    for name, entry in entries.items():
+        file = folder / name
+        if file.suffix != ".safetensors":
+            continue
+        try:
+            signed = plugin.check_file(file)
+            if sha256_of(file) != entry["sha256"] if signed else file.stat().st_size != entry["bytes"]:
+                return name
+        except (SparsamError, OSError):
+            return None
+    return None
+
+
+def _check(folder: Path, entries: dict[str, dict[str, Any]]) -> None:
+    for name, entry in entries.items():
         file = folder / name
         try:
             size = file.stat().st_size

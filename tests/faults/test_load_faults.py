@@ -268,6 +268,28 @@ def test_a_folder_whose_manifest_cannot_be_read_is_not_replaced(folder: Path) ->
     assert caught.value.code == "not-an-artifact"
 
 
+@pytest.mark.parametrize("compressed", [True, False])
+def test_a_folder_that_another_tool_saved_over_says_so(compressed: bool, tmp_path: Path) -> None:
+    """Stock ``save_pretrained`` leaves the old manifest: what happened is said, and both ways to mend it work."""
+    folder = artifact.save(model() if compressed else unlift(model()), tmp_path / "a")
+    trained = AutoModelForSequenceClassification.from_pretrained(folder)
+    with torch.no_grad():
+        trained.classifier.bias.add_(1)
+    trained.save_pretrained(folder)
+    for opened in (artifact.load, artifact.load_dense, open_model):
+        with pytest.raises(
+            Refused, match=r"was saved over by another tool .*delete MANIFEST\.json"
+        ) as caught:
+            opened(folder)
+        assert caught.value.code == "saved-over"
+        assert "model.safetensors is whole" in str(caught.value)
+    for name in (artifact.MANIFEST, artifact.FACTS):
+        (folder / name).unlink()
+    assert torch.equal(open_model(folder).model.classifier.bias.cpu(), trained.classifier.bias)
+    artifact.save(trained, folder, overwrite=True)
+    assert torch.equal(artifact.load(folder).model.classifier.bias, trained.classifier.bias)
+
+
 def test_an_ordinary_checkpoint_is_no_artefact(dense: Path) -> None:
     """:func:`load` wants what sparsam saved, and says what to do."""
     with pytest.raises(Refused, match="was not saved by sparsam") as caught:
