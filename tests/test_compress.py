@@ -19,6 +19,8 @@ from transformers import (
     BertForSequenceClassification,
     BertModel,
     PreTrainedTokenizerFast,
+    ViTConfig,
+    ViTForImageClassification,
     pipeline,
 )
 
@@ -294,6 +296,25 @@ def test_classes_must_fit_the_task(place: Path, tmp_path: Path) -> None:
     model = BertForSequenceClassification(config(num_labels=3))
     with pytest.raises(Refused, match=r"has 3 classes, the task .* has 2"):
         compress(model, str(place / "task"), out=tmp_path / "out", processor=tokenizer(), budget="macs=0.5x")
+
+
+def test_a_model_without_its_tokenizer_is_refused(place: Path, tmp_path: Path) -> None:
+    """A folder without tokenizer or image processor is refused on opening: what was looked for, and how to get it there."""
+    AutoModelForSequenceClassification.from_pretrained(place / "dense").save_pretrained(tmp_path / "bare")
+    for use in (evaluate, lambda *given: finetune(*given, tmp_path / "out")):
+        with pytest.raises(
+            Refused, match=r"bare has no tokenizer: no tokenizer\.json.*AutoTokenizer"
+        ) as caught:
+            use(str(tmp_path / "bare"), str(place / "task"))
+        assert caught.value.code == "processor-missing"
+    images = tmp_path / "vit"
+    ViTForImageClassification(ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=8,
+                                        patch_size=4, num_labels=10)).save_pretrained(images)  # fmt: skip
+    with pytest.raises(Refused, match=r"vit has no image processor: no preprocessor_config\.json"):
+        evaluate(str(images), "digits")
+    tokenizer().save_pretrained(images)
+    with pytest.raises(Refused, match=r"vit has no image processor"):
+        evaluate(str(images), "digits")
 
 
 def renamed(folder: Path, out: Path, names: tuple[str, ...], order: tuple[int, ...]) -> Path:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from sparsam import artifact
 from sparsam.artifact.manifest import read_json
 from sparsam.compress import classes
-from sparsam.errors import Refused, Usage
+from sparsam.compress.fit import check_fit
+from sparsam.errors import Usage
 from sparsam.models import is_lifted, lift
 from sparsam.models.scratch import is_scratch, make_vit
 from sparsam.task import Split, Task, held_out
@@ -119,7 +120,8 @@ def open_model(
         )
         opened = Opened(made.model, processor or made.processor, str(source), _facts(made.folder))
     if task is not None:
-        opened = replace(opened, notes=_check_fit(opened, task))
+        notes = check_fit(opened.model, opened.processor, opened.kind, opened.name, task)
+        opened = replace(opened, notes=notes)
         held_out.check(task, opened.facts, opened.name)
     if not is_lifted(opened.model):
         lift(opened.model)
@@ -132,32 +134,6 @@ def _facts(folder: Path) -> Mapping[str, Any]:
     """What was saved with a model: where it came from and what it was trained on. Nothing for a foreign one."""
     facts = read_json(folder / artifact.FACTS).get("facts") if (folder / artifact.FACTS).is_file() else None
     return facts if isinstance(facts, dict) else {}
-
-
-def _check_fit(opened: Opened, task: Task) -> tuple[str, ...]:
-    """Refuse a model whose input or head is not for this task; what to say aloud of one that is."""
-    if opened.kind != task.kind:
-        raise Refused(
-            f"{opened.name} reads {opened.kind}, the task {task.name} holds {task.kind}. Choose a model of the "
-            "other kind.",
-            code="task-kind",
-        )
-    if not hasattr(opened.model, "classifier"):
-        raise Refused(
-            f"{opened.name} has no classification head. Fine-tune it first: sparsam finetune {opened.name} "
-            f"--task {task.name} --out DIR",
-            code="head-missing",
-        )
-    config = opened.model.config
-    if task.problem == "classification":
-        return classes.match(config, task.labels, opened.name, task.name).notes
-    if config.num_labels != 1:
-        raise Refused(
-            f"{opened.name} has {config.num_labels} classes, the task {task.name} wants one number. Fine-tune it "
-            f"first: sparsam finetune {opened.name} --task {task.name} --out DIR",
-            code="head-classes",
-        )
-    return ()
 
 
 def split_of(task: Task, name: str) -> Split:

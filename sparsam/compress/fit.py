@@ -1,0 +1,55 @@
+"""Whether a model, its processor and a task fit together: found out on opening, before any compute."""
+
+from typing import Any
+
+from transformers import ImageProcessingMixin, PreTrainedTokenizerBase
+
+from sparsam.compress import classes
+from sparsam.errors import Refused
+from sparsam.task import Task
+
+
+def check_fit(model: Any, processor: Any, kind: str, name: str, task: Task) -> tuple[str, ...]:
+    """What to say aloud of a model that can be used for a task.
+
+    Raises:
+        Refused: ``task-kind``, ``processor-missing``, ``head-missing``, ``head-classes``, ``head-labels``.
+    """
+    if kind != task.kind:
+        raise Refused(
+            f"{name} reads {kind}, the task {task.name} holds {task.kind}. Choose a model of the other kind.",
+            code="task-kind",
+        )
+    _check_processor(processor, kind, name)
+    if not hasattr(model, "classifier"):
+        raise Refused(
+            f"{name} has no classification head. Fine-tune it first: sparsam finetune {name} "
+            f"--task {task.name} --out DIR",
+            code="head-missing",
+        )
+    if task.problem == "classification":
+        return classes.match(model.config, task.labels, name, task.name).notes
+    if model.config.num_labels != 1:
+        raise Refused(
+            f"{name} has {model.config.num_labels} classes, the task {task.name} wants one number. Fine-tune it "
+            f"first: sparsam finetune {name} --task {task.name} --out DIR",
+            code="head-classes",
+        )
+    return ()
+
+
+def _check_processor(processor: Any, kind: str, name: str) -> None:
+    """Refuse a model without what turns texts or images into its input."""
+    if kind == "text" and (processor is None or isinstance(processor, ImageProcessingMixin)):
+        raise Refused(
+            f"{name} has no tokenizer: no tokenizer.json, and no vocabulary (vocab.txt, vocab.json, a sentencepiece "
+            "model). Copy these files from the model it was made from, or save them there: "
+            "AutoTokenizer.from_pretrained(ORIGINAL).save_pretrained(DIR).",
+            code="processor-missing",
+        )
+    if kind == "image" and (processor is None or isinstance(processor, PreTrainedTokenizerBase)):
+        raise Refused(
+            f"{name} has no image processor: no preprocessor_config.json. Copy this file from the model it was made "
+            "from, or save it there: AutoImageProcessor.from_pretrained(ORIGINAL).save_pretrained(DIR).",
+            code="processor-missing",
+        )
