@@ -205,6 +205,38 @@ def test_shares_lie_between_none_and_all(rule: str, share: float) -> None:
     assert caught.value.code == "token-rule"
 
 
+@pytest.mark.parametrize("rule", ["ltp", "linear-threshold"])
+@pytest.mark.parametrize("value", [-1.0, -1e-9, -1e9])
+def test_thresholds_are_not_negative(rule: str, value: float) -> None:
+    """A threshold below 0 is refused with its layer; nothing writes one, so the plan was damaged."""
+    with pytest.raises(Refused, match=r"threshold -1.* at layer 1; expected a number from 0 up") as caught:
+        rule_of(TokenPlan(rule, (None, value)))
+    assert caught.value.code == "token-rule"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_values_are_finite(value: float) -> None:
+    """NaN and infinity are no plan's, in values or options, built or read."""
+    with pytest.raises(ValueError, match="finite number"):
+        TokenPlan("ltp", (value,))
+    with pytest.raises(ValueError, match="finite number"):
+        TokenPlan("random", (0.5,), {"seed": value})
+    text = json.dumps(example() | {"tokens": {"rule": "ltp", "values": [value]}})
+    with pytest.raises(Refused) as caught:
+        Plan.from_json(text)
+    assert caught.value.code == "plan-invalid"
+
+
+@pytest.mark.parametrize("rule", list(RULES))
+@pytest.mark.parametrize("option", ["typo", "Seed", "", "x" * 5000])
+def test_options_a_rule_does_not_read_are_refused(rule: str, option: str) -> None:
+    """An option passed over would be another model than the plan's; a newer sparsam is the likelier reason."""
+    with pytest.raises(Refused, match=rf"rule '{rule}' has the option .*; known are .*upgrade") as caught:
+        rule_of(TokenPlan(rule, (0.5,), {option: 1}))
+    assert caught.value.code == "token-rule"
+    assert len(str(caught.value)) < 300
+
+
 def mutate(obj: Any, rng: random.Random) -> Any:
     """One random change somewhere in a JSON value."""
     strange = [

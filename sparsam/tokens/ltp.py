@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from sparsam.errors import Refused, Usage
 from sparsam.plan import TokenPlan
-from sparsam.tokens.rule import Decision, Living
+from sparsam.tokens.rule import Decision, Living, check_options
 
 ONLY_PROTECTED = 1e6
 """A threshold no received attention can reach (it is at most the number of tokens): only protected tokens stay."""
@@ -88,6 +88,7 @@ class Threshold:
 
     @staticmethod
     def from_plan(plan: TokenPlan) -> "Threshold":
+        check_options(plan, "relative_to")
         unit = plan.options.get("relative_to", "all")
         if unit not in RELATIVE_TO:
             raise Refused(
@@ -95,6 +96,13 @@ class Threshold:
                 "a newer sparsam: upgrade.",
                 code="token-rule",
             )
+        for layer, value in enumerate(plan.values):
+            if value is not None and not 0 <= value < float("inf"):
+                raise Refused(
+                    f"the plan's rule {plan.rule!r} has the threshold {value!r} at layer {layer}; expected a number from 0 "
+                    "up, or null to keep all tokens. Restore the plan from the saved folder.",
+                    code="token-rule",
+                )
         return Threshold(
             tuple(0.0 if value is None else value for value in plan.values), relative_to=str(unit)
         )

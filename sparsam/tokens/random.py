@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sparsam.errors import Refused
 from sparsam.plan import TokenPlan
-from sparsam.tokens.rule import Decision, Living, checked_shares, quota, ranks
+from sparsam.tokens.rule import Decision, Living, check_options, checked_shares, quota, ranks
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class RandomTokens:
 
     @staticmethod
     def from_plan(plan: TokenPlan) -> "RandomTokens":
+        check_options(plan, "seed")
         seed = plan.options.get("seed", 0)
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise Refused(

@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sparsam.errors import Refused
+from sparsam.plan import TokenPlan
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,21 @@ def ranks(
 def quota(share: float, original_lengths: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
     """ceil(share * original length) of each sequence, safe from rounding: 0.07 of 100 tokens are 7, not 8."""
     return torch.ceil(original_lengths.double() * share - 1e-9).long()
+
+
+def check_options(plan: TokenPlan, *known: str) -> None:
+    """Refuse options of a plan that its rule does not read: they would be passed over, and mean something elsewhere.
+
+    Raises:
+        Refused: ``token-rule``.
+    """
+    for name in plan.options:
+        if name not in known:
+            raise Refused(
+                f"the plan's rule {plan.rule!r} has the option {name[:60]!r}; known are {', '.join(known) or 'none'}. It may "
+                "come from a newer sparsam: upgrade.",
+                code="token-rule",
+            )
 
 
 def checked_shares(rule: str, shares: tuple[float | None, ...]) -> tuple[float | None, ...]:

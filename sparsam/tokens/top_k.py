@@ -7,7 +7,7 @@ nor ranks against the living tokens; this control ranks a layer's own scores and
 from dataclasses import dataclass
 
 from sparsam.plan import TokenPlan
-from sparsam.tokens.rule import Decision, Living, checked_shares, quota, ranks
+from sparsam.tokens.rule import Decision, Living, check_options, checked_shares, quota, ranks
 
 
 @dataclass(frozen=True)
@@ -37,4 +37,5 @@ class TopK:
 
     @staticmethod
     def from_plan(plan: TokenPlan) -> "TopK":
+        check_options(plan)
         return TopK(checked_shares(plan.rule, plan.values))
