@@ -30,7 +30,7 @@ from transformers import (
 )
 
 import sparsam
-from sparsam import plugin
+from sparsam import artifact, plugin
 from sparsam.errors import InputOutput, Refused, Usage
 from sparsam.models import is_lifted, lift, plan_of, resize, stack_of, unlift
 from sparsam.plan import LayerPlan, Plan, TokenPlan
@@ -253,6 +253,19 @@ def test_an_edited_plan_is_refused(copied: Path) -> None:
     with pytest.raises(Refused, match=r"the plan in config.json is not what was saved") as caught:
         AutoModelForSequenceClassification.from_pretrained(copied)
     assert caught.value.code == "digest"
+
+
+def test_without_its_entry_only_sparsam_refuses(tmp_path: Path) -> None:
+    """Stock classes never ask us about a folder without quantization_config (SECURITY.md says so); our loaders refuse it."""
+    compressed("bert", "tokens").save_pretrained(tmp_path)
+    edit(tmp_path / "config.json", lambda c: c.pop("quantization_config"))
+    assert not is_lifted(AutoModelForSequenceClassification.from_pretrained(tmp_path))
+    for load, code in ((artifact.load, "not-an-artifact"), (artifact.load_dense, "digest")):
+        with pytest.raises(
+            Refused, match=r"was not saved by|the plan in config\.json is not what was saved"
+        ) as caught:
+            load(tmp_path)
+        assert caught.value.code == code
 
 
 def test_edited_labels_are_refused(copied: Path) -> None:
