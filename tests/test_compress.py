@@ -12,15 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
     BertModel,
+    DeiTConfig,
+    DeiTForImageClassificationWithTeacher,
     PreTrainedTokenizerFast,
     ViTConfig,
     ViTForImageClassification,
+    ViTImageProcessor,
     pipeline,
 )
 
@@ -315,6 +319,41 @@ def test_a_model_without_its_tokenizer_is_refused(place: Path, tmp_path: Path) -
     tokenizer().save_pretrained(images)
     with pytest.raises(Refused, match=r"vit has no image processor"):
         evaluate(str(images), "digits")
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("TokenClassification", "it gives a class for every token, .*Fine-tune it first, which gives it another head"),
+        ("MultipleChoice", "it chooses between several texts"),
+        ("QuestionAnswering", "it gives the place of an answer"),
+    ],
+)  # fmt: skip
+def test_a_head_of_another_kind_is_refused(place: Path, tmp_path: Path, kind: str, text: str) -> None:
+    """Heads that are no classifiers of whole texts are refused by name, before any compute; a fresh head mends it."""
+    getattr(transformers, f"BertFor{kind}")(config()).save_pretrained(tmp_path / "other")
+    tokenizer().save_pretrained(tmp_path / "other")
+    for use in (evaluate, lambda *given: compress(*given, out=tmp_path / "out", budget="macs=0.5x")):
+        with pytest.raises(Refused, match=f"BertFor{kind} is refused: {text}") as caught:
+            use(str(tmp_path / "other"), str(place / "task"))
+        assert caught.value.code == "head-kind"
+    opened = open_model(str(tmp_path / "other"), Task.load(str(place / "task")), fresh_head=True)
+    assert type(opened.model) is BertForSequenceClassification
+
+
+def test_two_heads_without_a_loss_are_refused(tmp_path: Path) -> None:
+    """DeiT with its teacher's head cannot be trained in transformers: refused by name, in fine-tuning too."""
+    small = DeiTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=8, patch_size=4, num_labels=10
+    )
+    DeiTForImageClassificationWithTeacher(small).save_pretrained(tmp_path / "deit")
+    ViTImageProcessor(size={"height": 8, "width": 8}).save_pretrained(tmp_path / "deit")
+    for use in (evaluate, lambda *given: finetune(*given, tmp_path / "out")):
+        with pytest.raises(
+            Refused, match=r"no loss to be trained with\. Load it as DeiTForImageClassification,"
+        ) as caught:
+            use(str(tmp_path / "deit"), "digits")
+        assert caught.value.code == "head-kind"
 
 
 def renamed(folder: Path, out: Path, names: tuple[str, ...], order: tuple[int, ...]) -> Path:

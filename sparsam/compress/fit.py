@@ -6,6 +6,7 @@ from transformers import ImageProcessingMixin, PreTrainedTokenizerBase
 
 from sparsam.compress import classes
 from sparsam.errors import Refused
+from sparsam.models.heads import check_head
 from sparsam.task import Task
 
 
@@ -13,7 +14,7 @@ def check_fit(model: Any, processor: Any, kind: str, name: str, task: Task) -> t
     """What to say aloud of a model that can be used for a task.
 
     Raises:
-        Refused: ``task-kind``, ``processor-missing``, ``head-missing``, ``head-classes``, ``head-labels``.
+        Refused: ``task-kind``, ``processor-missing``, ``head-missing``, ``head-kind``, ``head-classes``, ``head-labels``.
     """
     if kind != task.kind:
         raise Refused(
@@ -21,12 +22,7 @@ def check_fit(model: Any, processor: Any, kind: str, name: str, task: Task) -> t
             code="task-kind",
         )
     _check_processor(processor, kind, name)
-    if not hasattr(model, "classifier"):
-        raise Refused(
-            f"{name} has no classification head. Fine-tune it first: sparsam finetune {name} "
-            f"--task {task.name} --out DIR",
-            code="head-missing",
-        )
+    check_head([part.__name__ for part in type(model).__mro__], name, task.name)
     if task.problem == "classification":
         return classes.match(model.config, task.labels, name, task.name).notes
     if model.config.num_labels != 1:
