@@ -24,6 +24,7 @@ from transformers import (
     MPNetConfig,
     MPNetForSequenceClassification,
     Trainer,
+    TrainerCallback,
     TrainingArguments,
     ViTConfig,
     ViTForImageClassification,
@@ -566,6 +567,49 @@ def test_trainer_trains_resumes_loads_its_best_and_saves(family: str, tmp_path: 
     assert plan_of(saved) == plan_for(family, "both")
     assert torch.equal(logits_of(saved, family), logits_of(best.model, family))
     assert plugin.KEY in plugin.read_header(tmp_path / "saved/model.safetensors").metadata
+
+
+class Interrupt(TrainerCallback):
+    """Stops the training as a user would, after a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("family", ["bert", "vit"])
+def test_an_interrupted_trainer_goes_on_to_its_best_model(family: str, tmp_path: Path) -> None:
+    """Stopped after its checkpoint, resumed from its folder, best model, saved, reloaded: bit for bit as if never stopped."""
+    compressed(family).save_pretrained(tmp_path / "start")
+    rows = Rows(family)
+
+    def trainer(out: str, *callbacks: Any) -> Any:
+        return Trainer(
+            model=AUTO[family].from_pretrained(tmp_path / "start"),
+            args=arguments_for(tmp_path / out, best=True),
+            train_dataset=rows,
+            eval_dataset=rows,
+            callbacks=list(callbacks),
+        )
+
+    whole = trainer("whole")
+    whole.train()
+    with pytest.raises(KeyboardInterrupt):
+        trainer("stopped", Interrupt(3)).train()
+    assert not (tmp_path / "stopped/checkpoint-4").exists()
+    resumed = trainer("stopped")
+    resumed.train(resume_from_checkpoint=True)
+    assert Path(resumed.state.best_model_checkpoint).name == Path(whole.state.best_model_checkpoint).name
+    resumed.save_model(str(tmp_path / "saved"))
+    loaded = artifact.load(tmp_path / "saved")
+    assert loaded.plan == plan_for(family, "both")
+    for model in (resumed.model, loaded.model):
+        for name, x in whole.model.state_dict().items():
+            assert torch.equal(model.state_dict()[name], x), name
+        assert torch.equal(logits_of(model.eval(), family), logits_of(whole.model.eval(), family))
 
 
 # ---- With and without sparsam, in fresh processes --------------------------------------------------------------------
