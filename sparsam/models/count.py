@@ -1,7 +1,8 @@
 """Counting what a lifted model did: surviving lengths of real inputs to multiply-accumulates."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,23 @@ def shapes_of(stack: Stack) -> list[Shape]:
         scored = rule is not None and rule.prunes(index) and rule.wants_scores(index)
         shapes.append(Shape(width, inner // head_width, head_width, block.part("up").weight.shape[0], scored))
     return shapes
+
+
+def dense_shapes_of(model: Any, stack: Stack) -> list[Shape]:
+    """Each layer's widths in the dense model: as they stand, but with the heads and filters that the plan left out."""
+    config = model.config
+    heads, filters = (
+        next((getattr(config, name) for name in names if hasattr(config, name)), None)
+        for names in (("num_attention_heads", "n_heads"), ("intermediate_size", "hidden_dim"))
+    )
+    return [
+        replace(
+            shape,
+            heads=shape.heads if left.heads is None or heads is None else heads,
+            filters=shape.filters if left.filters is None or filters is None else filters,
+        )
+        for shape, left in zip(shapes_of(stack), stack.left, strict=True)
+    ]
 
 
 @dataclass
@@ -63,16 +81,16 @@ class Tally:
 
 
 @torch.no_grad()
-def count(model: torch.nn.Module, stack: Stack, batches: Iterable[dict[str, Tensor]]) -> Tally:
+def count(model: Any, stack: Stack, batches: Iterable[dict[str, Tensor]]) -> Tally:
     """Run batches through the model as it stands and count. The model's mode is put back afterwards."""
     tally, training = Tally(), model.training
     model.eval()
-    shapes = shapes_of(stack)
+    shapes, dense = shapes_of(stack), dense_shapes_of(model, stack)
     try:
         for batch in batches:
             with stack.recording() as kept:
                 model(**{name: x for name, x in batch.items() if name != "labels"})
-            tally.add(shapes, kept)
+            tally.add(shapes, kept, dense)
     finally:
         model.train(training)
     return tally

@@ -12,8 +12,9 @@ Letters: b batch, n padded tokens of one sequence, t packed tokens, d width, h h
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from operator import attrgetter
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -56,7 +57,7 @@ class Block:
     def __init__(self, layer: nn.Module, family: Family, left: LayerPlan | None = None) -> None:
         self.layer = layer
         self.family = family
-        self.left = left or LayerPlan()
+        self.left = LayerPlan() if left is None else left
         self._parts = {
             role: attrgetter(getattr(family, role))
             for role in ("q", "k", "v", "o", "up", "act", "down", "attention_norm", "ffn_norm", "head_width")
@@ -188,12 +189,23 @@ class _Carry:
         self.sizes = None if self.sizes is None else self.sizes[keep]
 
 
+@runtime_checkable
+class Holder(Protocol):
+    """The module that stands in for the encoder: it has the user's layers."""
+
+    def own_layers(self) -> Sequence[nn.Module]:
+        """The layers as they stand now."""
+        ...
+
+
 class Stack:
     """Runs the blocks on a packed batch. Shared by both ways in which an encoder enters a model."""
 
-    def __init__(self, family: Family, layers: nn.ModuleList, left: Sequence[LayerPlan]) -> None:
+    def __init__(self, family: Family, holder: Holder, left: Sequence[LayerPlan]) -> None:
         self.family = family
-        self.blocks = [Block(layer, family, kept) for layer, kept in zip(layers, left, strict=True)]
+        self.holder = holder
+        self.left = tuple(left)
+        self._blocks: list[Block] = []
         self.rule: Rule | None = None
         self.attend: Attend = softmax
         self.linear: Linear = call
@@ -204,6 +216,36 @@ class Stack:
         self.states: list[Packed] | None = None
         self.head_alone = False
         """Set where nothing but the protected tokens' last states is read: the last layer works for them alone then."""
+
+    @property
+    def blocks(self) -> list[Block]:
+        """One a layer of the user's model as it stands now: a layer may be replaced between two calls.
+
+        Raises:
+            Refused: ``plan-mismatch`` where the number of layers is no longer the plan's.
+        """
+        layers = self.holder.own_layers()
+        if len(layers) != len(self.left):
+            raise Refused(
+                f"the model has {len(layers)} layers now; it was lifted with {len(self.left)}. Call "
+                "sparsam.models.unlift(model) before layers are added or dropped, and sparsam.lift(model) after.",
+                code="plan-mismatch",
+            )
+        known = self._blocks
+        if len(known) != len(layers) or any(
+            block.layer is not layer or block.left is not left
+            for block, layer, left in zip(known, layers, self.left, strict=True)
+        ):
+            self._blocks = [
+                Block(layer, self.family, left) for layer, left in zip(layers, self.left, strict=True)
+            ]
+        return self._blocks
+
+    def held_by(self, holder: Holder) -> "Stack":
+        """The same settings over another holder's layers: those of a replica on another device."""
+        other = copy(self)
+        other.holder, other._blocks = holder, []
+        return other
 
     @contextmanager
     def recording(self) -> Iterator[Kept]:
@@ -225,6 +267,12 @@ class Stack:
 
     def __call__(self, x: Float[Tensor, "b n d"], mask: Any = None) -> Float[Tensor, "b n d"]:
         """From padded states to padded states; tokens that the mask excludes come back as zeros."""
+        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            raise Refused(
+                "the packed encoder cannot be traced: lengths and removed tokens would be those of the example for ever. "
+                "Call sparsam.models.unlift(model) to trace the stock forward pass.",
+                code="trace",
+            )
         b, n, _ = x.shape
         living = key_mask(mask, b, n)
         if living is not None:
@@ -245,12 +293,13 @@ class Stack:
 
     def run(self, tokens: Packed) -> tuple[Packed, list[Packed]]:
         """Through all layers: the survivors, and the tokens removed on the way with their last states."""
-        rule, linear = self.rule, self.linear
+        rule, linear, blocks = self.rule, self.linear, self.blocks
         batch = tokens.lengths.shape[0]
         removed: list[Packed] = []
         carry = _Carry(tokens.lengths, None if rule is None else rule.start(tokens.values.shape[0]))
         lengths = tuple(tokens.lengths.tolist())
-        for index, block in enumerate(self.blocks):
+        for index, block in enumerate(blocks):
+            _check_hooks(block.layer)
             before = tokens
             asked = rule is not None and rule.prunes(index)
             half: dict[str, Any] = {
@@ -353,10 +402,25 @@ class Stack:
         taken = unpack([before, *earlier], batch)
         given = unpack([after, *gone], batch)
         for key, hook in list(hooks.items()):
-            if key in layer._forward_hooks_with_kwargs:
-                hook(layer, (taken,), {}, given)
-            else:
-                hook(layer, (taken,), given)
+            with_kwargs = key in layer._forward_hooks_with_kwargs
+            answer = hook(layer, (taken,), {}, given) if with_kwargs else hook(layer, (taken,), given)
+            if answer is not None:
+                raise Refused(
+                    f"a forward hook on a {type(layer).__name__} gave another output; the packed encoder lets hooks look at a "
+                    "layer, not change it. Put the hook on one of its linears or norms, or call "
+                    "sparsam.models.unlift(model).",
+                    code="layer-hook",
+                )
+
+
+def _check_hooks(layer: nn.Module) -> None:
+    """A layer's parts are called, the layer itself is not: what expects to run before it must not be passed over."""
+    if layer._forward_pre_hooks:
+        raise Refused(
+            f"a {type(layer).__name__} has a hook before its forward pass; the packed encoder calls the layer's parts, "
+            "so it would never run. Put the hook on one of its linears or norms, or call sparsam.models.unlift(model).",
+            code="layer-hook",
+        )
 
 
 def _first(tokens: Packed, count: int) -> Bool[Tensor, " t"]:

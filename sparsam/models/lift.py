@@ -5,7 +5,7 @@ BERT-like models a module whose child ``layer`` is the original list takes the e
 so the list becomes a list subclass whose iteration yields one packed call. Embeddings, pooler and head stay as they are.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,15 +28,27 @@ from sparsam.tokens import rule_of
 class PackedEncoder(nn.Module):
     """Stands in for the encoder of a BERT-like model; its children are the original's."""
 
-    def __init__(self, original: nn.Module, stack: Stack, layers: str) -> None:
+    def __init__(self, original: nn.Module, family: Family, left: Sequence[LayerPlan]) -> None:
         super().__init__()
         for name, child in original.named_children():
             self.add_module(name, child)
-        self.stack = stack
-        self.layers_name = layers
+        self.layers_name = family.layers
+        self.stack = Stack(family, self, left)
         self.config = original.config if hasattr(original, "config") else None
         self.original = (type(original), {k: v for k, v in vars(original).items() if not k.startswith("_")})
         self.gradient_checkpointing = False
+
+    def own_layers(self) -> Sequence[nn.Module]:
+        """The user's layers as they stand now."""
+        return list(getattr(self, self.layers_name).children())
+
+    def _replicate_for_data_parallel(self) -> "PackedEncoder":
+        """A replica's stack runs the replica's layers."""
+        replica: PackedEncoder = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
+        replica.stack = self.stack.held_by(replica)
+        if isinstance(self.stack.bias, _RelativeBias):
+            replica.stack.bias = _RelativeBias(replica, self.stack.bias.bucket)
+        return replica
 
     def forward(
         self,
@@ -72,6 +84,16 @@ class PackedLayers(nn.ModuleList):
     """Stands in for a list of layers that the base model iterates over: iteration yields one packed call."""
 
     stack: Stack
+
+    def own_layers(self) -> Sequence[nn.Module]:
+        """The user's layers as they stand now."""
+        return list(self.children())
+
+    def _replicate_for_data_parallel(self) -> "PackedLayers":
+        """A replica's stack runs the replica's layers."""
+        replica: PackedLayers = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
+        replica.stack = self.stack.held_by(replica)
+        return replica
 
     def __iter__(self) -> Iterator[Any]:
         yield self._run
@@ -292,23 +314,20 @@ def lift(model: Any, plan: Plan | None = None) -> Any:
     rule = rule_of(plan.tokens) if plan.tokens is not None else None
     stack = _find_stack(model)
     if stack is None:
-        modules = nn.ModuleList(layers.children())
-        stack = Stack(family, modules, plan.layers)
         container = _container(base, family)
         if family.replace == "encoder":
-            packed = PackedEncoder(container, stack, family.layers)
+            packed = PackedEncoder(container, family, plan.layers)
+            stack = packed.stack
             packed.train(container.training)
             if family.relative_bias:
                 stack.bias = _RelativeBias(packed, type(container).relative_position_bucket)
             _set_submodule(base, family.container, packed)
         else:
             replaced = PackedLayers(layers.children())
-            replaced.stack = stack
+            replaced.stack = stack = Stack(family, replaced, plan.layers)
             replaced.train(layers.training)
             setattr(container, family.layers, replaced)
-    else:
-        for block, layer in zip(stack.blocks, plan.layers, strict=True):
-            block.left = layer
+    stack.left = tuple(plan.layers)
     stack.rule = rule
     stack.output = plan.tokens.output if plan.tokens is not None else "last"
     stack.reads_class_token = reads_class_token(model) or getattr(base, "pooler", None) is not None
