@@ -118,7 +118,7 @@ class SparsamQuantizer(HfQuantizer):
         from sparsam.models import lift
 
         lift(model, self.quantization_config.read())
-        _as_plain(model)
+        _hang(self, model)
         return model
 
     def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
@@ -189,7 +189,9 @@ def lift(model: Any, plan: Plan | None = None) -> Any:
     if plan_of(model) != dense_plan(model):
         attach(model)
     elif ours:
-        del model.hf_quantizer, model.config.quantization_config
+        del model.config.quantization_config
+        for module in (model, model.base_model):
+            vars(module).pop("hf_quantizer", None)
     return model
 
 
@@ -206,9 +208,15 @@ def attach(model: Any) -> Any:
         raise Usage("this model is not lifted; call sparsam.lift(model, plan) first.", code="not-lifted")
     config = SparsamConfig(plan.to_json())
     model.config.quantization_config = config
-    model.hf_quantizer = SparsamQuantizer(config)
-    _as_plain(model)
+    _hang(SparsamQuantizer(config), model)
     return model
+
+
+def _hang(quantizer: SparsamQuantizer, model: Any) -> None:
+    """Let a model's own ``save_pretrained``, and that of the bare model inside it, come past us."""
+    for module in (model, model.base_model):
+        module.hf_quantizer = quantizer
+    _as_plain(model)
 
 
 def plan_to_save(model: Any) -> Plan | None:
@@ -304,8 +312,10 @@ def check_fit(plan: Plan, model: Any) -> None:
                 )
 
 
-def check_files(files: Sequence[Path], plan: Plan | None, config: Any) -> None:
+def check_files(files: Sequence[Path], plan: Plan | None, config: Any, *, tensors: bool = True) -> None:
     """Check the digests in the headers of a model's files; files without our header are passed over.
+
+    Without ``tensors`` only those of the plan and of id2label, which takes no time.
 
     Raises:
         Refused: ``digest``, naming the tensor, the plan or id2label, and the file; ``artifact-version`` for a newer
@@ -330,7 +340,7 @@ def check_files(files: Sequence[Path], plan: Plan | None, config: Any) -> None:
             raise _edited("the plan in config.json", file)
         if not _labels_agree(record["id2label"], config, file.parent / "config.json"):
             raise _edited("id2label in config.json", file)
-        if record["tensors"] is not None:
+        if tensors and record["tensors"] is not None:
             seen[file] = _check_tensors(file, header, record)
     if seen and record["tensors"] is not None:
         present = {name for names in seen.values() for name in names.values()}

@@ -176,6 +176,20 @@ def test_the_bare_model_of_a_classifier_loads(folder: Path) -> None:
     assert torch.equal(states, wanted)
 
 
+@pytest.mark.parametrize("family", ["bert", "vit"])
+def test_the_bare_model_is_saved_with_plan_and_digests(family: str, tmp_path: Path) -> None:
+    """The encoder taken out of a classifier (to make embeddings, say), lifted here or loaded, is saved like any other."""
+    model = compressed(family)
+    model.save_pretrained(tmp_path / "whole")
+    for name, made in (("lifted", model), ("loaded", AUTO[family].from_pretrained(tmp_path / "whole"))):
+        made.base_model.save_pretrained(tmp_path / name)
+        loaded = artifact.load(tmp_path / name)
+        assert loaded.plan == plan_for(family, "both")
+        with torch.no_grad():
+            states = loaded.model(**batch_of(family)).last_hidden_state
+            assert torch.equal(states, model.base_model(**batch_of(family)).last_hidden_state)
+
+
 def test_tied_weights_have_their_digests(tmp_path: Path) -> None:
     """A masked language model, whose output layer is its embedding, saves and loads."""
     config = BertConfig(
