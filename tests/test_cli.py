@@ -9,6 +9,7 @@ import io
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -601,6 +602,62 @@ def test_progress_on_a_terminal_shows_bars():
     assert "[red]soft" in shown
     assert "2/2" in shown
     assert "hard" in shown
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "text"),
+    [
+        ({"quantization_config": {"quant_method": "bitsandbytes"}}, "quantized", "quantized (bitsandbytes)"),
+        ({"auto_map": {"AutoModel": "x.Y"}}, "remote-code", "names code to run (auto_map)"),
+        (
+            {"position_embedding_type": "relative_key"},
+            "family-refused",
+            "position_embedding_type 'relative_key'",
+        ),
+        ({"is_decoder": True}, "family-refused", "is a decoder"),
+        (
+            {"architectures": ["BertForTokenClassification"]},
+            "head-kind",
+            "BertForTokenClassification is refused",
+        ),
+    ],
+)
+def test_inspect_refuses_what_every_command_refuses(change, code, text, capsys, bert, reviews, tmp_path):
+    """What opening a model refuses, inspect calls unsupported with the same reason, in every layer; and shows it."""
+    folder = tmp_path / "model"
+    shutil.copytree(bert, folder)
+    config = json.loads((folder / "config.json").read_text()) | change
+    (folder / "config.json").write_text(json.dumps(config))
+    assert main(["inspect", str(folder), "--json"]) == 3
+    facts = only_json(capsys.readouterr().out)
+    assert facts["supported"] is False
+    assert text in facts["error"]["message"]
+    assert [text in layer["reason"] for layer in facts["layers"]] == [True, True]
+    assert main(["inspect", str(folder)]) == 3
+    assert "as above" in capsys.readouterr().out
+    assert main(["evaluate", str(folder), "--task", str(reviews), "--json"]) == 3
+    assert only_json(capsys.readouterr().out)["error"]["code"] == code
+
+
+def test_inspect_sees_an_edited_plan(capsys, bert, tmp_path):
+    """The digest in the weights' header tells, without reading the weights."""
+    from transformers import AutoModelForSequenceClassification
+
+    import sparsam
+    from sparsam.plan import LayerPlan, Plan, TokenPlan
+
+    model = AutoModelForSequenceClassification.from_pretrained(bert)
+    sparsam.lift(model, Plan("bert", (LayerPlan(),) * 2, TokenPlan("ltp", (0.5, 1.0))))
+    sparsam.save(model, tmp_path / "small")
+    assert main(["inspect", str(tmp_path / "small"), "--json"]) == 0
+    capsys.readouterr()
+    config = json.loads((tmp_path / "small" / "config.json").read_text())
+    config["quantization_config"]["plan"]["tokens"]["values"][0] = 0.25
+    (tmp_path / "small" / "config.json").write_text(json.dumps(config))
+    assert main(["inspect", str(tmp_path / "small"), "--json"]) == 3
+    facts = only_json(capsys.readouterr().out)
+    assert "the plan in config.json is not what was saved" in facts["error"]["message"]
+    assert facts["supported"] is False
 
 
 # --- hostile names ---------------------------------------------------------------------------------------------------

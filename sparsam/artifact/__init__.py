@@ -14,7 +14,7 @@ that stops between those two renames leaves the old one aside, and the next save
 Nothing that is read can name code to run: classes are chosen from a closed list, weights are safetensors alone.
 """
 
-from sparsam.artifact.loading import Loaded, load, load_dense
+from sparsam.artifact.loading import Loaded, check_config, load, load_dense
 from sparsam.artifact.manifest import FACTS, MANIFEST, is_artifact, verify
 from sparsam.artifact.saving import check_target, save
 
@@ -22,6 +22,7 @@ __all__ = [
     "FACTS",
     "MANIFEST",
     "Loaded",
+    "check_config",
     "check_target",
     "is_artifact",
     "load",

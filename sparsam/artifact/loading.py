@@ -185,7 +185,17 @@ def _local(source: str | os.PathLike[str]) -> Path:
 
 def _config(place: Path) -> dict[str, Any]:
     config = read_json(place / CONFIG)
-    _refuse_code(config, place / CONFIG)
+    check_config(config, place)
+    return config
+
+
+def check_config(config: Mapping[str, Any], place: str | Path) -> None:
+    """Refuse a configuration that names code to run, or weights in a number format of another tool.
+
+    Raises:
+        Refused: ``remote-code``, ``quantized``.
+    """
+    _refuse_code(config, Path(place) / CONFIG)
     method = _method(config)
     if method not in (None, plugin.METHOD):
         raise Refused(
@@ -193,7 +203,6 @@ def _config(place: Path) -> dict[str, Any]:
             "were made from.",
             code="quantized",
         )
-    return config
 
 
 def _method(config: Mapping[str, Any]) -> str | None:

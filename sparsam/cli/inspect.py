@@ -1,6 +1,7 @@
 """The command ``inspect``: a model's configuration is read, and what is supported of it is shown."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -34,12 +35,11 @@ def _inspect(model: ModelName, as_json: Json = False, debug: Debug = False) -> i
     with working(as_json, debug):
         from sparsam.models import inspect_model
 
-        config, plan = _configuration(model)
-        found = inspect_model(config)
+        config, plan, refused = _configuration(model)
+        found = inspect_model(config, plan, None if refused is None else str(refused))
     problem = None
     if not found.supported:
-        reasons = [finding.reason for finding in found.findings if not finding.supported]
-        problem = Refused(f"{model} is not supported: {reasons[-1]}", code="model-unsupported")
+        problem = Refused(f"{model} is not supported: {found.problems[0]}", code="model-unsupported")
     if as_json:
         facts = {"model": model} | found.to_json() | {"plan": None if plan is None else plan.to_json()}
         return answer(facts, problem)
@@ -49,19 +49,19 @@ def _inspect(model: ModelName, as_json: Json = False, debug: Debug = False) -> i
         table.add_row(plain(finding.part), "yes" if finding.supported else "no", plain(finding.reason))
     console.print(table)
     if found.layers:
-        console.print(_layers(found.layers, plan))
+        console.print(_layers(found.layers, plan, [finding.reason for finding in found.findings]))
     return 0 if problem is None else complain(problem)
 
 
-def _configuration(source: str) -> tuple[Any, "Plan | None"]:
-    """The configuration of a model, and its plan where it has one. Reads no weights and runs no code of the model's.
+def _configuration(source: str) -> tuple[Any, "Plan | None", Refused | None]:
+    """The configuration of a model, its plan where it has one, and why its files are refused, if they are.
+
+    The checks are those of every command that opens a model. Reads no weights and runs no code of the model's.
 
     Raises:
-        InputOutput: ``config-missing``. Refused: ``config-invalid``, or what is wrong with the plan.
+        InputOutput: ``config-missing``, ``safetensors-corrupt``. Refused: ``config-invalid``, or what is wrong with the plan.
     """
     from transformers import CONFIG_MAPPING, PretrainedConfig
-
-    from sparsam.plan import Plan
 
     try:
         raw, _ = PretrainedConfig.get_config_dict(source)
@@ -75,15 +75,13 @@ def _configuration(source: str) -> tuple[Any, "Plan | None"]:
         raise InputOutput(
             f"{source} has no config.json. Give a folder with one, or a hub id.", code="config-missing"
         )
-    kept = raw.pop("quantization_config", None)
-    plan = None
-    if isinstance(kept, dict) and kept.get("quant_method") == "sparsam":
-        plan = Plan.from_json(kept.get("plan") or {})
+    plan, refused = _checked(raw, source)
+    raw.pop("quantization_config", None)
     name = raw.get("model_type")
     if not isinstance(name, str) or name not in CONFIG_MAPPING:
-        return SimpleNamespace(model_type=str(name)), plan
+        return SimpleNamespace(model_type=str(name)), plan, refused
     try:
-        return CONFIG_MAPPING[name].from_dict(raw), plan
+        return CONFIG_MAPPING[name].from_dict(raw), plan, refused
     except Exception as error:  # whatever transformers makes of values that are off
         raise Refused(
             f"the configuration of {source} is not valid: {error}. Mend its config.json.",
@@ -91,19 +89,44 @@ def _configuration(source: str) -> tuple[Any, "Plan | None"]:
         ) from error
 
 
-def _layers(layers: Sequence[Mapping[str, int]], plan: "Plan | None") -> "Table":
-    """One line a layer: heads and filters, kept of all where a plan says so, and the token rule's number."""
+def _checked(raw: Mapping[str, Any], source: str) -> tuple["Plan | None", Refused | None]:
+    """The plan of a configuration; and the refusal, where it names code, other formats, or is not what was saved."""
+    from sparsam import plugin
+    from sparsam.artifact import check_config
+    from sparsam.plan import Plan
+
+    kept, plan = raw.get("quantization_config"), None
+    if isinstance(kept, dict) and kept.get("quant_method") == plugin.METHOD:
+        plan = Plan.from_json(kept.get("plan") or {})
+    try:
+        check_config(raw, source)
+        files = sorted(Path(source).glob("model*.safetensors")) if Path(source).is_dir() else []
+        plugin.check_files(files, plan, SimpleNamespace(id2label=raw.get("id2label")), tensors=False)
+    except Refused as refused:
+        return plan, refused
+    return plan, None
+
+
+def _layers(layers: Sequence[Mapping[str, Any]], plan: "Plan | None", above: Sequence[str]) -> "Table":
+    """One line a layer: heads and filters, kept of all where a plan says so, and the token rule's number.
+
+    Where a layer is not supported, also whether each is, and why not, if that does not stand ``above``.
+    """
     rule = None if plan is None else plan.tokens
+    doubtful = not all(layer["supported"] for layer in layers)
     columns = ["layer", "heads", "filters"] + ([] if rule is None else [f"tokens: {rule.rule}"])
-    table = new_table("layers", *columns)
+    table = new_table("layers", *columns, *(["", "why"] if doubtful else []))
     for number, layer in enumerate(layers):
         kept = None if plan is None or number >= len(plan.layers) else plan.layers[number]
         row = [str(number + 1)]
         for part in ("heads", "filters"):
             left = None if kept is None else getattr(kept, part)
             row.append(f"{layer[part]:,}" if left is None else f"{len(left):,} of {layer[part]:,}")
-        if rule is not None and number < len(rule.values):
-            row.append(_rule_value(rule.rule, rule.values[number]))
+        if rule is not None:
+            row.append(_rule_value(rule.rule, rule.values[number]) if number < len(rule.values) else "")
+        if doubtful:
+            reason = "as above" if layer["reason"] in above else plain(layer["reason"])
+            row += ["yes" if layer["supported"] else "no", reason]
         table.add_row(*row)
     return table
 

@@ -179,6 +179,13 @@ def family_of(model_type: str, config: Any = None) -> Family:
             f"{', '.join(FAMILIES)}.",
             code="family-refused",
         )
+    positions = getattr(config, "position_embedding_type", None)
+    if positions not in (None, "absolute"):
+        raise Refused(
+            f"this {model_type!r} model has position_embedding_type {positions!r}; transformers computes absolute positions "
+            "alone since its release 5, so its answers would be wrong. Take a model with absolute positions.",
+            code="family-refused",
+        )
     if model_type not in FAMILIES:
         raise Refused(
             f"models of type {model_type!r} are not known; supported are {', '.join(FAMILIES)}. A new family is one "

@@ -782,7 +782,8 @@ def test_inspection_agrees_with_the_model(tiny: Any, name: str) -> None:
     model = tiny.build(name)
     seen = inspect_model(model)
     assert seen.supported and seen.model_type == name and len(seen.layers) == 3
-    assert seen.layers[0] == {"layer": 0, "heads": 4, "head_width": 8, "filters": 44}
+    size = {"heads": 4, "head_width": 8, "filters": 44}
+    assert seen.layers[0] == {"layer": 0, **size, "supported": True, "reason": ""}
     assert any(f.part == "attentions" and not f.supported for f in seen.findings)
 
 
@@ -791,3 +792,59 @@ def test_inspection_of_a_refused_model_tells_why() -> None:
     seen = inspect_model(transformers.ModernBertConfig())
     assert not seen.supported and "rotary" in seen.findings[0].reason
     assert not inspect_model(object()).supported
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "electra"])
+def test_positions_that_transformers_no_longer_computes_are_refused(tiny: Any, name: str) -> None:
+    """Relative positions would silently be left out of the stock model itself: no lift, and inspect says the same."""
+    model = tiny.build(name)
+    model.config.position_embedding_type = "relative_key"
+    with pytest.raises(
+        Refused, match="position_embedding_type 'relative_key'; transformers computes absolute"
+    ) as caught:
+        lift(model)
+    seen = inspect_model(model)
+    assert not seen.supported and seen.problems == (str(caught.value),)
+
+
+@pytest.mark.parametrize(
+    ("kind", "supported", "reason"),
+    [
+        ("ForSequenceClassification", True, "one answer for a whole text"),
+        ("Model", True, "no classification head; sparsam finetune gives it one"),
+        ("ForMaskedLM", True, "no classification head; sparsam finetune gives it one"),
+        (
+            "ForTokenClassification",
+            False,
+            "ForTokenClassification is refused: it gives a class for every token",
+        ),
+        ("ForMultipleChoice", False, "ForMultipleChoice is refused"),
+        ("ForQuestionAnswering", False, "ForQuestionAnswering is refused"),
+    ],
+)
+def test_inspection_looks_at_the_head(tiny: Any, kind: str, supported: bool, reason: str) -> None:
+    """By a model's class, or by what its configuration names; every layer tells the reason."""
+    model = tiny.build("bert", kind)
+    named = copy.deepcopy(model.config)
+    named.architectures = [type(model).__name__]
+    for given in (model, named):
+        seen = inspect_model(given)
+        assert seen.supported is supported
+        assert reason in next(finding.reason for finding in seen.findings if finding.part == "head")
+        assert all((reason in layer["reason"]) is not supported for layer in seen.layers)
+
+
+def test_inspection_tells_which_layer_a_plan_does_not_fit() -> None:
+    """A head that is not there names its layer; the others are fine. A plan of another depth fits none."""
+    config = transformers.BertConfig(hidden_size=32, num_attention_heads=4, num_hidden_layers=3)
+    config.architectures = ["BertForSequenceClassification"]
+    layers = (LayerPlan(), LayerPlan(heads=(0, 4)), LayerPlan())
+    seen = inspect_model(config, Plan("bert", layers))
+    assert [layer["supported"] for layer in seen.layers] == [True, False, True]
+    assert seen.layers[1]["reason"] == "the plan keeps head 4; the dense model has 4 heads"
+    assert seen.problems == ("layer 2: the plan keeps head 4; the dense model has 4 heads",)
+    short = inspect_model(config, Plan("bert", layers[:1]))
+    assert short.problems == ("the plan is for bert with 1 layers; the model is bert with 3",)
+    assert not any(layer["supported"] for layer in short.layers)
+    assert inspect_model(config, Plan.dense("bert", 3)).supported
+    assert inspect_model(transformers.BertConfig(num_hidden_layers=0)).problems == ("it has no layers",)
