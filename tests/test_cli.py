@@ -785,6 +785,14 @@ def test_evaluation_holds_out_the_rows_that_training_did(capsys, bert, reviews, 
     assert only_json(capsys.readouterr().out)["error"]["code"] == "held-out"
 
 
+def test_the_teacher_reaches_the_dry_run(capsys, bert, reviews, tmp_path):
+    """--dry-run looks at the teacher as the run does: one that is nowhere ends with 5."""
+    out = ["--budget", "macs=0.5x", "--out", str(tmp_path / "out"), "--dry-run", "--json"]
+    absent = str(tmp_path / "absent")
+    assert main(["compress", str(bert), "--task", str(reviews), "--teacher", absent, *out]) == 5
+    assert absent in only_json(capsys.readouterr().out)["error"]["message"]
+
+
 def test_usage_error_of_the_library_is_a_usage_error_of_the_shell(capsys, monkeypatch, stand_in, tmp_path):
     """Errors keep their code and exit code on the way out."""
 

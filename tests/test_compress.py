@@ -29,9 +29,9 @@ from transformers import (
 )
 
 import sparsam
-from sparsam.compress import compress, evaluate, finetune, open_model, plan_run
+from sparsam.compress import compress, evaluate, finetune, open_model, plan_finetuning, plan_run
 from sparsam.compress.opening import weights_digest
-from sparsam.errors import BudgetMissed, Refused, Usage
+from sparsam.errors import BudgetMissed, Refused, SparsamError, Usage
 from sparsam.models import plan_of
 from sparsam.task import Task
 from sparsam.tokens import LTP
@@ -287,6 +287,41 @@ def test_a_dry_run_says_what_it_would_take_and_changes_nothing(place: Path) -> N
     assert all(float(stage["seconds"]) > 0 for stage in said.stages)
     assert said.peak_memory_bytes > 10**7
     assert all(torch.equal(before[name], x) for name, x in opened.model.state_dict().items())
+
+
+def test_a_dry_run_refuses_what_the_run_refuses(place: Path, small: Any, tmp_path: Path) -> None:
+    """Compressed models, teachers that are compressed, gone or of other classes, two methods: the same error as the run's."""
+    turned = renamed(place / "dense", tmp_path / "turned", ("positive", "negative"), (1, 0))
+    dense, task = str(place / "dense"), str(place / "task")
+    for model, given, code in (
+        (str(place / "small"), {}, "teacher-missing"),
+        (dense, {"teacher": str(place / "small")}, "teacher-compressed"),
+        (dense, {"teacher": str(tmp_path / "absent")}, "model-missing"),
+        (dense, {"teacher": str(turned)}, "teacher-classes"),
+        (dense, {"methods": [QUICK, QUICK]}, "method-count"),
+    ):
+        found = []
+        for run in (plan_run, lambda *use, **more: compress(*use, out=tmp_path / "out", **more)):
+            with pytest.raises(SparsamError) as caught:
+                run(
+                    model, task, **({"methods": [QUICK], "budget": "macs=0.5x", "settings": SETTINGS} | given)
+                )
+            assert caught.value.code == code
+            found.append(str(caught.value))
+        assert found[0] == found[1]
+    with pytest.raises(Usage, match="is compressed; fine-tuning would keep its plan"):
+        plan_finetuning(small.model, task, processor=small.processor)
+
+
+def test_a_dry_run_has_the_teacher_beside_it(place: Path, small: Any) -> None:
+    """Going on from a compressed model: timed with its dense teacher, which is left as it is."""
+    teacher = AutoModelForSequenceClassification.from_pretrained(place / "dense")
+    method = LTP(soft_epochs=0, hard_epochs=0.5, distill_states=0.5)
+    said = plan_run(str(place / "small"), str(place / "task"), methods=[method], budget="macs=0.5x", teacher=teacher,
+                    settings=SETTINGS)  # fmt: skip
+    assert [stage["stage"] for stage in said.stages] == ["hard", "steering"]
+    assert all(p.requires_grad for p in teacher.parameters())
+    assert plan_of(teacher) is None
 
 
 def test_a_model_without_a_head_is_sent_to_finetuning(place: Path, tmp_path: Path) -> None:

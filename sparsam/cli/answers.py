@@ -52,6 +52,7 @@ def answer_compressed(show: "Shown", made: "Compressed", task: str, as_json: boo
 
 def answer_plan(show: "Shown", planned: "DryRun", model: str, task: "Task", out: Path, as_json: bool) -> int:
     """Print what a run would take, stage by stage. Returns the exit code."""
+    show.note_all(planned.notes)
     rows = 0 if task.train is None else len(task.train)
     if as_json:
         facts = {"dry_run": True, "model": model, "task": task.name, "train_rows": rows, "folder": str(out)}

@@ -172,8 +172,9 @@ def _compress(
         planned = None
         if dry_run:
             planned = plan_run(
-                model, data, methods=[chosen], budget=allowed, settings=settings, truncate=not no_truncate
-            )
+                model, data, methods=[chosen], budget=allowed, teacher=teacher, settings=settings,
+                truncate=not no_truncate,
+            )  # fmt: skip
         else:
             made = compress(
                 model, data, out=out, methods=[chosen], budget=allowed, teacher=teacher, settings=settings,

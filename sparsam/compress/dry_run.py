@@ -1,15 +1,14 @@
 """What a run would take, before it: a few steps of each stage on the clock, extended to the whole."""
 
-import copy
 import resource
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
-from sparsam.compress.opening import Opened, feed_of, open_model, split_of
+from sparsam.compress.opening import Opened, feed_of, split_of
+from sparsam.compress.start import start_compressing, start_finetuning
 from sparsam.compress.token_run import Method, Timed, TokenRun, lengths_of_use
 from sparsam.cost import Budget
 from sparsam.task import Task
@@ -25,6 +24,7 @@ class DryRun:
     seconds: float
     peak_memory_bytes: int
     parameters: int
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """All facts as one object."""
@@ -42,45 +42,52 @@ def plan_run(
     *,
     methods: Sequence[Method] = (LTP(),),
     budget: Budget | str | None = None,
+    teacher: Any = None,
     settings: Settings | None = None,
     processor: Any = None,
     truncate: bool = True,
     steps: int = 3,
 ) -> DryRun:
-    """What :func:`compress` would train, for how long and with which memory: a few steps of each stage are timed on a copy."""
+    """What :func:`compress` would train, for how long and with which memory: a few steps of each stage, on a copy.
+
+    What it refuses is refused here, too.
+    """
     task = Task.load(task) if isinstance(task, str) else task
     budget = Budget.parse(budget) if isinstance(budget, str) else budget or Budget()
     settings = settings or Settings()
-    given = copy.deepcopy(model) if isinstance(model, nn.Module) else model
-    opened = open_model(given, task, processor=processor)
+    opened, taught = start_compressing(model, teacher, task, methods, processor)
     feed = feed_of(opened, split_of(task, "train"), truncate)
     wanted = lengths_of_use(opened, task, feed, truncate)
     timed: list[Timed] = []
     for method in methods:
-        trial = Opened(copy.deepcopy(opened.model), opened.processor, opened.name)
-        run = TokenRun(trial, copy.deepcopy(opened), feed, wanted, method, budget, settings, None, None)
+        run = TokenRun(opened, taught, feed, wanted, method, budget, settings, None, None)
         timed += run.timed(steps)
-    return _dry_run(timed, opened.model, settings)
+    return _dry_run(timed, opened, settings)
 
 
 def plan_finetuning(
-    model: Any, task: Task | str, *, settings: Settings | None = None, truncate: bool = True, steps: int = 3
+    model: Any,
+    task: Task | str,
+    *,
+    settings: Settings | None = None,
+    processor: Any = None,
+    truncate: bool = True,
+    steps: int = 3,
 ) -> DryRun:
     """What :func:`finetune` would take: a few steps on the clock, extended to the whole."""
     task = Task.load(task) if isinstance(task, str) else task
     settings = settings or Settings(epochs=3, lr=7e-5)
-    given = copy.deepcopy(model) if isinstance(model, nn.Module) else model
-    opened = open_model(given, task, fresh_head=not isinstance(model, nn.Module))
+    opened = start_finetuning(model, task, processor)
     feed = feed_of(opened, split_of(task, "train"), truncate)
     batches = feed.batches(settings.batch_tokens, settings.seed)
     history = train(Supervised(opened.model), batches, feed.collate, settings, stop_after=steps)
     each = history.seconds / max(history.steps, 1)
     stage = Timed("finetune", each, len(batches(0)) * settings.epochs, settings)
-    return _dry_run([stage], opened.model, settings)
+    return _dry_run([stage], opened, settings)
 
 
-def _dry_run(timed: Sequence[Timed], model: nn.Module, settings: Settings) -> DryRun:
-    device = next(model.parameters()).device
+def _dry_run(timed: Sequence[Timed], opened: Opened, settings: Settings) -> DryRun:
+    device = next(opened.model.parameters()).device
     stages: list[dict[str, float | str]] = [
         {
             "stage": stage.stage,
@@ -100,5 +107,6 @@ def _dry_run(timed: Sequence[Timed], model: nn.Module, settings: Settings) -> Dr
         tuple(stages),
         sum(stage.each * stage.count for stage in timed),
         peak,
-        sum(p.numel() for p in model.parameters()),
+        sum(p.numel() for p in opened.model.parameters()),
+        opened.notes,
     )

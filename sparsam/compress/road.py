@@ -1,6 +1,5 @@
 """The main road: load, methods, save, reload, evaluate."""
 
-import copy
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -8,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from sparsam import artifact
 from sparsam.compress.evaluation import Evaluation, Progress, evaluate
 from sparsam.compress.opening import Opened, feed_of, open_model, split_of, weight_bytes, weights_digest
+from sparsam.compress.start import start_compressing, start_finetuning
 from sparsam.compress.token_run import Method, TokenRun, lengths_of_use
 from sparsam.cost import Budget
-from sparsam.errors import BudgetMissed, Usage
+from sparsam.errors import BudgetMissed
 from sparsam.measure import Measurement, paired_difference
 from sparsam.models import dense_plan, lift, plan_of
 from sparsam.plan import Plan
@@ -96,13 +95,7 @@ def finetune(
     settings = settings or Settings(epochs=3, lr=7e-5)
     artifact.check_target(Path(out))
     torch.manual_seed(settings.seed)  # a fresh head, or a whole fresh model, repeats too
-    opened = open_model(_own(model), task, processor=processor, fresh_head=not isinstance(model, nn.Module))
-    if _removes_tokens(opened.model):
-        raise Usage(
-            f"{opened.name} is compressed; fine-tuning would keep its plan. Fine-tune the dense model it came from, or "
-            "train it on with transformers' Trainer.",
-            code="finetune-compressed",
-        )
+    opened = start_finetuning(model, task, processor)
     feed = feed_of(opened, split_of(task, "train"), truncate)
     source = weights_digest(opened.model)
     history = train(
@@ -159,26 +152,8 @@ def compress(
     settings = settings or Settings()
     artifact.check_target(Path(out))
     torch.manual_seed(settings.seed)
-    if len(methods) > 1:
-        raise Usage(
-            f"{len(methods)} methods were given, and all of them remove tokens; a model has one token rule. Give one.",
-            code="method-count",
-        )
-    opened = open_model(_own(model), task, processor=processor)
+    opened, taught = start_compressing(model, teacher, task, methods, processor)
     source = weights_digest(opened.model)
-    taught = (
-        copy.deepcopy(opened) if teacher is None else open_model(teacher, task, processor=opened.processor)
-    )
-    if _removes_tokens(taught.model):
-        if teacher is None:
-            raise Usage(
-                f"{opened.name} is compressed already; give the dense model it came from as --teacher.",
-                code="teacher-missing",
-            )
-        raise Usage(
-            f"the teacher {taught.name} is compressed itself; give the dense model it came from as --teacher.",
-            code="teacher-compressed",
-        )
     feed = feed_of(opened, split_of(task, "train"), truncate)
     wanted = lengths_of_use(opened, task, feed, truncate)
     history: dict[str, dict[str, float]] = {}
@@ -226,11 +201,6 @@ def compress(
     return result
 
 
-def _own(model: Any) -> Any:
-    """A loaded model is copied, so that its owner's stays as it is."""
-    return copy.deepcopy(model) if isinstance(model, nn.Module) else model
-
-
 def _missed(budget: Budget, after: Evaluation, difference: Measurement) -> list[str]:
     missed = []
     if budget.macs is not None and after.macs_ratio > TOLERANCE * budget.macs:
@@ -242,11 +212,6 @@ def _missed(budget: Budget, after: Evaluation, difference: Measurement) -> list[
             f"The reloaded model loses {-difference.value:.2f} points; at most {-budget.accuracy:g} were allowed."
         )
     return missed
-
-
-def _removes_tokens(model: nn.Module) -> bool:
-    plan = plan_of(model)
-    return plan is not None and plan.tokens is not None
 
 
 def _cut(feed: Feed) -> tuple[str, ...]:
