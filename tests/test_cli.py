@@ -268,6 +268,12 @@ COMPRESS = ("compress", "model", "--task", "task", "--out", "out")
         ([*COMPRESS, "--epochs", "nan"], "usage", "must be above 0; got nan"),
         ([*COMPRESS, "--distill", "2"], "usage", "is a share from 0 to 1; got 2"),
         ([*COMPRESS, "--weight", "-1"], "usage", "must be 0 or more; got -1"),
+        (
+            [*COMPRESS, "--seed", "99999999999999999999"],
+            "usage",
+            "should be less than or equal to 4294967295",
+        ),
+        ([*COMPRESS, "--split-seed", "4294967296"], "usage", "should be less than or equal to 4294967295"),
         ([*COMPRESS, "--budget", "speed=2x"], "budget-key", "expected e.g. macs=0.5x,accuracy=-1"),
         ([*COMPRESS, "--budget", "macs=2x"], "budget-range", "macs must lie in (0x, 1x]"),
         (

@@ -82,10 +82,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def config(**changes: Any) -> BertConfig:
-    return BertConfig(
-        vocab_size=len(WORDS), hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=64,
-        max_position_embeddings=32, **changes,
-    )  # fmt: skip
+    sizes = {"vocab_size": len(WORDS), "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
+    return BertConfig(**sizes | {"intermediate_size": 64, "max_position_embeddings": 32} | changes)
 
 
 @pytest.fixture(scope="module")
@@ -354,6 +352,17 @@ def test_a_model_without_its_tokenizer_is_refused(place: Path, tmp_path: Path) -
     tokenizer().save_pretrained(images)
     with pytest.raises(Refused, match=r"vit has no image processor"):
         evaluate(str(images), "digits")
+
+
+def test_a_tokenizer_beyond_the_embeddings_is_refused(place: Path, tmp_path: Path) -> None:
+    """A tokenizer of another model would read past the table: refused on opening, with both numbers."""
+    BertForSequenceClassification(config(vocab_size=20)).save_pretrained(tmp_path / "few")
+    tokenizer().save_pretrained(tmp_path / "few")
+    with pytest.raises(
+        Refused, match=r"few: its tokenizer gives ids up to 45 \('w39'\), .* for 0 to 19"
+    ) as caught:
+        evaluate(str(tmp_path / "few"), str(place / "task"))
+    assert caught.value.code == "vocabulary"
 
 
 @pytest.mark.parametrize(

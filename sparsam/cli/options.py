@@ -6,6 +6,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+MOST_SEED = 2**32 - 1
+"""Every generator below takes seeds up to this."""
+
 
 def above_zero(value: float | None) -> float | None:
     """Accept finite numbers above 0."""
@@ -69,7 +72,10 @@ NoTruncate = Annotated[
 ]
 BatchTokens = Annotated[int, typer.Option("--batch-tokens", metavar="N", min=1, help="Real tokens a batch.")]
 Seed = Annotated[
-    int, typer.Option("--seed", metavar="N", min=0, help="Seed of everything random but the split.")
+    int,
+    typer.Option(
+        "--seed", metavar="N", min=0, max=MOST_SEED, help="Seed of everything random but the split."
+    ),
 ]
 SplitSeed = Annotated[
     int,
@@ -77,6 +83,7 @@ SplitSeed = Annotated[
         "--split-seed",
         metavar="N",
         min=0,
+        max=MOST_SEED,
         help="Draws the validation rows where the data has none; the same for a model's every command.",
     ),
 ]

@@ -14,7 +14,8 @@ def check_fit(model: Any, processor: Any, kind: str, name: str, task: Task) -> t
     """What to say aloud of a model that can be used for a task.
 
     Raises:
-        Refused: ``task-kind``, ``processor-missing``, ``head-missing``, ``head-kind``, ``head-classes``, ``head-labels``.
+        Refused: ``task-kind``, ``processor-missing``, ``vocabulary``, ``head-missing``, ``head-kind``, ``head-classes``,
+            ``head-labels``.
     """
     if kind != task.kind:
         raise Refused(
@@ -22,6 +23,8 @@ def check_fit(model: Any, processor: Any, kind: str, name: str, task: Task) -> t
             code="task-kind",
         )
     _check_processor(processor, kind, name)
+    if kind == "text":
+        _check_vocabulary(model, processor, name)
     check_head([part.__name__ for part in type(model).__mro__], name, task.name)
     if task.problem == "classification":
         return classes.match(model.config, task.labels, name, task.name).notes
@@ -48,4 +51,18 @@ def _check_processor(processor: Any, kind: str, name: str) -> None:
             f"{name} has no image processor: no preprocessor_config.json. Copy this file from the model it was made "
             "from, or save it there: AutoImageProcessor.from_pretrained(ORIGINAL).save_pretrained(DIR).",
             code="processor-missing",
+        )
+
+
+def _check_vocabulary(model: Any, tokenizer: Any, name: str) -> None:
+    """Refuse a tokenizer that gives token ids beyond the model's embedding table."""
+    vocabulary: dict[str, int] = getattr(tokenizer, "get_vocab", dict)()
+    rows = int(model.get_input_embeddings().num_embeddings)
+    token, largest = max(vocabulary.items(), key=lambda item: item[1], default=("", -1))
+    if largest >= rows:
+        raise Refused(
+            f"{name}: its tokenizer gives ids up to {largest:,} ({token!r}), the model has embeddings for 0 to {rows - 1:,}. "
+            "Copy the tokenizer that the model was trained with into the folder, or give the model the rows that are "
+            "missing (model.resize_token_embeddings(len(tokenizer))), save it and train it.",
+            code="vocabulary",
         )
