@@ -254,6 +254,33 @@ def test_an_image_folder_has_a_folder_a_class(tmp_path, splits):
     assert task.source_hashes()[0][1] > 0
 
 
+@pytest.mark.parametrize("place", ["metadata.csv", "train/metadata.csv", "metadata.jsonl"])
+def test_metadata_beside_image_folders_is_left_out(tmp_path, place):
+    """A file that only describes the images is no table of texts: the folders name the classes, and that is said."""
+    for split in ("train", "val"):
+        for label in ("cat", "dog"):
+            for i in range(4):
+                png(tmp_path / split / label / f"{i}.png", i)
+    columns = {
+        "file_name": ["train/cat/0.png", "train/dog/0.png"],
+        "text": ["a cat", "a dog"],
+        "label": ["cat", "dog"],
+    }
+    (write_csv if place.endswith("csv") else write_jsonl)(tmp_path / place, columns)
+    task = Task.load(tmp_path)
+    assert (task.kind, task.labels, len(task.train), len(task.validation)) == ("image", ("cat", "dog"), 8, 8)
+    assert task.notes == (f"left out: {place}; the folders name the classes",)
+
+
+def test_texts_beside_pictures_stay_texts(tmp_path):
+    """A table with texts, or one named after a split, is the data, whatever pictures lie beside it."""
+    png(tmp_path / "figures" / "a.png", 1)
+    write_csv(tmp_path / "reviews.csv", texts(20))
+    assert Task.load(tmp_path).kind == "text"
+    write_csv(tmp_path / "train.csv", texts(30))
+    assert (Task.load(tmp_path).kind, len(Task.load(tmp_path).train)) == ("text", 27)
+
+
 def test_digits_are_split_by_class_and_by_seed():
     """scikit-learn's digits: four fifths train, every class in both parts, the same for the same split seed."""
     task, again, other = Task.load("digits"), Task.load("digits"), Task.load("digits", split_seed=1)

@@ -62,6 +62,14 @@ def choose(
     return Columns(texts, image, _label_column(kinds, usual, label, texts, image, found))
 
 
+def holds_inputs(kinds: Mapping[str, Kind]) -> bool:
+    """Whether some column is a text or an image by its usual name; a ``file_name`` says that the images lie elsewhere."""
+    usual = {name.lower() for name in kinds}
+    return "file_name" not in usual and any(
+        usual.issuperset(names) for names in (*PAIRS, *((name,) for name in (*TEXTS, *IMAGES)))
+    )
+
+
 def _named_inputs(
     kinds: Mapping[str, Kind], text: tuple[str, ...], found: str
 ) -> tuple[tuple[str, ...], str | None]:

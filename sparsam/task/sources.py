@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from sparsam.errors import InputOutput, Usage
 from sparsam.task import hub
+from sparsam.task.columns import holds_inputs
 from sparsam.task.images import ImageFolderTable, digits, is_image, read_idx_pair
 from sparsam.task.tables import CsvTable, JsonLinesTable, ParquetTable, Table
 
@@ -107,6 +108,11 @@ def _folder(folder: Path, config: str | None) -> Found:
         and path.is_file()
         and not any(p.startswith(".") for p in path.relative_to(folder).parts)
     ]
+    if files and all(_only_describes(folder / path) for path in files):
+        pictures = _image_folders(folder)
+        if pictures:
+            said = f"left out: {', '.join(files[:6])}{', ...' if len(files) > 6 else ''}; the folders name the classes"
+            return Found(name, {split: ImageFolderTable(path) for split, path in pictures.items()}, (said,))
     if files:
         chosen, notes = arrange(files, config, str(folder))
         return Found(
@@ -125,6 +131,11 @@ def _folder(folder: Path, config: str | None) -> Found:
         "as in MNIST, or images as split/class/file.png.",
         code="data-missing",
     )
+
+
+def _only_describes(path: Path) -> bool:
+    """Whether a data file is no split's, and holds neither texts nor images: ``metadata.csv`` beside image folders."""
+    return _split_of(path.name) is None and not holds_inputs(_read([path]).kinds)
 
 
 def _hub(repo: str, config: str | None) -> Found:
