@@ -40,6 +40,8 @@ def main() -> None:
             lr=2e-4,
             hard_lr=3e-4,
             threshold_lr=2e-2,
+            temperature=0.1,
+            temperature_unit="mean",
             dropout=True,
         ),
         budget=args.budget,

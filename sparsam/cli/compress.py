@@ -116,7 +116,10 @@ def _compress(
     temperature: Annotated[
         float | None,
         typer.Option(
-            "--temperature", metavar="X", callback=above_zero, help="Temperature of the soft gates."
+            "--temperature",
+            metavar="X",
+            callback=above_zero,
+            help="Temperature of the soft gates, as a share of the spread of each layer's scores.",
         ),
     ] = None,
     distill: Annotated[

@@ -152,12 +152,18 @@ class TokenRun:
         before = plan_of(self.model)
         stack = stack_of(self.model)
         stack.rule = None
-        first = score_quantiles(
-            self.model, stack, self.calibration, self.method.initial, self.method.relative_to
-        )
         # Nothing lies below a layer's lowest score: a threshold there removes nothing, but grows with the scalar, as 0 cannot.
-        self.floor = score_quantiles(self.model, stack, self.calibration, 0.0, self.method.relative_to)
-        start = self.method.start(first, self.class_token)
+        first, self.floor, low, high = score_quantiles(
+            self.model,
+            stack,
+            self.calibration,
+            (self.method.initial, 0.0, 0.25, 0.75),
+            self.method.relative_to,
+        )
+        spread = [max(b - a, 1e-3) for a, b in zip(low, high, strict=True)]
+        start = self.method.start(
+            first, self.class_token, spread if self.method.temperature_unit == "spread" else None
+        )
         if before is not None and before.tokens is not None:
             self._go_on(start, before.tokens)
         self.rule = start

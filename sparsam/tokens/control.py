@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from sparsam.errors import Usage
 from sparsam.plan import TokenPlan
-from sparsam.tokens.ltp import ONLY_PROTECTED, linear_thresholds, token_plan
+from sparsam.tokens.ltp import ONLY_PROTECTED, check_training, linear_thresholds, token_plan
 
 NAMES = ("top-k", "linear-threshold", "random")
 
@@ -22,7 +22,7 @@ class Control:
 
     rule: str
     hard_epochs: float = 2.0
-    hard_lr: float = 3e-5
+    hard_lr: float = 6e-5
     distill: float = 0.5
     distill_states: float = 0.0
     distill_temperature: float = 2.0
@@ -35,6 +35,7 @@ class Control:
             raise Usage(
                 f"unknown control {self.rule!r}; choose one of {', '.join(NAMES)}.", code="method-unknown"
             )
+        check_training(self)
 
     def plan_at(self, scale: float, layers: int, reads_class_token: bool, seed: int = 0) -> TokenPlan:
         """The rule that removes more the larger ``scale`` is."""

@@ -149,15 +149,16 @@ def score_quantiles(
     model: nn.Module,
     stack: Stack,
     batches: Sequence[dict[str, Tensor]],
-    share: float,
+    shares: Sequence[float],
     relative_to: str = "others",
-) -> tuple[float, ...]:
-    """The score below which ``share`` of the unprotected tokens lie, layer by layer, with nothing removed."""
+) -> list[tuple[float, ...]]:
+    """For each share the scores below which it of the unprotected tokens lie, layer by layer, with nothing removed."""
     probe = _Probe([[] for _ in stack.blocks], relative_to)
     device = next(model.parameters()).device
     with stack.using(probe):
         count(model, stack, [{name: x.to(device) for name, x in batch.items()} for batch in batches])
-    return tuple(float(np.quantile(torch.cat(found).numpy(), share)) for found in probe.scores)
+    scores = [torch.cat(found).numpy() for found in probe.scores]
+    return [tuple(float(np.quantile(layer, share)) for layer in scores) for share in shares]
 
 
 class SoftStage(Student):

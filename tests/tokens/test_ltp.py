@@ -1,6 +1,7 @@
 """Learned Token Pruning against its card: thresholds, both soft stages, gradients, penalty, starts and controls."""
 
 import copy
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from sparsam.errors import Refused, Usage
 from sparsam.models import lift, stack_of
 from sparsam.plan import TokenPlan
 from sparsam.tokens import LTP, RandomTokens, SoftThreshold, Threshold, TopK, rule_of
+from sparsam.tokens.control import Control
 from sparsam.tokens.ltp import ONLY_PROTECTED, from_published, linear_thresholds, relative, token_plan
 from sparsam.tokens.rule import Living
 
@@ -433,11 +435,38 @@ def test_the_unit_of_thresholds_is_part_of_the_plan() -> None:
         {"last_layer": "x"},
         {"relative_to": "y"},
         {"temperature": 0.0},
+        {"temperature_unit": "z"},
         {"initial": 2.0},
+        {"initial": float("nan")},
+        {"weight": -1.0},
+        {"soft_epochs": -1.0},
+        {"hard_epochs": float("nan")},
+        {"hard_lr": float("inf")},
+        {"distill": 2.0},
+        {"distill_states": -3.0},
+        {"distill_temperature": 0.0},
         {"steer_every": 0},
     ],
 )
 def test_settings_out_of_range_are_refused(bad: dict[str, Any]) -> None:
-    """The setting and its value are named."""
-    with pytest.raises(Usage, match=next(iter(bad))):
+    """The setting and its value are named, by the method and by the controls that have it."""
+    ((name, value),) = bad.items()
+    with pytest.raises(Usage, match=rf"^{name} (is one of|must be|lies in) .*; got {value!r}\."):
         LTP(**bad)
+    if name in {field.name for field in fields(Control)}:
+        with pytest.raises(Usage, match=f"^{name} "):
+            Control("top-k", **bad)
+
+
+def test_spread_is_the_unit_of_the_temperature() -> None:
+    """A layer whose scores lie half as far apart has gates half as soft."""
+    rule = SoftThreshold((0.8,) * 3, 0.2, spread=(0.5, 1.0, 2.0))
+    scores, lengths = torch.tensor([1.4, 0.9, 0.7, 1.0]), torch.tensor([4])
+    nobody, sequences = torch.zeros(4, dtype=torch.bool), torch.zeros(4, dtype=torch.long)
+    for layer, temperature in enumerate((0.1, 0.2, 0.4)):
+        living = Living(
+            torch.zeros(4, 1), scores, lengths, lengths, sequences, torch.arange(4), nobody, layer
+        )
+        found = rule.step(rule.start(4), living)[1].log_gate
+        assert found is not None
+        torch.testing.assert_close(found, F.logsigmoid((scores - 0.8) / temperature))

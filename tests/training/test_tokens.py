@@ -216,7 +216,7 @@ def test_matched_rows_follow_the_lengths_of_use() -> None:
 def test_thresholds_start_where_a_share_of_the_tokens_lies_below(trained: Any, rows: Any) -> None:
     """The start removes about the share asked for in every layer, so no gate is saturated."""
     stack = stack_of(trained)
-    first = score_quantiles(trained, stack, calibration(rows), 0.2, "all")
+    (first,) = score_quantiles(trained, stack, calibration(rows), [0.2], "all")
     kept = [0.0] * 3
     for layer in range(3):  # each layer's threshold alone
         alone = [t if i == layer else 0.0 for i, t in enumerate(first)]
