@@ -112,12 +112,11 @@ def curve(args: argparse.Namespace, task: Task, dense: dict[str, Any]) -> list[d
     for rule in args.rules:
         start = MODEL
         for budget in args.budgets if rule == "ltp" else args.control_budgets or args.budgets:
-            first = args.curve_soft if start == MODEL else 0.0
             method: LTP | Control
             if rule == "ltp":
-                method = LTP(soft_epochs=first, hard_epochs=args.curve_hard)
+                method = LTP(soft_epochs=args.curve_soft, hard_epochs=args.curve_hard)
             else:
-                method = Control(rule, hard_epochs=args.curve_hard + first)
+                method = Control(rule, hard_epochs=args.curve_soft + args.curve_hard)
             made, start = run(f"curve-{rule}", method, budget, 0, task, dense, start)
             rows.append(made)
     return rows
@@ -136,8 +135,8 @@ def main() -> None:
     parser.add_argument("--budgets", type=float, nargs="+", default=list(CURVE))
     parser.add_argument("--control-budgets", type=float, nargs="+", help="those of the controls, if others")
     parser.add_argument("--rules", nargs="+", default=list(RULES), choices=RULES)
-    parser.add_argument("--curve-soft", type=float, default=0.5, help="epochs of the soft stage, first point")
-    parser.add_argument("--curve-hard", type=float, default=0.5, help="epochs of the hard stage, every point")
+    parser.add_argument("--curve-soft", type=float, default=0.25, help="epochs of the soft stage, each point")
+    parser.add_argument("--curve-hard", type=float, default=0.35, help="epochs of the hard stage, each point")
     args = parser.parse_args()
     task = Task.load(str(DATA))
     dense = answers(open_model(str(MODEL), task), task)
