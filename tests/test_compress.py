@@ -524,6 +524,24 @@ def test_a_checkpoint_of_another_run_is_refused(place: Path, tmp_path: Path) -> 
         compress(str(place / "dense"), str(place / "task"), budget="macs=0.6x", **arguments)
 
 
+def test_a_run_does_not_go_on_with_other_rows_held_out(place: Path, tmp_path: Path) -> None:
+    """Stopped with one split seed and started again with another: its checkpoint has seen rows that are held out now."""
+
+    class Stop(Exception):
+        pass
+
+    def stop(stage: str, step: int, total: int, logs: dict[str, float]) -> None:
+        if step == 4:
+            raise Stop
+
+    data = str(place / "task" / "train.csv")
+    settings = replace(SETTINGS, checkpoint_minutes=0)
+    with pytest.raises(Stop):
+        finetune(str(place / "encoder"), data, tmp_path / "out", settings=settings, progress=stop)
+    with pytest.raises(Usage, match=r"other settings \(split_seed\)"):
+        finetune(str(place / "encoder"), Task.load(data, split_seed=1), tmp_path / "out", settings=settings)
+
+
 def test_only_our_checkpoints_are_cleaned_up(place: Path, tmp_path: Path) -> None:
     """A file of the user's in the working folder stays."""
     (tmp_path / "out.work").mkdir()

@@ -104,7 +104,7 @@ def finetune(
         feed.collate,
         settings,
         checkpoints=_work(out) / "finetune",
-        identity={"model": source, "rows": len(feed)},
+        identity={"model": source, "rows": len(feed)} | _drawn_by(task),
         progress=None if progress is None else (lambda s, t, logs: progress("finetune", s, t, logs)),
     )
     facts = _facts(opened, task, settings, {}, source)
@@ -162,6 +162,7 @@ def compress(
         run = TokenRun(
             opened, taught, feed, wanted, method, budget, settings, _work(out) / str(number), progress
         )
+        run.identity |= _drawn_by(task)
         tokens = run.all_stages()
         history |= {f"{number}-{stage}": facts for stage, facts in run.history.items()}
         plan = replace(plan, tokens=tokens)
@@ -199,6 +200,11 @@ def compress(
             code="budget-missed",
         )
     return result
+
+
+def _drawn_by(task: Task) -> dict[str, int]:
+    """The split's seed, where it is not the usual one: training goes on from a checkpoint on the same rows alone."""
+    return {"split_seed": task.split_seed} if task.split_seed else {}
 
 
 def _missed(budget: Budget, after: Evaluation, difference: Measurement) -> list[str]:
