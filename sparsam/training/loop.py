@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -347,10 +347,11 @@ def _save(
         with open(staged, "rb") as written:
             os.fsync(written.fileno())
         os.replace(staged, path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         staged.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or error
         raise InputOutput(
-            f"the checkpoint {path} could not be written: {error.strerror or error}. Free some space or "
+            f"the checkpoint {path} could not be written: {reason}. Free some space or "
             "choose another --out; the last checkpoint is kept.",
             code="checkpoint-write",
         ) from error

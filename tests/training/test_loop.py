@@ -108,6 +108,29 @@ def test_a_full_disk_keeps_the_last_checkpoint(
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-0.safetensors"]
 
 
+def test_a_disk_that_is_really_full_is_named(classifier: Any, rows: Any, tmp_path: Path) -> None:
+    """The writer's own error, here at a limit on the size of files, is an error of input and output, too."""
+    resource = pytest.importorskip("resource")
+    train(Supervised(classifier), rows.batches, rows.collate, SETTINGS, checkpoints=tmp_path, stop_after=2)
+    before = (tmp_path / "checkpoint-0.safetensors").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
+    try:
+        with pytest.raises(InputOutput, match=r"could not be written: .*last checkpoint is kept"):
+            train(
+                Supervised(classifier),
+                rows.batches,
+                rows.collate,
+                SETTINGS,
+                checkpoints=tmp_path,
+                stop_after=4,
+            )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / "checkpoint-0.safetensors").read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-0.safetensors"]
+
+
 def test_a_loss_that_is_not_a_number_stops_the_run(classifier: Any, rows: Any) -> None:
     """NaN in the weights: a named error with the step, not a model full of NaN."""
     with torch.no_grad():
