@@ -3,6 +3,7 @@
 import csv
 import json
 import resource
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -32,7 +33,7 @@ import sparsam
 from sparsam.compress import compress, evaluate, finetune, open_model, plan_finetuning, plan_run
 from sparsam.compress.opening import weights_digest
 from sparsam.errors import BudgetMissed, Refused, SparsamError, Usage
-from sparsam.models import plan_of
+from sparsam.models import is_lifted, plan_of
 from sparsam.task import Task
 from sparsam.tokens import LTP
 from sparsam.tokens.control import Control
@@ -538,8 +539,72 @@ def test_a_run_does_not_go_on_with_other_rows_held_out(place: Path, tmp_path: Pa
     settings = replace(SETTINGS, checkpoint_minutes=0)
     with pytest.raises(Stop):
         finetune(str(place / "encoder"), data, tmp_path / "out", settings=settings, progress=stop)
-    with pytest.raises(Usage, match=r"other settings \(split_seed\)"):
+    with pytest.raises(Usage, match=r"other settings \(.*split_seed"):
         finetune(str(place / "encoder"), Task.load(data, split_seed=1), tmp_path / "out", settings=settings)
+
+
+def test_a_run_does_not_go_on_with_other_data(place: Path, tmp_path: Path) -> None:
+    """Stopped, the labels in the file turned round, and started again: named, not continued in silence."""
+
+    class Stop(Exception):
+        pass
+
+    def stop(stage: str, step: int, total: int, logs: dict[str, float]) -> None:
+        if step == 4:
+            raise Stop
+
+    shutil.copytree(place / "task", tmp_path / "task")
+    settings = replace(SETTINGS, checkpoint_minutes=0)
+    with pytest.raises(Stop):
+        finetune(
+            str(place / "encoder"), str(tmp_path / "task"), tmp_path / "out", settings=settings, progress=stop
+        )
+    file = tmp_path / "task" / "train.csv"
+    head, *lines = csv.reader(file.open(newline=""))
+    first, second = sorted({label for _, label in lines})
+    with open(file, "w", newline="") as out:
+        turned = [(text, second if label == first else first) for text, label in lines]
+        csv.writer(out).writerows([head, *turned])
+    with pytest.raises(Usage, match=r"other settings \(data, labels\)"):
+        finetune(str(place / "encoder"), str(tmp_path / "task"), tmp_path / "out", settings=settings)
+
+
+def test_evaluating_gives_a_loaded_model_back_as_it_came(place: Path) -> None:
+    """In training mode and on its stock forward pass before, so also after."""
+    model = AutoModelForSequenceClassification.from_pretrained(place / "dense").train()
+    model.bert.embeddings.eval()
+    kind = type(model.bert.encoder)
+    processor = open_model(str(place / "dense")).processor
+    found = evaluate(model, str(place / "task"), processor=processor)
+    assert type(model.bert.encoder) is kind and not is_lifted(model)
+    assert model.training and model.bert.encoder.training and not model.bert.embeddings.training
+    assert found.metric.value == evaluate(str(place / "dense"), str(place / "task")).metric.value
+
+
+def test_a_loaded_teacher_is_not_changed(place: Path, tmp_path: Path) -> None:
+    """It keeps its gradients, its mode and its forward pass."""
+    teacher = AutoModelForSequenceClassification.from_pretrained(place / "dense").train()
+    quick = replace(QUICK, soft_epochs=0, hard_epochs=0.1)
+    compress(
+        str(place / "dense"), str(place / "task"), out=tmp_path / "a", methods=[quick], budget="macs=0.6x",
+        teacher=teacher, settings=SETTINGS, strict=False,
+    )  # fmt: skip
+    assert teacher.training and not is_lifted(teacher)
+    assert all(parameter.requires_grad for parameter in teacher.parameters())
+
+
+def test_a_folder_is_named_after_model_and_method_if_nobody_says(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without ``out`` the model is written to NAME-METHOD in the working directory, and the result says where."""
+    monkeypatch.chdir(tmp_path)
+    quick = replace(QUICK, soft_epochs=0, hard_epochs=0.1)
+    found = compress(
+        str(place / "dense"), str(place / "task"), methods=[quick], budget="macs=0.6x", settings=SETTINGS,
+        strict=False,
+    )  # fmt: skip
+    assert found.folder == Path("dense-ltp")
+    assert (tmp_path / "dense-ltp" / "MANIFEST.json").is_file()
 
 
 def test_only_our_checkpoints_are_cleaned_up(place: Path, tmp_path: Path) -> None:

@@ -1,20 +1,22 @@
 """How good a model is on a split, and what it took: metric with interval, tokens kept, MACs."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from sparsam.compress.classes import answers
 from sparsam.compress.opening import Opened, open_model, split_of
 from sparsam.cost import Cost
 from sparsam.errors import Refused
 from sparsam.measure import Measurement, metric_interval
-from sparsam.models import stack_of
+from sparsam.models import is_lifted, stack_of, unlift
 from sparsam.models.count import Tally, dense_shapes_of, shapes_of
 from sparsam.task import Split, Task
 from sparsam.training.feed import streamed
@@ -118,17 +120,19 @@ def evaluate(
     """Metric with its 95 % interval, kept tokens and MACs of a model on a split.
 
     Args:
-        model: a folder, hub id, transformers model, or what :func:`open_model` gave.
+        model: a folder, hub id, transformers model, or what :func:`open_model` gave. A loaded model is given back as it came:
+            in its mode, and on its stock forward pass if that was its own.
         task: what :meth:`Task.load` reads, or a task.
         split: ``train``, ``validation`` or ``test``.
     """
     task = Task.load(task) if isinstance(task, str) else task
-    opened = model if isinstance(model, Opened) else open_model(model, task, processor=processor)
-    chosen = split_of(task, split)
-    started = time.monotonic()
-    logits, tally, cut = predict(
-        opened, chosen, batch_tokens=batch_tokens, truncate=truncate, progress=progress
-    )
+    with _as_it_was(model):
+        opened = model if isinstance(model, Opened) else open_model(model, task, processor=processor)
+        chosen = split_of(task, split)
+        started = time.monotonic()
+        logits, tally, cut = predict(
+            opened, chosen, batch_tokens=batch_tokens, truncate=truncate, progress=progress
+        )
     if task.problem == "regression":
         predictions: NDArray[Any] = logits[:, 0]
     else:
@@ -146,3 +150,20 @@ def evaluate(
         predictions,
         labels,
     )
+
+
+@contextmanager
+def _as_it_was(model: Any) -> Iterator[None]:
+    """Inside the block a loaded model may be lifted and put into another mode; after it it is as it was."""
+    model = model.model if isinstance(model, Opened) else model
+    if not isinstance(model, nn.Module):
+        yield
+        return
+    stock, modes = not is_lifted(model), {name: part.training for name, part in model.named_modules()}
+    try:
+        yield
+    finally:
+        if stock and is_lifted(model):
+            unlift(model)
+        for name, part in model.named_modules():
+            part.training = modes.get(name, part.training)

@@ -1,11 +1,13 @@
 """The main road: load, methods, save, reload, evaluate."""
 
+import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from sparsam import artifact
@@ -104,7 +106,7 @@ def finetune(
         feed.collate,
         settings,
         checkpoints=_work(out) / "finetune",
-        identity={"model": source, "rows": len(feed)} | _drawn_by(task),
+        identity={"model": source, "rows": len(feed)} | _learned_from(task),
         progress=None if progress is None else (lambda s, t, logs: progress("finetune", s, t, logs)),
     )
     facts = _facts(opened, task, settings, {}, source)
@@ -120,7 +122,7 @@ def compress(
     model: Any,
     task: Task | str,
     *,
-    out: str | Path,
+    out: str | Path | None = None,
     methods: Sequence[Method] = (LTP(),),
     budget: Budget | str | None = None,
     teacher: Any = None,
@@ -136,7 +138,7 @@ def compress(
         model: fine-tuned for the task: folder, hub id or transformers model; a loaded model is copied, not changed. One that
             was compressed before goes on from its plan; give the dense model as ``teacher`` then.
         task: what :meth:`Task.load` reads, or a task.
-        out: folder to write, whole or not at all.
+        out: folder to write, whole or not at all; if absent, ``NAME-METHOD`` in the working directory.
         methods: what to apply, in order.
         budget: what may be spent and lost, such as ``"macs=0.5x,accuracy=-1"``.
         teacher: the dense model to learn from and to compare with; ``model`` as it came, if absent.
@@ -150,9 +152,13 @@ def compress(
     task = Task.load(task) if isinstance(task, str) else task
     budget = Budget.parse(budget) if isinstance(budget, str) else budget or Budget()
     settings = settings or Settings()
-    artifact.check_target(Path(out))
+    if out is not None:
+        artifact.check_target(Path(out))
     torch.manual_seed(settings.seed)
     opened, taught = start_compressing(model, teacher, task, methods, processor)
+    if out is None:
+        out = _folder_for(opened, methods)
+        artifact.check_target(out)
     source = weights_digest(opened.model)
     feed = feed_of(opened, split_of(task, "train"), truncate)
     wanted = lengths_of_use(opened, task, feed, truncate)
@@ -162,7 +168,7 @@ def compress(
         run = TokenRun(
             opened, taught, feed, wanted, method, budget, settings, _work(out) / str(number), progress
         )
-        run.identity |= _drawn_by(task)
+        run.identity |= _learned_from(task)
         tokens = run.all_stages()
         history |= {f"{number}-{stage}": facts for stage, facts in run.history.items()}
         plan = replace(plan, tokens=tokens)
@@ -202,9 +208,20 @@ def compress(
     return result
 
 
-def _drawn_by(task: Task) -> dict[str, int]:
-    """The split's seed, where it is not the usual one: training goes on from a checkpoint on the same rows alone."""
-    return {"split_seed": task.split_seed} if task.split_seed else {}
+def _learned_from(task: Task) -> dict[str, Any]:
+    """What training goes on from a checkpoint with: the same files and labels, the same rows held out."""
+    labels = split_of(task, "train").labels
+    return {
+        "data": list(task.train_hashes()),
+        "labels": hashlib.sha256(np.ascontiguousarray(labels).tobytes()).hexdigest(),
+        "split_seed": task.split_seed,
+    }
+
+
+def _folder_for(opened: Opened, methods: Sequence[Method]) -> Path:
+    """Where a compressed model goes when nobody said: beside the caller, under the names of model and method."""
+    used = "-".join("ltp" if isinstance(method, LTP) else method.rule for method in methods)
+    return Path(f"{Path(opened.name).name}-{used}")
 
 
 def _missed(budget: Budget, after: Evaluation, difference: Measurement) -> list[str]:
