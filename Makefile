@@ -31,8 +31,8 @@ demo: $(READY)  ## train, prune, save, reload and compare a small ViT on handwri
 test: lint types  ## lint, types and all quick tests
 	$(PYTEST) -n $(WORKERS) --dist worksteal
 
-test-data: $(READY)  ## the tests that read the shared data folder
-	SPARSAM_SHARED=$(abspath $(SPARSAM_SHARED)) $(PYTEST) -m data
+test-data: $(READY)  ## the tests that read the shared data folder, and the slow ones
+	SPARSAM_SHARED=$(abspath $(SPARSAM_SHARED)) $(PYTEST) -m "(data or slow) and not gpu"
 
 lint: $(READY)  ## ruff, rules and format
 	$(BIN)/ruff check .

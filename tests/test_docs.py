@@ -42,7 +42,7 @@ def test_every_decision_is_on_the_index():
     assert not missing
 
 
-@pytest.mark.slow  # trains a small model
+@pytest.mark.slow  # trains a small model; .ci/run runs it
 def test_tutorial_runs(tmp_path, monkeypatch):
     """The Python blocks of the tutorial run in order, in one session, in an empty folder."""
     if not TUTORIAL.exists():
