@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sparsam.models import inspect_model
     from sparsam.plan import LayerPlan, Plan, TokenPlan
     from sparsam.plugin import lift
+    from sparsam.runtime import freeze
     from sparsam.task import Task
     from sparsam.tokens.control import Control
     from sparsam.tokens.ltp import LTP
@@ -45,6 +46,7 @@ __all__ = [
     "compress",
     "evaluate",
     "finetune",
+    "freeze",
     "inspect_model",
     "lift",
     "load",
@@ -67,6 +69,7 @@ _HOME = {
     "compress": "sparsam.compress",
     "evaluate": "sparsam.compress",
     "finetune": "sparsam.compress",
+    "freeze": "sparsam.runtime",
     "inspect_model": "sparsam.models",
     "lift": "sparsam.plugin",
     "load": "sparsam.artifact",

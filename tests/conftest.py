@@ -12,6 +12,7 @@ import random
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,3 +85,11 @@ def shared() -> Path:
             f"no shared data at {folder}; set SPARSAM_SHARED to the folder that holds data/ and models/"
         )
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Any:
+    """Builders of tiny random models of every family, and of their inputs."""
+    import tiny_models
+
+    return tiny_models.BUILDERS

@@ -71,9 +71,29 @@ class Block:
             )
         }
 
+    @property
+    def hooks(self) -> bool:
+        """Whether somebody looks at this layer's output."""
+        return bool(self.layer._forward_hooks)
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether activations are worked out again for the gradient instead of kept (gradient checkpointing)."""
+        return self.layer.training and bool(getattr(self.layer, "gradient_checkpointing", False))
+
     def part(self, role: str) -> Any:
         """The module (or number) that plays ``role`` in this layer now."""
         return self._parts[role](self.layer)
+
+    def check(self) -> None:
+        """Refuse hooks that would be passed over: a layer's parts are called, the layer itself is not."""
+        if self.layer._forward_pre_hooks:
+            raise Refused(
+                f"a {type(self.layer).__name__} has a hook before its forward pass; the packed encoder calls the layer's "
+                "parts, so it would never run. Put the hook on one of its linears or norms, or call "
+                "sparsam.models.unlift(model).",
+                code="layer-hook",
+            )
 
     def dropout(self, role: str) -> float:
         """The dropout rate of ``role`` now; 0 outside training."""
@@ -299,25 +319,24 @@ class Stack:
         carry = _Carry(tokens.lengths, None if rule is None else rule.start(tokens.values.shape[0]))
         lengths = tuple(tokens.lengths.tolist())
         for index, block in enumerate(blocks):
-            _check_hooks(block.layer)
+            block.check()
             before = tokens
-            asked = rule is not None and rule.prunes(index)
+            alone = self._alone(index, tokens)
+            asked = alone is None and rule is not None and rule.prunes(index)
             half: dict[str, Any] = {
                 "attend": self.attend,
                 "linear": linear,
                 "scores": asked and rule is not None and rule.wants_scores(index),
                 "key_bias": carry.key_bias(),
                 "row_weight": None if carry.gate is None else carry.gate.exp(),
-                "pair_bias": self._pair_bias(block),
+                "pair_bias": self._pair_bias(block.left.heads),
                 "positions": None if self.bias is None else tokens.positions,
             }
-            alone: Tensor | None = None
-            if self.head_alone and not asked and self._unseen(index):
-                alone = _first(tokens, self.family.protected)
+            if alone is not None:
                 half["only"] = alone.nonzero().squeeze(1)
                 if self.family.protected == 1 and self.attend is softmax and self.bias is None:
                     half["sequences"] = torch.cumsum(alone, 0) - 1  # among those with a token left
-            again = torch.is_grad_enabled() and block.layer.training and _checkpoints(block.layer)
+            again = torch.is_grad_enabled() and block.recomputes
             if again:
                 x, received = checkpoint(block.attention, tokens.values, lengths, use_reentrant=False, **half)
             else:
@@ -343,15 +362,26 @@ class Stack:
                 self.kept.ffn.append(tokens.lengths)
             if self.states is not None:
                 self.states.append(tokens)
-            self._tell_hooks(block.layer, before, tokens, removed, batch)
+            if block.hooks:
+                self._tell_hooks(block.layer, before, tokens, removed, batch)
         return tokens, removed
+
+    def _alone(self, index: int, tokens: Packed) -> Bool[Tensor, " t"] | None:
+        """The tokens this layer works for, where those are the protected ones alone; None where it works for all.
+
+        Where gradients are wanted a rule is asked all the same: it may learn from its gates.
+        """
+        if not (self.head_alone and self._unseen(index)):
+            return None
+        rule = self.rule
+        if rule is not None and rule.prunes(index) and torch.is_grad_enabled():
+            return None
+        return _first(tokens, self.family.protected)
 
     def _unseen(self, index: int) -> bool:
         """Whether this is the last layer, and nobody counts or records what it does."""
-        last = index == len(self.blocks) - 1
-        return (
-            last and self.kept is None and self.states is None and not self.blocks[index].layer._forward_hooks
-        )
+        last = index == len(self.left) - 1
+        return last and self.kept is None and self.states is None and not self.blocks[index].hooks
 
     def _decide(
         self, index: int, tokens: Packed, received: Tensor | None, carry: "_Carry"
@@ -382,11 +412,9 @@ class Stack:
         carry.select(keep)
         return select(tokens, keep), select(tokens, ~keep), None if scale is None else scale[keep]
 
-    def _pair_bias(self, block: Block) -> PairBias | None:
-        if self.bias is None:
-            return None
-        bias, heads = self.bias, block.left.heads
-        if heads is None:
+    def _pair_bias(self, heads: tuple[int, ...] | None) -> PairBias | None:
+        bias = self.bias
+        if bias is None or heads is None:
             return bias
         return lambda positions: bias(positions)[:, list(heads)]
 
@@ -394,14 +422,11 @@ class Stack:
         self, layer: nn.Module, before: Packed, after: Packed, removed: list[Packed], batch: int
     ) -> None:
         """Forward hooks on a layer see what it would have taken and given: hidden states are recorded that way."""
-        hooks = layer._forward_hooks
-        if not hooks:
-            return
         gone = [part for part in removed if part.rows.shape[0]]
         earlier = [part for part in gone if part.values.shape[0] and not _inside(part, before)]
         taken = unpack([before, *earlier], batch)
         given = unpack([after, *gone], batch)
-        for key, hook in list(hooks.items()):
+        for key, hook in list(layer._forward_hooks.items()):
             with_kwargs = key in layer._forward_hooks_with_kwargs
             answer = hook(layer, (taken,), {}, given) if with_kwargs else hook(layer, (taken,), given)
             if answer is not None:
@@ -411,16 +436,6 @@ class Stack:
                     "sparsam.models.unlift(model).",
                     code="layer-hook",
                 )
-
-
-def _check_hooks(layer: nn.Module) -> None:
-    """A layer's parts are called, the layer itself is not: what expects to run before it must not be passed over."""
-    if layer._forward_pre_hooks:
-        raise Refused(
-            f"a {type(layer).__name__} has a hook before its forward pass; the packed encoder calls the layer's parts, "
-            "so it would never run. Put the hook on one of its linears or norms, or call sparsam.models.unlift(model).",
-            code="layer-hook",
-        )
 
 
 def _first(tokens: Packed, count: int) -> Bool[Tensor, " t"]:
@@ -433,10 +448,6 @@ def _first(tokens: Packed, count: int) -> Bool[Tensor, " t"]:
 def _inside(part: Packed, whole: Packed) -> bool:
     """Whether the tokens of ``part`` were still alive in ``whole``."""
     return bool(torch.isin(part.rows[:1], whole.rows).item())
-
-
-def _checkpoints(layer: nn.Module) -> bool:
-    return bool(getattr(layer, "gradient_checkpointing", False))
 
 
 def key_mask(mask: Any, b: int, n: int) -> Bool[Tensor, "b n"] | None:

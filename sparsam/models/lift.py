@@ -46,8 +46,8 @@ class PackedEncoder(nn.Module):
         """A replica's stack runs the replica's layers."""
         replica: PackedEncoder = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
         replica.stack = self.stack.held_by(replica)
-        if isinstance(self.stack.bias, _RelativeBias):
-            replica.stack.bias = _RelativeBias(replica, self.stack.bias.bucket)
+        if isinstance(self.stack.bias, RelativeBias):
+            replica.stack.bias = RelativeBias(replica, self.stack.bias.bucket)
         return replica
 
     def forward(
@@ -327,7 +327,7 @@ def lift(model: Any, plan: Plan | None = None) -> Any:
             stack = packed.stack
             packed.train(container.training)
             if family.relative_bias:
-                stack.bias = _RelativeBias(packed, type(container).relative_position_bucket)
+                stack.bias = RelativeBias(packed, type(container).relative_position_bucket)
             _set_submodule(base, family.container, packed)
         else:
             replaced = PackedLayers(layers.children())
@@ -378,7 +378,7 @@ def _set_submodule(root: nn.Module, path: str, module: nn.Module) -> None:
     setattr(root.get_submodule(parent) if parent else root, leaf, module)
 
 
-class _RelativeBias:
+class RelativeBias:
     """MPNet's bucketed relative positions, for the original positions of a group of sequences."""
 
     def __init__(self, encoder: Any, bucket: Callable[..., Tensor]) -> None:

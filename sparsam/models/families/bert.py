@@ -20,8 +20,8 @@ BERT = Family(
     attention_dropout="attention.output.dropout",
     ffn_dropout="output.dropout",
 )
-ROBERTA = replace(BERT, name="roberta")
-XLM_ROBERTA = replace(BERT, name="xlm-roberta")
+ROBERTA = replace(BERT, name="roberta", positions_after_padding=True)
+XLM_ROBERTA = replace(ROBERTA, name="xlm-roberta")
 ELECTRA = replace(BERT, name="electra")
 MPNET = replace(
     BERT,
@@ -35,5 +35,6 @@ MPNET = replace(
     probability_dropout="attention.attn.dropout",
     attention_dropout="attention.dropout",
     relative_bias=True,
+    positions_after_padding=True,
     extras=("relative_attention_bias",),
 )

@@ -36,5 +36,7 @@ class Family:
     protected: int = 1
     """Leading tokens that are never removed: the class token, a distillation token."""
     relative_bias: bool = False
+    positions_after_padding: bool = False
+    """Positions count from the padding token's id plus 1 (RoBERTa), not from 0."""
     extras: tuple[str, ...] = field(default=())
     """Children of the container that the packed encoder carries along under the same names."""

@@ -6,7 +6,6 @@ from operator import attrgetter
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
 import torch
 import transformers
 from torch import Tensor, nn
@@ -245,18 +244,16 @@ def sever(model: Any, name: str, plan: Any) -> Any:
     return small, zeroed
 
 
-@pytest.fixture(scope="session")
-def tiny() -> SimpleNamespace:
-    """The builders above under one name."""
-    return SimpleNamespace(
-        build=build,
-        config=config,
-        text=text,
-        images=images,
-        inputs=inputs,
-        alive=alive,
-        masked=masked,
-        sever=sever,
-        TEXT=TEXT,
-        IMAGES=IMAGES,
-    )
+BUILDERS = SimpleNamespace(
+    build=build,
+    config=config,
+    text=text,
+    images=images,
+    inputs=inputs,
+    alive=alive,
+    masked=masked,
+    sever=sever,
+    TEXT=TEXT,
+    IMAGES=IMAGES,
+)
+"""The builders above under one name."""

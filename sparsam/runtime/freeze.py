@@ -1,0 +1,192 @@
+"""Freezing: the form in which a model serves on this machine. Token ids in, logits out, no padding anywhere.
+
+The user's own embeddings, pooler and head stay; they are given one long row of tokens with its positions, and one row for
+each sequence's class token. Between them run prepacked products, and in the last layer nothing but what the head reads.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sparsam.errors import Refused, Usage
+from sparsam.models import lift, stack_of
+from sparsam.models.encoder import Stack
+from sparsam.models.lift import base_of, family_of, reads_class_token
+from sparsam.packed import Packed
+from sparsam.runtime.frozen import FrozenEncoder, FrozenLayers, FrozenStack
+from sparsam.runtime.product import prepacks
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences of token ids end to end."""
+
+    ids: Tensor
+    """(t,)"""
+    lengths: Tensor
+    """(b,)"""
+    kinds: Tensor | None = None
+    """Token type ids (t,), where the tokenizer gives them."""
+
+    @staticmethod
+    def of(rows: Sequence[Sequence[int]], kinds: Sequence[Sequence[int]] | None = None) -> "Batch":
+        """From lists of token ids, one a sequence, and of token types."""
+        ids = np.concatenate([np.asarray(row, np.int64) for row in rows]) if rows else np.zeros(0, np.int64)
+        lengths = torch.tensor([len(row) for row in rows])
+        of_kind = None if kinds is None else torch.from_numpy(np.concatenate([np.asarray(x) for x in kinds]))
+        return Batch(torch.from_numpy(ids), lengths, of_kind)
+
+
+class Frozen:
+    """A model's inference form on this machine; make it with :func:`freeze`.
+
+    It takes packed token ids (:meth:`logits`), pictures (:meth:`of_images`) or, with a processor, texts
+    (:meth:`predict`). Not safe to share between threads: give each its own.
+    """
+
+    def __init__(self, model: Any, encoder: FrozenEncoder, processor: Any, dtype: torch.dtype) -> None:
+        self.model = model
+        self.encoder = encoder
+        self.processor = processor
+        self.dtype = dtype
+        config = model.config
+        self.labels: Mapping[int, str] = config.id2label
+        family = family_of(config.model_type)
+        self.first_position = int(config.pad_token_id) + 1 if family.positions_after_padding else 0
+
+    @torch.inference_mode()
+    def logits(self, batch: Batch) -> Float[Tensor, "b c"]:
+        """The head's output for packed sequences, in float32.
+
+        Raises:
+            Usage: ``empty-sequence`` for a sequence without tokens.
+        """
+        if batch.lengths.numel() == 0:
+            return torch.zeros(0, self.model.config.num_labels)
+        if not bool((batch.lengths > 0).all()):
+            raise Usage(
+                "a sequence has no tokens; expected the tokenizer's special tokens at least. Leave it out.",
+                code="empty-sequence",
+            )
+        tokens, positions = _lay_out(batch.lengths)
+        inputs = {"input_ids": batch.ids[None], "position_ids": (positions + self.first_position)[None]}
+        if batch.kinds is not None:
+            inputs["token_type_ids"] = batch.kinds[None]
+        return self._run(tokens, inputs)
+
+    @torch.inference_mode()
+    def of_images(self, pixels: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c"]:
+        """The head's output for pictures as the image processor gives them, in float32."""
+        embeddings = base_of(self.model).embeddings
+        n = int(embeddings.position_embeddings.shape[1])
+        tokens, _ = _lay_out(torch.full((pixels.shape[0],), n))
+        return self._run(tokens, {"pixel_values": pixels.to(self.dtype)})
+
+    def _run(self, tokens: Packed, inputs: dict[str, Tensor]) -> Tensor:
+        self.encoder.tokens = tokens
+        try:
+            out: Tensor = self.model(**inputs).logits
+        finally:
+            self.encoder.tokens = None
+        return out.float()
+
+    def predict(self, texts: Sequence[Any], *, batch: int = 32) -> NDArray[np.float32]:
+        """Logits (n, c) of texts, or of pairs of texts, in the order given.
+
+        Args:
+            texts: strings, or pairs of strings.
+            batch: how many at once. Their lengths do not matter: nothing is padded.
+
+        Raises:
+            Usage: ``processor-missing`` where the model was frozen without its tokenizer.
+        """
+        if self.processor is None:
+            raise Usage(
+                "this model was frozen without its tokenizer; texts cannot be read. Give it: "
+                "sparsam.freeze(model, processor=tokenizer).",
+                code="processor-missing",
+            )
+        rows = [self.logits(part).numpy() for part in self._encoded(texts, batch)]
+        return np.concatenate(rows) if rows else np.zeros((0, self.model.config.num_labels), np.float32)
+
+    def _encoded(self, texts: Sequence[Any], batch: int) -> Iterator[Batch]:
+        pairs = bool(len(texts)) and not isinstance(texts[0], str)
+        longest = min(
+            self.processor.model_max_length, self.model.config.max_position_embeddings - self.first_position
+        )
+        for start in range(0, len(texts), batch):
+            part = list(texts[start : start + batch])
+            given = tuple(map(list, zip(*part, strict=True))) if pairs else (part,)
+            found = self.processor(*given, truncation=True, max_length=longest)
+            yield Batch.of(found["input_ids"], found.get("token_type_ids"))
+
+
+def _lay_out(lengths: Tensor) -> tuple[Packed, Tensor]:
+    """Packed tokens of these lengths without values, and each token's position."""
+    b, width = lengths.shape[0], int(lengths.max())
+    sequences = torch.repeat_interleave(torch.arange(b), lengths)
+    starts = torch.cumsum(lengths, 0) - lengths
+    positions = torch.arange(sequences.shape[0]) - starts[sequences]
+    rows = sequences * width + positions
+    return Packed(torch.empty(rows.shape[0], 0), lengths, rows, width), positions
+
+
+def freeze(model: Any, *, processor: Any = None, dtype: str | None = None) -> Frozen:
+    """The inference form of a classifier on this machine. The model itself is left as it is.
+
+    Args:
+        model: a transformers model with a head that reads the class token, dense or with a plan.
+        processor: its tokenizer or image processor.
+        dtype: ``float32`` or ``bfloat16``; by default bfloat16 where the processor multiplies it natively.
+
+    Raises:
+        Refused: ``freeze-head`` for a head that reads more than the class token, ``family-unknown``, ``family-refused``.
+        Usage: ``dtype``.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise Usage(f"dtype is one of {', '.join(DTYPES)}; got {dtype!r}.", code="dtype")
+    chosen = (torch.bfloat16 if native_bf16() else torch.float32) if dtype is None else DTYPES[dtype]
+    if not reads_class_token(model):
+        raise Refused(
+            f"{type(model).__name__} reads more than the class token; only classifiers of whole texts and images are frozen. "
+            "Run it as it is: its packed encoder removes the same tokens.",
+            code="freeze-head",
+        )
+    own = copy.deepcopy(model).eval().requires_grad_(False)
+    lift(own)
+    stack = FrozenStack(_worth_asking(stack_of(own)), chosen)
+    encoder = FrozenEncoder(stack)
+    base = base_of(own)
+    family = family_of(own.config.model_type)
+    if family.replace == "encoder":
+        parent, _, name = family.container.rpartition(".")
+        setattr(base.get_submodule(parent) if parent else base, name, encoder)
+    else:
+        layers = FrozenLayers()
+        layers.encoder = encoder
+        setattr(base.get_submodule(family.container) if family.container else base, family.layers, layers)
+    own.config._attn_implementation = "sdpa"  # no mask is made for a row without padding
+    own.to(chosen)
+    return Frozen(own, encoder, processor, chosen)
+
+
+def native_bf16() -> bool:
+    """Whether this processor multiplies bfloat16 itself."""
+    return prepacks(torch.bfloat16) and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def _worth_asking(stack: Stack) -> Stack:
+    """Drop a rule that can remove nothing the head would notice: the last layer works for the protected tokens anyway."""
+    rule = stack.rule
+    if rule is not None and not any(rule.prunes(layer) for layer in range(len(stack.left) - 1)):
+        stack.rule = None
+    return stack
