@@ -21,7 +21,7 @@ ROWS = (
     ("compress", "report"),
     ("search", "baselines"),
     ("artifact", "training", "runtime"),
-    ("models", "measure"),
+    ("models", "measure", "clock"),
     ("tokens", "structure", "attention", "quantization"),
     ("packed", "plan", "task", "cost", "dropout", "workload"),
     ("errors",),
