@@ -124,24 +124,21 @@ class Block:
         With ``only``, the new states of those tokens alone; with ``sequences``, too, they are one a sequence, and no other
         query is worked out.
         """
-        inner = self.part("attention_norm")(x) if self.family.pre_norm else x
+        inner = self.norm("attention_norm", x) if self.family.pre_norm else x
         received: Tensor | None = None
         kept = x if only is None else x.index_select(0, only)
         asking = inner if sequences is None or only is None else inner.index_select(0, only)
-        q, k, v = (linear(self.part(role), asking if role == "q" else inner) for role in ("q", "k", "v"))
-        width = int(self.part("head_width"))
-        self._check("heads", self.left.heads, v.shape[1] // width)
-        q, k, v = (part.view(part.shape[0], v.shape[1] // width, width) for part in (q, k, v))
-        rate = self.dropout("probability")
+        q, k, v = self.projected(asking, inner, linear)
+        rate, scale = self.dropout("probability"), q.shape[2] ** -0.5
         if sequences is not None:
-            mixed = attend_single(q, k, v, sequences, scale=width**-0.5, key_bias=key_bias, dropout=rate)
+            mixed = attend_single(q, k, v, sequences, scale=scale, key_bias=key_bias, dropout=rate)
         else:
             mixed, received = attend(
                 q,
                 k,
                 v,
                 lengths,
-                scale=width**-0.5,
+                scale=scale,
                 scores=scores,
                 key_bias=key_bias,
                 row_weight=row_weight,
@@ -151,18 +148,42 @@ class Block:
             )
             if only is not None:
                 mixed = mixed.index_select(0, only)
-        out = _apply(linear, self.part("o"), mixed.flatten(1))
-        out = dropout(out, self.dropout("attention"))
-        return (kept + out if self.family.pre_norm else self.part("attention_norm")(kept + out)), received
+        summed = self.added("attention", kept, mixed.flatten(1), linear)
+        return (summed if self.family.pre_norm else self.norm("attention_norm", summed)), received
 
     def ffn(self, x: Float[Tensor, "t d"], *, linear: Linear) -> Float[Tensor, "t d"]:
         """The feed-forward half with its residual."""
-        inner = self.part("ffn_norm")(x) if self.family.pre_norm else x
-        hidden = self.part("act")(linear(self.part("up"), inner))
-        self._check("filters", self.left.filters, hidden.shape[1])
-        out = _apply(linear, self.part("down"), hidden)
-        out = dropout(out, self.dropout("ffn"))
-        return x + out if self.family.pre_norm else self.part("ffn_norm")(x + out)
+        inner = self.norm("ffn_norm", x) if self.family.pre_norm else x
+        summed = self.added("ffn", x, self.hidden(inner, linear), linear)
+        return summed if self.family.pre_norm else self.norm("ffn_norm", summed)
+
+    def norm(self, role: str, x: Float[Tensor, "t d"]) -> Float[Tensor, "t d"]:
+        """One of the two norms."""
+        normed: Tensor = self.part(role)(x)
+        return normed
+
+    def projected(
+        self, asking: Float[Tensor, "t2 d"], inner: Float[Tensor, "t d"], linear: Linear
+    ) -> tuple[Float[Tensor, "t2 h k"], Float[Tensor, "t h k"], Float[Tensor, "t h k"]]:
+        """Queries of the tokens that ask, keys and values of all."""
+        q, k, v = (linear(self.part(role), asking if role == "q" else inner) for role in ("q", "k", "v"))
+        width = int(self.part("head_width"))
+        heads = v.shape[1] // width
+        self._check("heads", self.left.heads, heads)
+        return tuple(part.view(part.shape[0], heads, width) for part in (q, k, v))  # type: ignore[return-value]
+
+    def hidden(self, inner: Float[Tensor, "t d"], linear: Linear) -> Float[Tensor, "t f"]:
+        """The filters' answers."""
+        found: Tensor = self.part("act")(linear(self.part("up"), inner))
+        self._check("filters", self.left.filters, found.shape[1])
+        return found
+
+    def added(
+        self, half: str, residual: Float[Tensor, "t d"], x: Float[Tensor, "t a"], linear: Linear
+    ) -> Float[Tensor, "t d"]:
+        """The output product of a half (``attention`` or ``ffn``), on top of the residual."""
+        out = _apply(linear, self.part("o" if half == "attention" else "down"), x)
+        return residual + dropout(out, self.dropout(half))
 
     def _check(self, kind: str, planned: tuple[int, ...] | None, found: int) -> None:
         if planned is not None and len(planned) != found:

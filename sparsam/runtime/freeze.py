@@ -18,7 +18,8 @@ from torch import Tensor
 from sparsam.errors import Refused, Usage
 from sparsam.models import lift, stack_of
 from sparsam.models.encoder import Stack
-from sparsam.models.lift import base_of, family_of, reads_class_token
+from sparsam.models.heads import why_not
+from sparsam.models.lift import base_of, family_of
 from sparsam.packed import Packed
 from sparsam.runtime.frozen import FrozenEncoder, FrozenLayers, FrozenStack
 from sparsam.runtime.product import prepacks
@@ -103,12 +104,23 @@ class Frozen:
         """Logits (n, c) of texts, or of pairs of texts, in the order given.
 
         Args:
-            texts: strings, or pairs of strings.
+            texts: strings, or pairs of strings. Those longer than the model reads are cut.
             batch: how many at once. Their lengths do not matter: nothing is padded.
 
         Raises:
-            Usage: ``processor-missing`` where the model was frozen without its tokenizer.
+            Usage: ``processor-missing`` where the model was frozen without its tokenizer, ``texts`` for one string where a
+                list is expected or for a model that reads images, ``batch`` below 1.
         """
+        if isinstance(texts, str):
+            raise Usage(
+                f"expected a list of texts; got one text, {texts[:40]!r}. Write [text].", code="texts"
+            )
+        if batch < 1:
+            raise Usage(f"batch must be at least 1; got {batch}.", code="batch")
+        if self.model.main_input_name == "pixel_values":
+            raise Usage(
+                "this model reads images; give their pixels to of_images(pixel_values).", code="texts"
+            )
         if self.processor is None:
             raise Usage(
                 "this model was frozen without its tokenizer; texts cannot be read. Give it: "
@@ -149,17 +161,25 @@ def freeze(model: Any, *, processor: Any = None, dtype: str | None = None) -> Fr
         dtype: ``float32`` or ``bfloat16``; by default bfloat16 where the processor multiplies it natively.
 
     Raises:
-        Refused: ``freeze-head`` for a head that reads more than the class token, ``family-unknown``, ``family-refused``.
+        Refused: ``freeze-head`` for another head than a classifier's, ``freeze-device`` for a model that is not on the CPU,
+            ``family-unknown``, ``family-refused``.
         Usage: ``dtype``.
     """
     if dtype is not None and dtype not in DTYPES:
         raise Usage(f"dtype is one of {', '.join(DTYPES)}; got {dtype!r}.", code="dtype")
     chosen = (torch.bfloat16 if native_bf16() else torch.float32) if dtype is None else DTYPES[dtype]
-    if not reads_class_token(model):
+    reason = why_not([part.__name__ for part in type(model).__mro__])
+    if reason is not None:
         raise Refused(
-            f"{type(model).__name__} reads more than the class token; only classifiers of whole texts and images are frozen. "
-            "Run it as it is: its packed encoder removes the same tokens.",
+            f"{reason}. Only classifiers of whole texts and images, which read the class token alone, are frozen. Run it as it "
+            "is: its packed encoder removes the same tokens.",
             code="freeze-head",
+        )
+    device = next(model.parameters()).device
+    if device.type != "cpu":
+        raise Refused(
+            f"the model is on {device}; a frozen model runs on the CPU so far. Move it there: model.to('cpu').",
+            code="freeze-device",
         )
     own = copy.deepcopy(model).eval().requires_grad_(False)
     lift(own)

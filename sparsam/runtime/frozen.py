@@ -7,120 +7,83 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
-from sparsam.attention.single import attend_single
-from sparsam.attention.softmax import Attend, PairBias
 from sparsam.models.encoder import Block, Linear, Stack
 from sparsam.models.lift import RelativeBias
 from sparsam.packed import Packed
-from sparsam.plan import LayerPlan
 from sparsam.runtime.product import Product, activation_name
 
 Norm = tuple[Tensor, Tensor, float]
 
 
-class FrozenBlock:
-    """A layer's two halves on copies of its weights: q, k and v in one product, activation and residual in the others'.
+class FrozenBlock(Block):
+    """A layer on copies of its weights: q, k and v in one product, activation and residual in the others'.
 
-    It answers where :class:`~sparsam.models.encoder.Block` does; gradients, dropout and hooks have no place here.
+    How its halves go is the block's own; gradients, dropout and hooks have no place here.
     """
 
-    hooks = False
-    recomputes = False
-
     def __init__(self, block: Block, dtype: torch.dtype, last: bool) -> None:
-        self.left: LayerPlan = block.left
-        self.pre_norm = block.family.pre_norm
+        self.family, self.left = block.family, block.left
         q, k, v, o, up, down = (block.part(role) for role in ("q", "k", "v", "o", "up", "down"))
         self.head_width = int(block.part("head_width"))
-        self.q = Product.of([q], dtype) if last else None  # the last layer asks for the class token alone
+        self.q = Product.of([q], dtype) if last else None  # in the last layer not every token asks
         self.mix = Product.of([k, v] if last else [q, k, v], dtype)
-        self.o = Product.of([o], dtype)
+        self.out = {"attention": Product.of([o], dtype), "ffn": Product.of([down], dtype)}
         act = block.part("act")
         name = activation_name(act)
         self.act = None if name is not None else act
         self.up = Product.of([up], dtype, name or "none")
-        self.down = Product.of([down], dtype)
-        self.attention_norm, self.ffn_norm = (
-            _norm(block.part(role), dtype) for role in ("attention_norm", "ffn_norm")
-        )
+        self.norms = {role: _norm(block.part(role), dtype) for role in ("attention_norm", "ffn_norm")}
+
+    @property
+    def hooks(self) -> bool:
+        """Nobody looks at a frozen layer."""
+        return False
+
+    @property
+    def recomputes(self) -> bool:
+        """There are no gradients."""
+        return False
 
     def check(self) -> None:
         """Nobody can hang a hook here."""
 
-    def attention(
-        self,
-        x: Float[Tensor, "t d"],
-        lengths: tuple[int, ...],
-        *,
-        attend: Attend,
-        linear: Linear,
-        scores: bool,
-        key_bias: Float[Tensor, " t"] | None,
-        row_weight: Float[Tensor, " t"] | None,
-        pair_bias: PairBias | None,
-        positions: Tensor | None,
-        only: Int[Tensor, " t2"] | None = None,
-        sequences: Int[Tensor, " t"] | None = None,
-    ) -> tuple[Float[Tensor, "t2 d"], Float[Tensor, " t"] | None]:
-        """As :meth:`sparsam.models.encoder.Block.attention`."""
-        inner = _normed(x, self.attention_norm) if self.pre_norm else x
-        kept = x if only is None else x.index_select(0, only)
-        received: Tensor | None = None
-        if self.q is None:
-            q, k, v = self._heads(self.mix(inner), 3)
-        else:
-            alone = only is not None and sequences is not None
-            (q,) = self._heads(
-                self.q(inner.index_select(0, only) if alone and only is not None else inner), 1
-            )
-            k, v = self._heads(self.mix(inner), 2)
-        scale = self.head_width**-0.5
-        if self.q is not None and only is not None and sequences is not None:
-            mixed = attend_single(q, k, v, sequences, scale=scale, key_bias=key_bias)
-        else:
-            mixed, received = attend(
-                q,
-                k,
-                v,
-                lengths,
-                scale=scale,
-                scores=scores,
-                key_bias=key_bias,
-                row_weight=row_weight,
-                pair_bias=pair_bias,
-                positions=positions,
-            )
-            if only is not None:
-                mixed = mixed.index_select(0, only)
-        summed = self.o(mixed.flatten(1), residual=kept)
-        return (summed if self.pre_norm else _normed(summed, self.attention_norm)), received
+    def dropout(self, role: str) -> float:
+        """None."""
+        return 0.0
 
-    def ffn(self, x: Float[Tensor, "t d"], *, linear: Linear) -> Float[Tensor, "t d"]:
-        """As :meth:`sparsam.models.encoder.Block.ffn`."""
-        inner = _normed(x, self.ffn_norm) if self.pre_norm else x
-        hidden = self.up(inner)
-        hidden = hidden if self.act is None else self.act(hidden)
-        summed = self.down(hidden, residual=x)
-        return summed if self.pre_norm else _normed(summed, self.ffn_norm)
+    def norm(self, role: str, x: Float[Tensor, "t d"]) -> Float[Tensor, "t d"]:
+        """One of the two norms."""
+        weight, bias, eps = self.norms[role]
+        return F.layer_norm(x, weight.shape, weight, bias, eps)
 
-    def _heads(self, x: Float[Tensor, "t a"], parts: int) -> Sequence[Float[Tensor, "t h k"]]:
-        width = x.shape[1] // parts
-        return [
-            part.view(x.shape[0], width // self.head_width, self.head_width) for part in x.chunk(parts, 1)
-        ]
+    def projected(
+        self, asking: Float[Tensor, "t2 d"], inner: Float[Tensor, "t d"], linear: Linear
+    ) -> tuple[Float[Tensor, "t2 h k"], Float[Tensor, "t h k"], Float[Tensor, "t h k"]]:
+        """Queries of the tokens that ask, keys and values of all."""
+        mixed = self.mix(inner)
+        parts = mixed.chunk(3, 1) if self.q is None else (self.q(asking), *mixed.chunk(2, 1))
+        heads = parts[0].shape[1] // self.head_width
+        q, k, v = (part.view(part.shape[0], heads, self.head_width) for part in parts)
+        return q, k, v
+
+    def hidden(self, inner: Float[Tensor, "t d"], linear: Linear) -> Float[Tensor, "t f"]:
+        """The filters' answers."""
+        found = self.up(inner)
+        return found if self.act is None else self.act(found)
+
+    def added(
+        self, half: str, residual: Float[Tensor, "t d"], x: Float[Tensor, "t a"], linear: Linear
+    ) -> Float[Tensor, "t d"]:
+        """The output product of a half and the residual, in one pass."""
+        return self.out[half](x, residual=residual)
 
 
 def _norm(module: Any, dtype: torch.dtype) -> Norm:
     return module.weight.detach().to(dtype), module.bias.detach().to(dtype), float(module.eps)
-
-
-def _normed(x: Tensor, norm: Norm) -> Tensor:
-    weight, bias, eps = norm
-    return F.layer_norm(x, weight.shape, weight, bias, eps)
 
 
 class FrozenStack(Stack):
@@ -129,7 +92,9 @@ class FrozenStack(Stack):
     def __init__(self, stack: Stack, dtype: torch.dtype) -> None:
         super().__init__(stack.family, stack.holder, stack.left)
         last = len(stack.left) - 1
-        self.frozen = [FrozenBlock(block, dtype, index == last) for index, block in enumerate(stack.blocks)]
+        self.frozen: list[Block] = [
+            FrozenBlock(block, dtype, index == last) for index, block in enumerate(stack.blocks)
+        ]
         self.holder = self  # the user's layers are not needed any more
         self.rule, self.bias = stack.rule, copy.copy(stack.bias)
         if isinstance(self.bias, RelativeBias):  # its table alone, not the encoder around it
@@ -143,7 +108,7 @@ class FrozenStack(Stack):
         return []
 
     @property
-    def blocks(self) -> Any:
+    def blocks(self) -> list[Block]:
         """The frozen blocks."""
         return self.frozen
 

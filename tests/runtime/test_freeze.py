@@ -160,14 +160,29 @@ def test_texts_in_arrival_order(tiny: Any, name: str) -> None:
 
 def test_what_cannot_be_frozen_is_refused(tiny: Any) -> None:
     """A head that reads every token, a type that is none, texts without a tokenizer, a sequence without tokens."""
-    with pytest.raises(Refused, match="BertForTokenClassification reads more than the class token"):
-        freeze(tiny.build("bert", head="ForTokenClassification"))
+    for head, why in (
+        ("ForTokenClassification", "a class for every token"),
+        ("ForMultipleChoice", "chooses between several texts"),
+        ("Model", "no classification head"),
+    ):
+        with pytest.raises(Refused, match=f"{why}.*Only classifiers of whole texts and images"):
+            freeze(tiny.build("bert", head=head))
+    with pytest.raises(
+        Refused, match=r"the model is on meta; a frozen model runs on the CPU.*model\.to\('cpu'\)"
+    ):
+        freeze(tiny.build("bert").to("meta"))
     model = tiny.build("bert")
     with pytest.raises(Usage, match="dtype is one of float32, bfloat16; got 'float16'"):
         freeze(model, dtype="float16")
     frozen = freeze(model)
     with pytest.raises(Usage, match=r"frozen without its tokenizer.*processor=tokenizer"):
         frozen.predict(["1"])
+    with pytest.raises(Usage, match=r"expected a list of texts; got one text, '1 2'\. Write \[text\]"):
+        freeze(model, processor=words()).predict("1 2")
+    with pytest.raises(Usage, match="batch must be at least 1; got 0"):
+        freeze(model, processor=words()).predict(["1"], batch=0)
+    with pytest.raises(Usage, match="reads images; give their pixels to of_images"):
+        freeze(tiny.build("vit"), processor=words()).predict(["1"])
     with pytest.raises(Usage, match="a sequence has no tokens"):
         frozen.logits(Batch.of([[1], []]))
 
