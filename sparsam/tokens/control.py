@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from sparsam.errors import Usage
 from sparsam.plan import TokenPlan
-from sparsam.tokens.ltp import ONLY_PROTECTED, check_training, linear_thresholds, token_plan
+from sparsam.tokens.ltp import ONLY_PROTECTED, linear_thresholds, token_plan
+from sparsam.tokens.settings import check_training
 
 NAMES = ("top-k", "linear-threshold", "random")
 

@@ -18,6 +18,9 @@ Where we differ, and why:
 - Tokens are removed, not masked (``test_masked_equals_removed``), and the class token is protected explicitly.
 - Every layer learns a threshold; in the released code layer 0 stays at 0 for ever (``test_every_threshold_learns``).
 - Scores come from the probabilities before dropout, and the penalty counts real tokens only, no padding.
+- The gates' temperature is a share of the spread of each layer's scores, not one number for all: those of the first layer
+  lie so close together that its gates stood half open, and it was cut too deep
+  (``test_spread_is_the_unit_of_the_temperature``).
 - Besides the paper's soft stage (``scale``: the layer's output is multiplied by the gate, and a token may come back in the
   next layer) there is a cumulative one (``mask``), whose limit for temperature 0 is the removal itself
   (``test_cumulative_soft_stage_hardens_into_removal``).
@@ -26,16 +29,16 @@ Where we differ, and why:
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sparsam.errors import Refused, Usage
+from sparsam.errors import Refused
 from sparsam.plan import TokenPlan
 from sparsam.tokens.rule import Decision, Living, check_options
+from sparsam.tokens.settings import between, check_training, one_of
 
 ONLY_PROTECTED = 1e6
 """A threshold no received attention can reach (it is at most the number of tokens): only protected tokens stay."""
@@ -208,38 +211,6 @@ class SoftThreshold(nn.Module):
         return tuple(
             ONLY_PROTECTED if fixed else float(t) for t, fixed in zip(self.threshold, self.fixed, strict=True)
         )
-
-
-def one_of(name: str, value: str, choices: Sequence[str]) -> None:
-    """Refuse a setting that is none of its choices. Raises :class:`~sparsam.errors.Usage`."""
-    if value not in choices:
-        raise Usage(f"{name} is one of {', '.join(choices)}; got {value!r}.", code="method-settings")
-
-
-def between(
-    name: str, value: float, low: float, high: float, *, open_low: bool = False, open_high: bool = False
-) -> None:
-    """Refuse a setting out of its range; no range holds infinity. Raises :class:`~sparsam.errors.Usage`."""
-    above = value > low if open_low else value >= low
-    below = value < high if open_high or high == math.inf else value <= high
-    if above and below:  # neither holds for NaN
-        return
-    if high == math.inf:
-        wanted = f"must be above {low:g}" if open_low else f"must be at least {low:g}"
-    else:
-        wanted = f"lies in {'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
-    raise Usage(f"{name} {wanted} and finite; got {value!r}.", code="method-settings")
-
-
-def check_training(method: Any) -> None:
-    """Check the settings of the hard stage, which every token method has. Raises :class:`~sparsam.errors.Usage`."""
-    between("hard_epochs", method.hard_epochs, 0.0, math.inf)
-    between("hard_lr", method.hard_lr, 0.0, math.inf, open_low=True)
-    between("distill", method.distill, 0.0, 1.0)
-    between("distill_states", method.distill_states, 0.0, math.inf)
-    between("distill_temperature", method.distill_temperature, 0.0, math.inf, open_low=True)
-    between("steer_every", method.steer_every, 1, math.inf)
-    one_of("last_layer", method.last_layer, ("protected", "learned"))
 
 
 @dataclass(frozen=True)
