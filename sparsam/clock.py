@@ -123,6 +123,7 @@ def race(
                 ready[name] = contestant
             except InputOutput as error:
                 absent[name] = str(error)
+                contestant.process.kill()  # one that is still at it would disturb the others
         seconds: dict[str, list[float]] = {name: [] for name in ready}
         for number in range(rounds):
             order = list(ready) if number % 2 == 0 else list(ready)[::-1]
@@ -237,8 +238,3 @@ def take_part(make: Callable[[], tuple[Callable[[], object], dict[str, Any]]]) -
             say(error=f"{type(error).__name__}: {error}")
             return
         say(seconds=time.perf_counter() - started)
-
-
-def python(module: str, *arguments: str) -> list[str]:
-    """The command that runs a module of this installation in a process of its own."""
-    return [sys.executable, "-m", module, *arguments]
