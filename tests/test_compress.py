@@ -110,6 +110,16 @@ def small(place: Path) -> Any:
     )  # fmt: skip
 
 
+class Stop(Exception):
+    """A run is interrupted."""
+
+
+def stop(stage: str, step: int, total: int, logs: dict[str, float]) -> None:
+    """Progress that interrupts a run at its fourth step."""
+    if step == 4:
+        raise Stop
+
+
 def test_finetuning_learns_the_task_and_saves_an_ordinary_folder(place: Path) -> None:
     """Accuracy far above chance after reload, class names kept, no plan in the config."""
     assert evaluate(str(place / "dense"), str(place / "task")).metric.value > 0.9
@@ -174,9 +184,6 @@ def test_the_same_seed_gives_the_same_model(place: Path, small: Any, tmp_path: P
 
 def test_an_interrupted_run_goes_on_to_the_same_end(place: Path, small: Any, tmp_path: Path) -> None:
     """Stopped in the hard stage and started again with the same command: the same plan, nothing half-written."""
-
-    class Stop(Exception):
-        pass
 
     def stop(stage: str, step: int, total: int, logs: dict[str, float]) -> None:
         if stage == "hard" and step == 4:
@@ -506,9 +513,6 @@ def test_peak_memory_of_evaluate_does_not_grow_with_the_data(place: Path, tmp_pa
 def test_a_checkpoint_of_another_run_is_refused(place: Path, tmp_path: Path) -> None:
     """Interrupted at one budget and started again at another: not continued in silence."""
 
-    class Stop(Exception):
-        pass
-
     def stop(stage: str, step: int, total: int, logs: dict[str, float]) -> None:
         if stage == "hard" and step == 4:
             raise Stop
@@ -527,14 +531,6 @@ def test_a_checkpoint_of_another_run_is_refused(place: Path, tmp_path: Path) -> 
 
 def test_a_run_does_not_go_on_with_other_rows_held_out(place: Path, tmp_path: Path) -> None:
     """Stopped with one split seed and started again with another: its checkpoint has seen rows that are held out now."""
-
-    class Stop(Exception):
-        pass
-
-    def stop(stage: str, step: int, total: int, logs: dict[str, float]) -> None:
-        if step == 4:
-            raise Stop
-
     data = str(place / "task" / "train.csv")
     settings = replace(SETTINGS, checkpoint_minutes=0)
     with pytest.raises(Stop):
@@ -545,14 +541,6 @@ def test_a_run_does_not_go_on_with_other_rows_held_out(place: Path, tmp_path: Pa
 
 def test_a_run_does_not_go_on_with_other_data(place: Path, tmp_path: Path) -> None:
     """Stopped, the labels in the file turned round, and started again: named, not continued in silence."""
-
-    class Stop(Exception):
-        pass
-
-    def stop(stage: str, step: int, total: int, logs: dict[str, float]) -> None:
-        if step == 4:
-            raise Stop
-
     shutil.copytree(place / "task", tmp_path / "task")
     settings = replace(SETTINGS, checkpoint_minutes=0)
     with pytest.raises(Stop):
