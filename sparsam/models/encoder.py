@@ -131,7 +131,7 @@ class Block:
         q, k, v = self.projected(asking, inner, linear)
         rate, scale = self.dropout("probability"), q.shape[2] ** -0.5
         if sequences is not None:
-            mixed = attend_single(q, k, v, sequences, scale=scale, key_bias=key_bias, dropout=rate)
+            mixed = self.attend_single(q, k, v, sequences, scale=scale, key_bias=key_bias, dropout=rate)
         else:
             mixed, received = attend(
                 q,
@@ -150,6 +150,10 @@ class Block:
                 mixed = mixed.index_select(0, only)
         summed = self.added("attention", kept, mixed.flatten(1), linear)
         return (summed if self.family.pre_norm else self.norm("attention_norm", summed)), received
+
+    def attend_single(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Attention of one query a sequence."""
+        return attend_single(*args, **kwargs)
 
     def ffn(self, x: Float[Tensor, "t d"], *, linear: Linear) -> Float[Tensor, "t d"]:
         """The feed-forward half with its residual."""

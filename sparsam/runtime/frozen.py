@@ -3,20 +3,34 @@
 import copy
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
-from sparsam.models.encoder import Block, Linear, Stack
+from sparsam.attention import native
+from sparsam.models.encoder import Block, Linear, Stack, call
 from sparsam.models.lift import RelativeBias
 from sparsam.packed import Packed
 from sparsam.runtime.product import Product, activation_name
 
 Norm = tuple[Tensor, Tensor, float]
+
+
+@runtime_checkable
+class Serves(Protocol):
+    """A rule that also decides on host arrays, in a few microseconds a layer; the others are asked as in training."""
+
+    def kept(
+        self, layer: int, scores: Float[NDArray[Any], " t"] | None, starts: Int[NDArray[np.int64], " b1"]
+    ) -> Bool[NDArray[Any], " t"]:
+        """Which tokens go on. The first of each sequence does, whatever it says."""
+        ...
 
 
 class FrozenBlock(Block):
@@ -55,6 +69,26 @@ class FrozenBlock(Block):
         """None."""
         return 0.0
 
+    def attend_single(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Attention of one query a sequence."""
+        return native.attend_single(*args, **kwargs)
+
+    def attend_packed(
+        self, x: Float[Tensor, "t d"], starts: Int[NDArray[np.int64], " b1"], *, scores: bool, alone: bool
+    ) -> tuple[Float[Tensor, "t2 d"], Float[Tensor, " t"] | None]:
+        """The attention half by the native kernel: new states of all tokens, or of each sequence's first ``alone``."""
+        inner = self.norm("attention_norm", x) if self.family.pre_norm else x
+        first = torch.from_numpy(starts[:-1])
+        kept, asking = (x.index_select(0, first), inner.index_select(0, first)) if alone else (x, inner)
+        q, k, v = self.projected(asking, inner, call)
+        if v.shape[1]:
+            scale = q.shape[2] ** -0.5
+            mixed, received = native.attend_packed(q, k, v, starts, scale=scale, scores=scores, alone=alone)
+        else:
+            mixed, received = q, v.new_ones(v.shape[0], dtype=torch.float32)  # no heads: nobody is preferred
+        summed = self.added("attention", kept, mixed.flatten(1), call)
+        return (summed if self.family.pre_norm else self.norm("attention_norm", summed)), received
+
     def norm(self, role: str, x: Float[Tensor, "t d"]) -> Float[Tensor, "t d"]:
         """One of the two norms."""
         weight, bias, eps = self.norms[role]
@@ -92,7 +126,7 @@ class FrozenStack(Stack):
     def __init__(self, stack: Stack, dtype: torch.dtype) -> None:
         super().__init__(stack.family, stack.holder, stack.left)
         last = len(stack.left) - 1
-        self.frozen: list[Block] = [
+        self.frozen: list[FrozenBlock] = [
             FrozenBlock(block, dtype, index == last) for index, block in enumerate(stack.blocks)
         ]
         self.holder = self  # the user's layers are not needed any more
@@ -102,6 +136,29 @@ class FrozenStack(Stack):
                 relative_attention_bias=self.bias.encoder.relative_attention_bias
             )
         self.head_alone = True
+        self.attend = native.attend
+
+    def read(self, tokens: Packed) -> Float[Tensor, "b p d"]:
+        """The protected tokens' last states: by the native kernel where it is to be had, else as in training."""
+        b, d, rule = tokens.lengths.shape[0], tokens.values.shape[1], self.rule
+        usual = self.bias is not None or self.family.protected != 1
+        if usual or native.library() is None or not (rule is None or isinstance(rule, Serves)):
+            survivors, _ = self.run(tokens)
+            return survivors.values.view(b, -1, d)
+        x, last = tokens.values, len(self.frozen) - 1
+        starts = np.zeros(b + 1, np.int64)
+        np.cumsum(tokens.lengths.numpy(), out=starts[1:])
+        for index, block in enumerate(self.frozen):
+            asked = rule is not None and index < last and rule.prunes(index)
+            wanted = asked and rule is not None and rule.wants_scores(index)
+            x, scores = block.attend_packed(x, starts, scores=wanted, alone=index == last)
+            if asked and rule is not None:
+                keep = rule.kept(index, None if scores is None else scores.numpy(), starts)
+                if not keep.all():
+                    x = x.index_select(0, torch.from_numpy(np.flatnonzero(keep)))
+                    starts[1:] = np.cumsum(np.add.reduceat(keep, starts[:-1], dtype=np.int64))
+            x = block.ffn(x, linear=call)
+        return x.view(b, 1, d)
 
     def own_layers(self) -> Sequence[nn.Module]:
         """None: their weights were copied."""
@@ -110,7 +167,7 @@ class FrozenStack(Stack):
     @property
     def blocks(self) -> list[Block]:
         """The frozen blocks."""
-        return self.frozen
+        return list(self.frozen)
 
 
 class FrozenEncoder(nn.Module):
@@ -131,8 +188,7 @@ class FrozenEncoder(nn.Module):
         """Through the stack."""
         assert self.tokens is not None
         tokens = self.tokens.with_values(hidden_states.flatten(0, 1))
-        survivors, _ = self.stack.run(tokens)
-        return survivors.values.view(self.tokens.lengths.shape[0], -1, hidden_states.shape[-1])
+        return self.stack.read(tokens)
 
 
 class FrozenLayers(nn.ModuleList):

@@ -29,10 +29,13 @@ Where we differ, and why:
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sparsam.errors import Refused
@@ -90,6 +93,31 @@ class Threshold:
         if threshold >= ONLY_PROTECTED:
             return None, Decision(living.protected)
         return None, Decision((relative(living, self.relative_to) >= threshold) | living.protected)
+
+    def kept(
+        self, layer: int, scores: Float[NDArray[Any], " t"] | None, starts: Int[NDArray[Any], " b1"]
+    ) -> Bool[NDArray[Any], " t"]:
+        """What :meth:`step` keeps, for serving: host arrays, and the first token of each sequence is the protected one.
+
+        Args:
+            layer: which.
+            scores: received attention in float32, None where :meth:`wants_scores` says no.
+            starts: where each sequence begins, and the end; none is empty.
+        """
+        first, threshold = starts[:-1], self.thresholds[layer]
+        if scores is None or threshold >= ONLY_PROTECTED:
+            keep = np.zeros(starts[-1], bool)
+        elif self.relative_to == "all":
+            keep = scores >= threshold
+        else:
+            lengths = np.diff(starts)
+            others = scores.copy()
+            others[first] = 0
+            total = np.add.reduceat(others, first)
+            mean = np.maximum(total / np.maximum(lengths - 1, 1), 1e-9).astype(np.float32)
+            keep = scores / np.repeat(mean, lengths) >= threshold
+        keep[first] = True
+        return keep
 
     @staticmethod
     def from_plan(plan: TokenPlan) -> "Threshold":

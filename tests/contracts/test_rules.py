@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from sparsam.attention import attend
 from sparsam.models import FAMILIES, lift, stack_of
 from sparsam.plan import TokenPlan
 from sparsam.tokens import RULES, Decision, Living, Rule, SoftThreshold, rule_of
+from sparsam.tokens.ltp import Threshold
 
 LAYERS = 4
 
@@ -413,3 +415,23 @@ def test_merged_tokens_by_hand(model: Any) -> None:
         mixed = torch.einsum("hij,jhk->ihk", logits.softmax(-1), v).flatten(1)
         wanted = block[2].part("attention_norm")(values + block[2].part("o")(mixed))
     torch.testing.assert_close(second.x, wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("relative_to", ["all", "others"])
+@pytest.mark.parametrize("threshold", [0.6, 1.0, 1e6])
+def test_host_arrays_are_decided_on_alike(relative_to: str, threshold: float) -> None:
+    """A rule that serves from host arrays keeps what its step keeps."""
+    rule = Threshold((threshold,), relative_to=relative_to)
+    lengths = torch.tensor([1, 2, 30, 7])
+    sequences = torch.repeat_interleave(torch.arange(4), lengths)
+    starts = np.concatenate([[0], np.cumsum(lengths.numpy())])
+    protected = torch.zeros(40, dtype=torch.bool)
+    protected[torch.from_numpy(starts[:-1])] = True
+    for seed in range(20):
+        torch.manual_seed(seed)
+        scores = torch.rand(40) * 2
+        living = Living(
+            torch.zeros(40, 1), scores, lengths, lengths, sequences, torch.arange(40), protected, 0
+        )
+        kept = rule.kept(0, scores.numpy() if rule.wants_scores(0) else None, starts)
+        assert kept.tolist() == rule.step(None, living)[1].keep.tolist()

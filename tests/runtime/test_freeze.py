@@ -52,6 +52,22 @@ def test_logits_are_those_of_the_lifted_model(tiny: Any, name: str, rule: str) -
     assert model.training is False and all(p.requires_grad for p in model.parameters())
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["bert", "vit"])
+@torch.no_grad()
+def test_without_the_kernel_the_same(
+    tiny: Any, name: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing can be compiled, torch's operators serve."""
+    model = lift(tiny.build(name), planned(name, "ltp"))
+    batch = tiny.inputs(name, (12, 7, 1, 5))
+    frozen = freeze(model, dtype=dtype)
+    native = of(frozen, name, batch)
+    monkeypatch.setattr("sparsam.attention.native.library", lambda: None)
+    bound = 1e-5 if dtype == "float32" else 0.05
+    torch.testing.assert_close(of(frozen, name, batch), native, atol=bound, rtol=0)
+
+
 @pytest.mark.parametrize("name", ["bert", "mpnet", "vit"])
 @torch.no_grad()
 def test_cut_models_too(tiny: Any, name: str) -> None:
