@@ -147,19 +147,13 @@ INLINE void panel(float *out, long out_row, const float *left, long left_row, co
         for (int j = 0; j < vectors; j++) *(vec *)(out + i * out_row + j * LANES) = sums[i][j];
 }
 
-/* The same for up to ROWS rows and all columns; `step` numbers lie between one panel of `right` and the next. */
+/* The same for all columns; `step` numbers lie between one panel of `right` and the next. */
 INLINE void product(float *out, long out_row, const float *left, long left_row, const float *right, long right_row, long step,
                     int depth, int columns, int rows) {
-    for (int c = 0; c < columns; c += PANEL, out += PANEL, right += step) {
-        int vectors = columns - c < PANEL ? 1 : VECTORS;
-#define CASE(r)                                                                             \
-    case r:                                                                                 \
-        if (vectors == VECTORS) panel(out, out_row, left, left_row, right, right_row, depth, r, VECTORS); \
-        else panel(out, out_row, left, left_row, right, right_row, depth, r, 1);            \
-        break;
-        switch (rows) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) }
-#undef CASE
-    }
+    int c = 0;
+    for (; c + PANEL <= columns; c += PANEL, out += PANEL, right += step)
+        panel(out, out_row, left, left_row, right, right_row, depth, rows, VECTORS);
+    if (c < columns) panel(out, out_row, left, left_row, right, right_row, depth, rows, 1);
 }
 
 static __thread float *room;
@@ -178,6 +172,60 @@ static float *room_for(size_t floats) {
 
 INLINE int up(int x) { return (x + LANES - 1) / LANES * LANES; }
 
+/* One head's keys and values as its queries are multiplied with, and room for a block of them. */
+struct head {
+    float *turned; /* keys in panels: PANEL of them side by side for each of `width` numbers */
+    float *values; /* (n, wide) */
+    float *shift;  /* (keys) added to their logits; very little where there is no key */
+    float *total;  /* (keys) the columns' sums */
+    float *p, *asking, *mixed;
+    int n, keys, width, wide;
+};
+
+/* `rows` queries of a head: their logits, probabilities, answers. All of them go side by side, so that no sum waits. */
+INLINE void block(const struct head *x, const void *q, long q_row, void *out, long out_row, const float *weight, int sums,
+                  float scale, int half, int rows) {
+    int keys = x->keys, wide = x->wide;
+    float *p = x->p, *asking = x->asking, *mixed = x->mixed, *shift = x->shift, *total = x->total;
+    for (int i = 0; i < rows; i++) {
+        read_row(asking + i * wide, q, i * q_row, x->width, wide, half);
+        for (int d = 0; d < wide; d += LANES) *(vec *)(asking + i * wide + d) *= scale;
+    }
+    product(p, keys, asking, wide, x->turned, PANEL, (long)PANEL * x->width, x->width, keys, rows);
+    vec top[ROWS], sum[ROWS], share[ROWS];
+    for (int i = 0; i < rows; i++) top[i] = all(-1e38f), sum[i] = (vec){};
+    for (int j = 0; j < keys; j += LANES) {
+        vec more = *(vec *)(shift + j);
+        for (int i = 0; i < rows; i++) {
+            vec logit = *(vec *)(p + (long)i * keys + j) + more;
+            *(vec *)(p + (long)i * keys + j) = logit;
+            top[i] = larger(top[i], logit);
+        }
+    }
+    for (int i = 0; i < rows; i++) top[i] = all(largest_of(top[i]));
+    for (int j = 0; j < keys; j += LANES)
+        for (int i = 0; i < rows; i++) {
+            vec power = exponential(*(vec *)(p + (long)i * keys + j) - top[i]);
+            *(vec *)(p + (long)i * keys + j) = power;
+            sum[i] += power;
+        }
+    for (int i = 0; i < rows; i++) {
+        share[i] = all(1.0f / sum_of(sum[i]));
+        sum[i] = share[i] * (weight == NULL ? 1.0f : weight[i]);
+    }
+    if (sums)
+        for (int j = 0; j < keys; j += LANES) {
+            vec column = *(vec *)(total + j);
+            for (int i = 0; i < rows; i++) column += *(vec *)(p + (long)i * keys + j) * sum[i];
+            *(vec *)(total + j) = column;
+        }
+    product(mixed, wide, p, keys, x->values, wide, PANEL, x->n, wide, rows);
+    for (int i = 0; i < rows; i++) {
+        for (int d = 0; d < wide; d += LANES) *(vec *)(mixed + i * wide + d) *= share[i];
+        write_row(out, i * out_row, mixed + i * wide, x->width, half);
+    }
+}
+
 /* One head of one sequence: n queries, n keys. `column` (n) takes the sums of the probabilities' columns, or is NULL. */
 static int head(const void *q, const void *k, const void *v, void *out, float *column, const float *bias,
                 const float *weight, long q_row, long k_row, long v_row, long out_row, int n, int width, float scale,
@@ -185,57 +233,39 @@ static int head(const void *q, const void *k, const void *v, void *out, float *c
     int keys = up(n), wide = up(width), panels = (n + PANEL - 1) / PANEL;
     float *memory = room_for((size_t)panels * PANEL * width + (size_t)keys * (wide + ROWS + 2) + 2 * ROWS * (size_t)wide);
     if (memory == NULL) return 1;
-    float *turned = memory, *values = turned + (size_t)panels * PANEL * width, *p = values + (size_t)keys * wide;
-    float *shift = p + (size_t)ROWS * keys, *total = shift + keys, *asking = total + keys, *mixed = asking + ROWS * wide;
-    if (n < keys) memset(turned + (size_t)(panels - 1) * PANEL * width, 0, 4 * (size_t)PANEL * width);
-    for (int j = 0; j < n; j++) { /* keys in panels, each with its numbers for one d side by side */
-        float *row = asking; /* free until queries are read */
-        float *place = turned + (size_t)(j / PANEL) * PANEL * width + j % PANEL;
+    struct head x = {.turned = memory, .n = n, .keys = keys, .width = width, .wide = wide};
+    x.values = x.turned + (size_t)panels * PANEL * width;
+    x.p = x.values + (size_t)keys * wide;
+    x.shift = x.p + (size_t)ROWS * keys;
+    x.total = x.shift + keys;
+    x.asking = x.total + keys;
+    x.mixed = x.asking + ROWS * wide;
+    if (n < keys) memset(x.turned + (size_t)(panels - 1) * PANEL * width, 0, 4 * (size_t)PANEL * width);
+    for (int j = 0; j < n; j++) {
+        float *row = x.asking; /* free until queries are read */
+        float *place = x.turned + (size_t)(j / PANEL) * PANEL * width + j % PANEL;
         read_row(row, k, j * k_row, width, width, half);
         for (int d = 0; d < width; d++) place[d * PANEL] = row[d];
-        read_row(values + (size_t)j * wide, v, j * v_row, width, wide, half);
-        shift[j] = bias == NULL ? 0 : bias[j];
-        total[j] = 0;
+        read_row(x.values + (size_t)j * wide, v, j * v_row, width, wide, half);
     }
-    for (int j = n; j < keys; j++) {
-        shift[j] = -1e30f; /* no key: its probability is 0 */
-        total[j] = 0;
+    for (int j = 0; j < keys; j++) {
+        x.shift[j] = j >= n ? -1e30f : bias == NULL ? 0 : bias[j];
+        x.total[j] = 0;
     }
+    long size = half ? 2 : 4;
     for (int first = 0; first < n; first += ROWS) {
-        int rows = n - first < ROWS ? n - first : ROWS;
-        for (int i = 0; i < rows; i++) {
-            read_row(asking + i * wide, q, (first + i) * q_row, width, wide, half);
-            for (int d = 0; d < wide; d += LANES) *(vec *)(asking + i * wide + d) *= all(scale);
+        const void *own_q = (const char *)q + size * first * q_row;
+        void *own_out = (char *)out + size * first * out_row;
+        const float *own_weight = weight == NULL ? NULL : weight + first;
+#define CASE(r) \
+    case r: block(&x, own_q, q_row, own_out, out_row, own_weight, column != NULL, scale, half, r); break;
+        switch (n - first) {
+            CASE(1) CASE(2) CASE(3) CASE(4) CASE(5)
+            default: block(&x, own_q, q_row, own_out, out_row, own_weight, column != NULL, scale, half, ROWS);
         }
-        product(p, keys, asking, wide, turned, PANEL, (long)PANEL * width, width, keys, rows);
-        float inverse[ROWS];
-        for (int i = 0; i < rows; i++) {
-            float *row = p + (size_t)i * keys;
-            vec top = all(-1e38f), sum = (vec){};
-            for (int j = 0; j < keys; j += LANES) {
-                vec x = *(vec *)(row + j) + *(vec *)(shift + j);
-                *(vec *)(row + j) = x;
-                top = larger(top, x);
-            }
-            vec most = all(largest_of(top));
-            for (int j = 0; j < keys; j += LANES) {
-                vec x = exponential(*(vec *)(row + j) - most);
-                *(vec *)(row + j) = x;
-                sum += x;
-            }
-            inverse[i] = 1.0f / sum_of(sum);
-            if (column != NULL) {
-                vec share = all(weight == NULL ? inverse[i] : inverse[i] * weight[first + i]);
-                for (int j = 0; j < keys; j += LANES) *(vec *)(total + j) += *(vec *)(row + j) * share;
-            }
-        }
-        product(mixed, wide, p, keys, values, wide, PANEL, n, wide, rows);
-        for (int i = 0; i < rows; i++) {
-            for (int d = 0; d < wide; d += LANES) *(vec *)(mixed + i * wide + d) *= all(inverse[i]);
-            write_row(out, (first + i) * out_row, mixed + i * wide, width, half);
-        }
+#undef CASE
     }
-    if (column != NULL) memcpy(column, total, 4 * (size_t)n);
+    if (column != NULL) memcpy(column, x.total, 4 * (size_t)n);
     return 0;
 }
 
