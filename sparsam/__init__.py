@@ -14,6 +14,7 @@ from sparsam import import_hook
 TYPE_CHECKING = False  # as type checkers read it; importing typing would cost more than all the rest
 if TYPE_CHECKING:
     from sparsam.artifact import load, save
+    from sparsam.bench import Benchmark, bench
     from sparsam.compress import Compressed, compress, evaluate, finetune
     from sparsam.cost import Budget, Cost
     from sparsam.errors import SparsamError
@@ -31,6 +32,7 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "LTP",
+    "Benchmark",
     "Budget",
     "Compressed",
     "Control",
@@ -43,6 +45,7 @@ __all__ = [
     "TokenPlan",
     "TopK",
     "__version__",
+    "bench",
     "compress",
     "evaluate",
     "finetune",
@@ -55,6 +58,7 @@ __all__ = [
 
 _HOME = {
     "LTP": "sparsam.tokens.ltp",
+    "Benchmark": "sparsam.bench",
     "Budget": "sparsam.cost",
     "Compressed": "sparsam.compress",
     "Control": "sparsam.tokens.control",
@@ -66,6 +70,7 @@ _HOME = {
     "Task": "sparsam.task",
     "TokenPlan": "sparsam.plan",
     "TopK": "sparsam.tokens.top_k",
+    "bench": "sparsam.bench",
     "compress": "sparsam.compress",
     "evaluate": "sparsam.compress",
     "finetune": "sparsam.compress",
@@ -94,14 +99,14 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """This package, where ``compress`` is the function even after its module of the same name was imported.
+    """This package, where ``compress`` and ``bench`` are the functions even after their modules were imported.
 
     Importing ``sparsam.compress`` ends with Python setting the module as our attribute; the function takes its place.
     """
 
     def __setattr__(self, name: str, value: object) -> None:
-        if name == "compress" and isinstance(value, ModuleType):
-            value = value.compress
+        if name in ("bench", "compress") and isinstance(value, ModuleType):
+            value = getattr(value, name)
         super().__setattr__(name, value)
 
 

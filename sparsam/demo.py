@@ -1,12 +1,15 @@
 """The demo: no network, no files. A small ViT learns scikit-learn's handwritten digits, then learns which patches to drop."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from sparsam.bench import Benchmark, bench
 from sparsam.compress import Compressed, Progress, compress, finetune
 from sparsam.cost import Budget
+from sparsam.report import check_target, write_report
 from sparsam.task import Task
 from sparsam.tokens import LTP
 from sparsam.training.loop import Settings
@@ -51,3 +54,36 @@ def run_demo(
         progress=progress,
         strict=False,
     )
+
+
+BASELINES = ("eager-fp32", "eager-bf16", "packed-fp32", "packed-bf16")
+"""What the demo is raced against: what needs no extra and no minutes of compiling."""
+
+
+def race_demo(out: str | Path, progress: Progress | None = None) -> Benchmark:
+    """How fast the compressed checkpoint is, reloaded, beside the dense one."""
+    out = Path(out)
+    return bench(
+        out / "compressed",
+        Task.load("digits"),
+        baselines=BASELINES,
+        dense=out / "dense",
+        rounds=7,
+        progress=progress,
+    )
+
+
+def page_of_demo(out: str | Path) -> Path:
+    """Where the demo's report stands."""
+    return Path(out) / "report.html"
+
+
+def check_demo(out: str | Path) -> None:
+    """Refuse before the training what could not be written after it."""
+    check_target(page_of_demo(out))
+
+
+def report_demo(out: str | Path, bench: Sequence[Mapping[str, Any]] = ()) -> Path:
+    """Write the report of both checkpoints, with what was measured of their speed in ``bench``; returns the page."""
+    out = Path(out)
+    return write_report([out / "dense", out / "compressed"], page_of_demo(out), bench=bench)

@@ -25,7 +25,7 @@ from sparsam.cli.show import Progress, plain
 from sparsam.cost import Cost
 from sparsam.errors import Usage
 
-COMMANDS = ("finetune", "compress", "evaluate", "inspect", "demo")
+COMMANDS = ("finetune", "compress", "evaluate", "bench", "inspect", "report", "demo")
 PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
 HOSTILE = "[red]x\x1b[31m\u202e<script>alert(1)</script>[/red]:smile:"
 
@@ -561,11 +561,62 @@ def test_demo_is_wired(capsys, monkeypatch, tmp_path):
         progress("finetune", 1, 1, {})
         return made(out / "compressed")
 
-    monkeypatch.setitem(sys.modules, "sparsam.demo", SimpleNamespace(run_demo=run_demo))
+    checked, reported = [], []
+    stand_in = SimpleNamespace(
+        run_demo=run_demo,
+        race_demo=lambda out, progress: raced(),
+        report_demo=lambda out, bench: reported.extend(bench) or out / "report.html",
+        check_demo=checked.append,
+    )
+    monkeypatch.setitem(sys.modules, "sparsam.demo", stand_in)
     assert main(["demo", "--out", str(tmp_path), "--json"]) == 0
+    assert checked == [tmp_path]
     shown = capsys.readouterr()
-    assert only_json(shown.out)["folder"] == str(tmp_path / "compressed")
+    answer = only_json(shown.out)
+    assert (answer["folder"], answer["report"]) == (
+        str(tmp_path / "compressed"),
+        str(tmp_path / "report.html"),
+    )
+    assert answer["speed"] == reported[0] == json.loads(json.dumps(raced().to_json()))
+    assert "the machine is busy" in answer["notes"]
     assert "a line\nfinetune 1/1 (100 %)\n" in shown.err
+    assert main(["demo", "--out", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert f"Report: {tmp_path / 'report.html'}\n" in shown
+    assert (
+        "Speed of small, bf16, reloaded, 2 threads, 8 rows in arrival order, batches of 4:\n"
+        "  3.00x eager-fp32 (2.00–4.00) ? pixels given, 1.50x eager-fp32 (1.40–1.60) with the image processor\n"
+        in shown
+    )
+    assert "Speed of small, fp32" not in shown
+
+
+def raced():
+    """A race of two forms of a model against one baseline."""
+    from sparsam.bench import Benchmark, BenchRow
+
+    def row(model, ratio, low, high, reads, speed):
+        return BenchRow(
+            model, "eager-fp32", ratio, "arrival", 4, reads, low, high, high / low, high / low > 1.5, speed, 100.0, None, None,
+            0.5, 0.0, (-1.0, 1.0), 8, {},
+        )  # fmt: skip
+
+    rows = (
+        row("small, fp32", 2.0, 1.9, 2.1, False, 200.0),
+        row("small, bf16", 1.5, 1.4, 1.6, True, 150.0),
+        row("small, bf16", 3.0, 2.0, 4.0, False, 300.0),
+    )
+    return Benchmark(
+        "digits",
+        "image",
+        "validation",
+        "accuracy",
+        "dense",
+        rows,
+        {},
+        ("the machine is busy",),
+        {"threads": 2},
+    )
 
 
 # --- progress --------------------------------------------------------------------------------------------------------
@@ -764,6 +815,14 @@ def test_finetune_compress_evaluate_inspect_end_to_end(capsys, bert, reviews, tm
     assert found["model"]["macs"] == facts["compressed"]["macs"]
     assert found["difference"] == facts["difference"]
     assert shown.err.count("longer than the model can read") == 1
+    kept = json.loads((Path(small) / "evaluation.json").read_text())["evaluation"]
+    assert kept["difference"] == facts["difference"]
+    assert main(["evaluate", small, *task, "--record", "--json"]) == 0
+    assert f"kept in {small}/evaluation.json" in capsys.readouterr().err
+    alone = json.loads((Path(small) / "evaluation.json").read_text())["evaluation"]
+    assert (alone["model"]["value"], "dense" in alone) == (kept["model"]["value"], False)
+    assert main(["evaluate", str(bert), *task, "--record", "--json"]) == 2
+    assert "has no MANIFEST.json" in only_json(capsys.readouterr().out)["error"]["message"]
     assert main(["evaluate", small, *task, "--no-truncate", "--json"]) == 3
     assert only_json(capsys.readouterr().out)["error"]["code"] == "text-too-long"
 

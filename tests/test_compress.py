@@ -31,9 +31,9 @@ from transformers import (
 
 import sparsam
 from sparsam.compress import compress, evaluate, finetune, open_model, plan_finetuning, plan_run
-from sparsam.compress.opening import weights_digest
 from sparsam.errors import BudgetMissed, Refused, SparsamError, Usage
 from sparsam.models import is_lifted, plan_of
+from sparsam.models.digest import weights_digest
 from sparsam.task import Task
 from sparsam.tokens import LTP
 from sparsam.tokens.control import Control

@@ -6,6 +6,7 @@
       tokenizer or image processor
       sparsam.json        facts: where the model and the data came from, seed, versions
       MANIFEST.json       name, size and SHA-256 of every other file; written last
+      evaluation.json     what was measured of the reloaded model, if anything was; names the manifest it belongs to
 
 A folder is written beside its place, flushed to disk, and then exchanged with what stands there in one step
 (``renameat2`` with ``RENAME_EXCHANGE``). Where the system has no such call the old folder is renamed aside first; a machine
@@ -14,19 +15,25 @@ that stops between those two renames leaves the old one aside, and the next save
 Nothing that is read can name code to run: classes are chosen from a closed list, weights are safetensors alone.
 """
 
-from sparsam.artifact.loading import Loaded, check_config, load, load_dense
-from sparsam.artifact.manifest import FACTS, MANIFEST, is_artifact, verify
+from sparsam.artifact.configuration import check_config
+from sparsam.artifact.loading import Loaded, load, load_dense
+from sparsam.artifact.manifest import EVALUATION, FACTS, MANIFEST, is_artifact, verify
+from sparsam.artifact.record import RECORD, read_record, write_record
 from sparsam.artifact.saving import check_target, save
 
 __all__ = [
+    "EVALUATION",
     "FACTS",
     "MANIFEST",
+    "RECORD",
     "Loaded",
     "check_config",
     "check_target",
     "is_artifact",
     "load",
     "load_dense",
+    "read_record",
     "save",
     "verify",
+    "write_record",
 ]

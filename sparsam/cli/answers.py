@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +29,18 @@ def answer(facts: Mapping[str, Any], problem: SparsamError | None = None) -> int
     return 0 if problem is None else problem.exit_code
 
 
-def answer_compressed(show: "Shown", made: "Compressed", task: str, as_json: bool) -> int:
-    """Print the dense and the compressed model, and by how much they differ. Returns the exit code, also of a missed budget."""
+def answer_compressed(
+    show: "Shown",
+    made: "Compressed",
+    task: str,
+    as_json: bool,
+    more: Mapping[str, Any] | None = None,
+    lines: Sequence[str] = (),
+) -> int:
+    """Print the dense and the compressed model, and by how much they differ. Returns the exit code, also of a missed budget.
+
+    ``more`` joins the JSON object, ``lines`` are printed at the end.
+    """
     show.note_all([*made.notes, cut_note(made.compressed)])
     problem = None
     if not made.met:
@@ -41,12 +51,14 @@ def answer_compressed(show: "Shown", made: "Compressed", task: str, as_json: boo
             code="budget-missed",
         )
     if as_json:
-        return answer(made.to_json() | {"task": task, "notes": show.notes}, problem)
+        return answer(made.to_json() | {"task": task, "notes": show.notes} | dict(more or {}), problem)
     console = new_console()
     rows = {"dense": (made.dense, made.dense_bytes), "compressed": (made.compressed, made.compressed_bytes)}
     console.print(score_table(f"{task}, {made.compressed.split}", rows))
     console.print(difference_line(made.difference))
     console.print(f"Saved in {plain(made.folder)}; both rows were measured, the compressed one after reload.")
+    for line in lines:
+        console.print(plain(line), soft_wrap=True)
     return 0 if problem is None else complain(problem)
 
 

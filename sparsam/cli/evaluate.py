@@ -1,5 +1,6 @@
 """The command ``evaluate``: one model measured on a split, or two compared."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -21,6 +22,7 @@ from sparsam.cli.options import (
 from sparsam.cli.prepare import load_task
 from sparsam.cli.show import new_console
 from sparsam.cli.working import working
+from sparsam.errors import Usage
 
 if TYPE_CHECKING:
     from sparsam.compress import Evaluation
@@ -36,6 +38,7 @@ app = typer.Typer()
         "sparsam evaluate runs/half --task nyu-mll/glue:sst2",
         "sparsam evaluate runs/half --task nyu-mll/glue:sst2 --baseline runs/dense",
         "sparsam evaluate runs/half --task data/sst2 --split test --json",
+        "sparsam evaluate runs/half --task data/sst2 --baseline runs/dense --record",
     ),
 )
 def _evaluate(
@@ -56,13 +59,21 @@ def _evaluate(
     text: Text = None,
     metric: Metric = None,
     no_truncate: NoTruncate = False,
+    record: Annotated[
+        bool,
+        typer.Option(
+            "--record", help="Keep the figures in MODEL's folder, which sparsam wrote, for sparsam report."
+        ),
+    ] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> int:
     with working(as_json, debug) as show:
         from sparsam.compress import evaluate, open_model, weight_bytes
-        from sparsam.measure import paired_difference
+        from sparsam.measure import machine_facts, paired_difference
 
+        if record:
+            _check_record(model)
         data = load_task(show, task, label, text, metric, split_seed)
         found: dict[str, tuple[Evaluation, int]] = {}
         for role, source in {"baseline": baseline, "model": model}.items():
@@ -82,6 +93,18 @@ def _evaluate(
         if "baseline" in found:
             old = found["baseline"][0]
             difference = paired_difference(data.metric, old.predictions, new.predictions, new.labels)
+        measured: dict[str, Any] = {
+            {"model": "model", "baseline": "dense"}[role]: one.to_json() | {"bytes": size}
+            for role, (one, size) in found.items()
+        }
+        if difference is not None:
+            measured["dense"]["name"] = str(baseline)
+            measured["difference"] = difference.as_json()
+        if record:
+            from sparsam.artifact import write_record
+
+            notes = {"task": data.name, "notes": list(show.notes), "machine": machine_facts()}
+            show.say(f"kept in {write_record(model, measured | notes)}")
     show.note(cut_note(new))
     if as_json:
         facts: dict[str, Any] = {"task": data.name}
@@ -98,3 +121,15 @@ def _evaluate(
     if difference is not None:
         console.print(difference_line(difference))
     return 0
+
+
+def _check_record(model: str) -> None:
+    """Refuse before the work what has no place for its figures."""
+    from sparsam.artifact import MANIFEST
+
+    if not (Path(model) / MANIFEST).is_file():
+        raise Usage(
+            f"--record keeps figures beside a model that sparsam wrote; {model} has no {MANIFEST}. Leave --record out, and "
+            "take the figures from --json.",
+            code="record",
+        )

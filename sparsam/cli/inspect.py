@@ -65,7 +65,7 @@ def _configuration(source: str) -> tuple[Any, "Plan | None", Refused | None]:
 
     try:
         raw, _ = PretrainedConfig.get_config_dict(source)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputOutput(
             f"no configuration of {source!r} was found: {str(error).splitlines()[0].rstrip('.')}. Give a folder with "
             "config.json, or a hub id.",

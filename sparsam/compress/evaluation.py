@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from sparsam.compress.classes import answers
 from sparsam.compress.opening import Opened, open_model, split_of
 from sparsam.cost import Cost
 from sparsam.errors import Refused
@@ -19,6 +18,7 @@ from sparsam.measure import Measurement, metric_interval
 from sparsam.models import is_lifted, stack_of, unlift
 from sparsam.models.count import Tally, dense_shapes_of, shapes_of
 from sparsam.task import Split, Task
+from sparsam.task.classes import answers
 from sparsam.training.feed import streamed
 
 Progress = Callable[[str, int, int, dict[str, float]], None]

@@ -4,10 +4,9 @@ from typing import Any
 
 from transformers import ImageProcessingMixin, PreTrainedTokenizerBase
 
-from sparsam.compress import classes
 from sparsam.errors import Refused
 from sparsam.models.heads import check_head
-from sparsam.task import Task
+from sparsam.task import Task, classes
 
 
 def check_fit(model: Any, processor: Any, kind: str, name: str, task: Task) -> tuple[str, ...]:

@@ -1,23 +1,20 @@
 """Opening a model: from a folder, a hub id or an object, with what it takes to feed it."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from sparsam import artifact
 from sparsam.artifact.manifest import read_json
-from sparsam.compress import classes
 from sparsam.compress.fit import check_fit
 from sparsam.errors import Usage
 from sparsam.models import is_lifted, lift
 from sparsam.models.scratch import is_scratch, make_vit
-from sparsam.task import Split, Task, held_out
+from sparsam.task import Split, Task, classes, held_out
 from sparsam.training.feed import Feed
 from sparsam.training.loop import compute_device
 
@@ -157,15 +154,6 @@ def feed_of(opened: Opened, split: Split, truncate: bool) -> Feed:
         image_tokens=opened.image_tokens,
         pad_id=opened.pad_id,
     )
-
-
-def weights_digest(model: nn.Module) -> str:
-    """SHA-256 over all parameters and buffers that are saved."""
-    found = hashlib.sha256()
-    for name, x in sorted(model.state_dict().items()):
-        found.update(name.encode())
-        found.update(x.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
 
 
 def weight_bytes(model: nn.Module) -> int:

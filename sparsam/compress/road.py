@@ -12,13 +12,14 @@ import torch
 
 from sparsam import artifact
 from sparsam.compress.evaluation import Evaluation, Progress, evaluate
-from sparsam.compress.opening import Opened, feed_of, open_model, split_of, weight_bytes, weights_digest
+from sparsam.compress.opening import Opened, feed_of, open_model, split_of, weight_bytes
 from sparsam.compress.start import start_compressing, start_finetuning
 from sparsam.compress.token_run import Method, TokenRun, lengths_of_use
 from sparsam.cost import Budget
 from sparsam.errors import BudgetMissed
-from sparsam.measure import Measurement, paired_difference
+from sparsam.measure import Measurement, machine_facts, paired_difference
 from sparsam.models import dense_plan, lift, plan_of
+from sparsam.models.digest import weights_digest
 from sparsam.plan import Plan
 from sparsam.task import Task, held_out
 from sparsam.tokens import LTP
@@ -115,6 +116,8 @@ def finetune(
     reloaded = open_model(str(out), task)
     found = evaluate(reloaded, task, truncate=truncate, progress=progress)
     notes = (*task.notes, *opened.notes, *_cut(feed))
+    measured = {"model": found.to_json() | {"bytes": weight_bytes(reloaded.model)}}
+    _record(out, task, measured, notes)
     return Finetuned(reloaded.model, reloaded.processor, Path(out), found, history, notes)
 
 
@@ -198,6 +201,12 @@ def compress(
         weight_bytes(taught.model),
         weight_bytes(reloaded.model),
     )
+    measured = {
+        "model": after.to_json() | {"bytes": result.compressed_bytes},
+        "dense": dense.to_json() | {"bytes": result.dense_bytes, "name": taught.name},
+        "difference": difference.as_json(),
+    }
+    _record(out, task, measured, (*missed, *result.notes))
     on_main_process(lambda: _clean(_work(out)))
     if missed and strict:
         raise BudgetMissed(
@@ -206,6 +215,12 @@ def compress(
             code="budget-missed",
         )
     return result
+
+
+def _record(out: str | Path, task: Task, measured: dict[str, Any], notes: Sequence[str]) -> None:
+    """Keep the figures beside the model they belong to, for ``sparsam report``."""
+    whole = {"task": task.name, **measured, "notes": list(notes), "machine": machine_facts()}
+    on_main_process(lambda: artifact.write_record(out, whole))
 
 
 def _learned_from(task: Task) -> dict[str, Any]:
@@ -272,7 +287,7 @@ def _clean(folder: Path) -> None:
     if not folder.is_dir():
         return
     for path in folder.rglob("checkpoint-*"):  # nothing else there is ours
-        path.unlink()
+        path.unlink(missing_ok=True)
     for path in [*sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True), folder]:
         with suppress(OSError):  # not empty: somebody keeps files here
             path.rmdir()

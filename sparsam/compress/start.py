@@ -6,11 +6,10 @@ from typing import Any
 
 from torch import nn
 
-from sparsam.compress import classes
 from sparsam.compress.opening import Opened, open_model
 from sparsam.errors import Refused, Usage
 from sparsam.models import plan_of
-from sparsam.task import Task
+from sparsam.task import Task, classes
 
 
 def start_compressing(

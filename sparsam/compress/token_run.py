@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sparsam.compress.evaluation import Progress
-from sparsam.compress.opening import Opened, feed_of, split_of, weights_digest
+from sparsam.compress.opening import Opened, feed_of, split_of
 from sparsam.cost import Budget
 from sparsam.errors import Refused, Usage
 from sparsam.models import plan_of, reads_class_token, stack_of
+from sparsam.models.digest import weights_digest
 from sparsam.plan import TokenPlan
 from sparsam.task import Task
 from sparsam.tokens import LTP, SoftThreshold, Threshold

@@ -23,6 +23,7 @@ from sparsam.models.lift import base_of, family_of
 from sparsam.packed import Packed
 from sparsam.runtime.frozen import FrozenEncoder, FrozenLayers, FrozenStack
 from sparsam.runtime.product import prepacks
+from sparsam.task.encode import pixels_of
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -100,35 +101,42 @@ class Frozen:
             self.encoder.tokens = None
         return out.float()
 
-    def predict(self, texts: Sequence[Any], *, batch: int = 32) -> NDArray[np.float32]:
-        """Logits (n, c) of texts, or of pairs of texts, in the order given.
+    def predict(self, inputs: Sequence[Any], *, batch: int = 32) -> NDArray[np.float32]:
+        """Logits (n, c) of texts, pairs of texts or images, in the order given.
 
         Args:
-            texts: strings, or pairs of strings. Those longer than the model reads are cut.
-            batch: how many at once. Their lengths do not matter: nothing is padded.
+            inputs: strings, pairs of strings, or images: Pillow's, or uint8 (h, w) or (h, w, c). Texts longer than the model
+                reads are cut.
+            batch: how many at once. Texts' lengths do not matter: nothing is padded.
 
         Raises:
-            Usage: ``processor-missing`` where the model was frozen without its tokenizer, ``texts`` for one string where a
-                list is expected or for a model that reads images, ``batch`` below 1.
+            Usage: ``processor-missing`` where the model was frozen without its tokenizer or image processor, ``texts`` for one
+                string where a list is expected or for texts where the model reads images, ``batch`` below 1.
         """
-        if isinstance(texts, str):
+        reads_images = self.model.main_input_name == "pixel_values"
+        if isinstance(inputs, str):
             raise Usage(
-                f"expected a list of texts; got one text, {texts[:40]!r}. Write [text].", code="texts"
+                f"expected a list of texts; got one text, {inputs[:40]!r}. Write [text].", code="texts"
             )
         if batch < 1:
             raise Usage(f"batch must be at least 1; got {batch}.", code="batch")
-        if self.model.main_input_name == "pixel_values":
-            raise Usage(
-                "this model reads images; give their pixels to of_images(pixel_values).", code="texts"
-            )
+        if reads_images and len(inputs) and isinstance(inputs[0], str):
+            raise Usage(f"this model reads images; got texts, first {inputs[0][:40]!r}.", code="texts")
         if self.processor is None:
+            what = "image processor" if reads_images else "tokenizer"
             raise Usage(
-                "this model was frozen without its tokenizer; texts cannot be read. Give it: "
-                "sparsam.freeze(model, processor=tokenizer).",
+                f"this model was frozen without its {what}, so it reads {'pixels' if reads_images else 'token ids'} alone. Give "
+                f"it: sparsam.freeze(model, processor={what.replace(' ', '_')}).",
                 code="processor-missing",
             )
-        rows = [self.logits(part).numpy() for part in self._encoded(texts, batch)]
+        found = self._seen(inputs, batch) if reads_images else map(self.logits, self._encoded(inputs, batch))
+        rows = [part.numpy() for part in found]
         return np.concatenate(rows) if rows else np.zeros((0, self.model.config.num_labels), np.float32)
+
+    def _seen(self, images: Sequence[Any], batch: int) -> Iterator[Tensor]:
+        for start in range(0, len(images), batch):
+            part = [np.asarray(image, np.uint8) for image in images[start : start + batch]]
+            yield self.of_images(torch.from_numpy(pixels_of(self.processor, part)))
 
     def _encoded(self, texts: Sequence[Any], batch: int) -> Iterator[Batch]:
         pairs = bool(len(texts)) and not isinstance(texts[0], str)

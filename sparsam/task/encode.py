@@ -53,7 +53,7 @@ def encode(
     ``text-too-long``.
     """
     if rows.images is not None:
-        return Encoded(rows.labels, pixel_values=_pixels(processor, rows.images))
+        return Encoded(rows.labels, pixel_values=pixels_of(processor, rows.images))
     if rows.texts is None:
         raise Usage("these rows hold neither texts nor images.", code="rows-empty")
     read = _tokenize(processor, rows.texts, rows.texts2)
@@ -90,7 +90,8 @@ def _tokenize(
     )
 
 
-def _pixels(processor: Processor, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+def pixels_of(processor: Processor, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    """Pixel values (n, c, h, w) of images, uint8 (h, w) or (h, w, c); grey ones become RGB."""
     if isinstance(processor, ImagePreprocess):
         return np.asarray(processor(images)["pixel_values"])
     from PIL import Image

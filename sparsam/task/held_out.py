@@ -31,7 +31,11 @@ def check(task: Task, recorded: Mapping[str, Any], name: str) -> None:
         Refused: ``held-out``.
     """
     now, trained_on = digest(task), recorded.get("trained_on")
-    if now is None or not isinstance(trained_on, list) or not set(trained_on) & set(task.train_hashes()):
+    if (
+        now is None
+        or not isinstance(trained_on, list)
+        or not any(x in trained_on for x in task.train_hashes())
+    ):
         return
     before = recorded.get("held_out")
     if before is None:

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparsam.compress.classes import answers, in_model_order, match
 from sparsam.errors import Refused
 from sparsam.task import Task, metric_value
+from sparsam.task.classes import answers, in_model_order, match
 
 
 def config(*names: str) -> Any:

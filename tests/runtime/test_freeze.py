@@ -1,14 +1,19 @@
 """A frozen model against the lifted one: every family, with and without removed tokens, heads and filters."""
 
 import copy
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tiny_checkpoints
 import torch
+from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+import sparsam
 from sparsam.errors import Refused, Usage
 from sparsam.models import FAMILIES, lift
 from sparsam.plan import LayerPlan, Plan
@@ -197,8 +202,10 @@ def test_what_cannot_be_frozen_is_refused(tiny: Any) -> None:
         freeze(model, processor=words()).predict("1 2")
     with pytest.raises(Usage, match="batch must be at least 1; got 0"):
         freeze(model, processor=words()).predict(["1"], batch=0)
-    with pytest.raises(Usage, match="reads images; give their pixels to of_images"):
+    with pytest.raises(Usage, match="reads images; got texts, first '1'"):
         freeze(tiny.build("vit"), processor=words()).predict(["1"])
+    with pytest.raises(Usage, match=r"frozen without its image processor.*processor=image_processor"):
+        freeze(tiny.build("vit")).predict([np.zeros((4, 4, 3))])
     with pytest.raises(Usage, match="a sequence has no tokens"):
         frozen.logits(Batch.of([[1], []]))
 
@@ -212,3 +219,29 @@ def test_the_original_may_change_afterwards(tiny: Any) -> None:
         for parameter in model.parameters():
             parameter.zero_()
     assert torch.equal(of(frozen, "bert", batch), of(other, "bert", batch))
+
+
+@pytest.mark.parametrize("kind", ["text", "image"])
+def test_a_loaded_folder_predicts(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``sparsam.load(folder).predict(inputs)``: what the stock pipeline's model would say of them, one by one."""
+    monkeypatch.setattr(
+        sys.modules["sparsam.runtime.freeze"], "native_bf16", lambda: False
+    )  # no token on the edge of its threshold
+    made = getattr(tiny_checkpoints, f"{kind}_checkpoints")(tmp_path)
+    loaded = sparsam.load(made.half)
+    assert loaded.plan is not None and loaded.plan.tokens is not None
+    split = sparsam.Task.load(str(made.task)).validation
+    assert split is not None
+    rows = split.take(np.arange(7))
+    inputs = rows.texts if kind == "text" else rows.images
+    assert inputs is not None
+    got = loaded.predict(inputs, batch=3)
+    shown = inputs if kind == "text" else [Image.fromarray(one).convert("RGB") for one in inputs]
+    with torch.no_grad():
+        wanted = [
+            loaded.model(**loaded.processor(one, return_tensors="pt")).logits[0].numpy() for one in shown
+        ]
+    assert got.dtype == np.float32 and got.shape == (7, len(wanted[0]))
+    np.testing.assert_allclose(got, np.stack(wanted), atol=1e-4)
+    assert loaded.frozen is loaded.frozen
+    assert loaded.predict([]).shape == (0, got.shape[1])

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsam.errors import Refused
-from sparsam.task import Split
+from sparsam.task.split import Split
 
 
 @dataclass(frozen=True)
