@@ -32,7 +32,7 @@ test: lint types  ## lint, types and all quick tests
 	$(PYTEST) -n $(WORKERS) --dist worksteal
 
 test-data: $(READY)  ## the tests that read the shared data folder, and the slow ones
-	SPARSAM_SHARED=$(abspath $(SPARSAM_SHARED)) $(PYTEST) -m "(data or slow) and not gpu"
+	SPARSAM_SHARED=$(abspath $(SPARSAM_SHARED)) $(PYTEST) -m "(data or slow) and not faults and not gpu"
 
 lint: $(READY)  ## ruff, rules and format
 	$(BIN)/ruff check .
@@ -52,8 +52,8 @@ bench: $(READY)  ## run every script in benchmarks/ (minutes to hours); tables g
 	@for script in benchmarks/*.py; do \
 	  if [ -e "$$script" ]; then echo "== $$script"; $(BIN)/python "$$script" || exit 1; fi; done
 
-faults: $(READY)  ## the fault tests, the slow ones too
-	$(PYTEST) tests/faults -m "not data and not gpu"
+faults: $(READY)  ## the fault sweeps in their long form, and the short ones (about 8 minutes on two cores)
+	$(PYTEST) tests/faults -m "not data and not gpu" -n $(WORKERS) --dist worksteal --timeout 1200
 
 clean:  ## remove the environment and what builds and tests leave behind
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

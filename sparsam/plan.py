@@ -17,6 +17,8 @@ from pydantic.dataclasses import dataclass
 from sparsam.errors import Refused
 
 VERSION = 1
+MAX_CHARACTERS = 2_000_000
+"""What is read of a plan's text: several times what a plan of the largest encoders takes."""
 
 _strict = pydantic.ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 Index = Annotated[int, pydantic.Field(ge=0)]
@@ -93,6 +95,8 @@ class Plan:
         try:
             if not isinstance(obj, str | Mapping):
                 raise TypeError(f"it is a {type(obj).__name__}")
+            if isinstance(obj, str) and len(obj) > MAX_CHARACTERS:
+                raise ValueError(f"it has {len(obj)} characters")
             data = json.loads(obj) if isinstance(obj, str) else dict(obj)
         except (ValueError, TypeError, RecursionError) as error:
             raise Refused(

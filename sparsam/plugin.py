@@ -21,6 +21,7 @@ import inspect
 import json
 import math
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,8 +47,11 @@ SCHEMA = 1
 KEY = "sparsam"
 """The metadata key in a safetensors header."""
 
-MAX_HEADER_BYTES = 100_000_000
-MAX_TENSORS = 1_000_000
+# Limits on what is read before anything is checked, chosen by us: the largest encoders have headers of 0.2 MB, and these two
+# million bytes are read in half a second and 0.05 GB, whatever they are.
+MAX_HEADER_BYTES = 2_000_000
+MAX_TENSORS = 20_000
+MAX_RANK = 64
 CHUNK_BYTES = 1 << 20
 
 # A second import (a test that empties sys.modules, a reload) takes the place of the first.
@@ -75,7 +79,9 @@ class SparsamConfig(QuantizationConfigMixin):
                 code="plan-invalid",
             )
         self.quant_method = METHOD  # type: ignore[assignment]  # transformers' enum lists its own methods alone
-        self.plan = None if plan is None else dict(plan)
+        self.plan: Any = (
+            dict(plan) if isinstance(plan, Mapping) else plan
+        )  # what it is, is said when it is read
 
     def read(self) -> Plan:
         """The plan.
@@ -556,7 +562,10 @@ def read_header(file: Path) -> Header:
         InputOutput: ``safetensors-corrupt``, ``file-unreadable``.
     """
     try:
-        size = file.stat().st_size
+        found = file.stat()
+        size = found.st_size
+        if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for
+            raise _corrupt(file, "it is no ordinary file")
         with open(file, "rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
@@ -565,10 +574,7 @@ def read_header(file: Path) -> Header:
     except InputOutput:
         raise
     except OSError as error:
-        raise InputOutput(
-            f"{file} cannot be read: {error.strerror or error}. Check the file and its permissions.",
-            code="file-unreadable",
-        ) from None
+        raise _unreadable(file, error) from None
     try:
         raw = json.loads(text.decode("utf-8"), object_pairs_hook=_no_repeats)
         metadata = raw.pop("__metadata__", {})
@@ -602,6 +608,8 @@ _DTYPE = re.compile(r"[A-Z0-9_]{1,16}")
 def _place(entry: Mapping[str, Any], offset: int) -> Place:
     dtype, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
     numbers = (*shape, start, end)
+    if len(shape) > MAX_RANK:  # before they are multiplied
+        raise ValueError(f"a shape has {len(shape)} dimensions")
     if not all(type(number) is int and number >= 0 for number in numbers) or end < start:
         raise ValueError("sizes must be whole numbers")
     if not isinstance(dtype, str) or not _DTYPE.fullmatch(dtype):
@@ -609,6 +617,13 @@ def _place(entry: Mapping[str, Any], offset: int) -> Place:
     if dtype in _ITEM_BYTES and math.prod(shape) * _ITEM_BYTES[dtype] != end - start:
         raise ValueError("a shape does not fit its bytes")
     return Place(dtype, shape, offset + start, offset + end)
+
+
+def _unreadable(file: Path, error: OSError) -> InputOutput:
+    return InputOutput(
+        f"{file} cannot be read: {error.strerror or error}. Check the file and its permissions.",
+        code="file-unreadable",
+    )
 
 
 def _corrupt(file: Path, how: str) -> InputOutput:
@@ -619,7 +634,20 @@ def _corrupt(file: Path, how: str) -> InputOutput:
 
 
 def file_digests(file: Path, header: Header) -> dict[str, str]:
-    """The digest of each tensor in a safetensors file, read in pieces."""
+    """The digest of each tensor in a safetensors file, read in pieces.
+
+    Raises:
+        InputOutput: ``safetensors-corrupt``, ``file-unreadable``.
+    """
+    try:
+        return _hashed(file, header)
+    except InputOutput:
+        raise
+    except OSError as error:
+        raise _unreadable(file, error) from None
+
+
+def _hashed(file: Path, header: Header) -> dict[str, str]:
     made: dict[str, str] = {}
     with open(file, "rb") as stream:
         for name, place in sorted(header.tensors.items(), key=lambda item: item[1].start):

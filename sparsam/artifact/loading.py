@@ -2,24 +2,29 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from sparsam import plugin
+from sparsam.artifact.configuration import check_config, check_sizes, method_of
 from sparsam.artifact.manifest import AGAIN, CONFIG, FACTS, MANIFEST, has_manifest, read_json, verify
 from sparsam.artifact.staging import real_path, recover
 from sparsam.errors import InputOutput, Refused, SparsamError, Usage
 from sparsam.models import plan_of
 from sparsam.models.lift import family_of
 from sparsam.plan import Plan
+from sparsam.runtime import Frozen, freeze
 
 # Which class loads an architecture, by how its name ends; the longest ending first.
 _AUTO = {
@@ -63,6 +68,15 @@ class Loaded:
     facts: dict[str, Any]
     folder: Path
 
+    @cached_property
+    def frozen(self) -> Frozen:
+        """The form in which it serves on this machine, made when it is first asked for; see :func:`sparsam.freeze`."""
+        return freeze(self.model, processor=self.processor)
+
+    def predict(self, inputs: Sequence[Any], *, batch: int = 32) -> NDArray[np.float32]:
+        """Logits (n, c) of texts, pairs of texts or images; see :meth:`sparsam.runtime.Frozen.predict`."""
+        return self.frozen.predict(inputs, batch=batch)
+
 
 def load(folder: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Loaded:
     """Load what :func:`save` wrote, or a hub id of such a folder, in the precision it was saved in.
@@ -76,6 +90,10 @@ def load(folder: str | os.PathLike[str], *, device: str | torch.device = "cpu") 
             ``no-safetensors``.
     """
     place = _local(folder)
+    return _steadily(place, lambda: _load(place, device))
+
+
+def _load(place: Path, device: str | torch.device) -> Loaded:
     if has_manifest(place):
         verify(place)
     config = _config(place)
@@ -85,11 +103,49 @@ def load(folder: str | os.PathLike[str], *, device: str | torch.device = "cpu") 
             f"{place} was not saved by sparsam. Load an ordinary checkpoint with transformers, or compress it.",
             code="not-an-artifact",
         )
-    _check_headers(files, config)
-    model, _ = _from_pretrained(auto_class(_architecture(config)), place, dtype="auto", fresh=False)
+    _check_headers(files, config, place)
+    model, notes = _from_pretrained(auto_class(_architecture(config)), place, dtype="auto", fresh=False)
+    if notes.get("unused_weights"):
+        raise Refused(
+            f"{notes['unused_weights'][0]}: in the weights in {place}, but not in a {type(model).__name__}, which its {CONFIG} "
+            f"names; a save leaves nothing over. {AGAIN}",
+            code="weights-mismatch",
+        )
     model.to(device)
     facts = read_json(place / FACTS).get("facts", {}) if (place / FACTS).is_file() else {}
     return Loaded(model, _processor(place), plan_of(model), facts if isinstance(facts, dict) else {}, place)
+
+
+ATTEMPTS = 5
+"""How often a folder is read that is replaced meanwhile. Chosen by us: a save takes as long as a load, or longer."""
+
+
+def _steadily(place: Path, read: Callable[[], Loaded]) -> Loaded:
+    """Read a folder that another process may be replacing: all of it is the old one, or all of it the new one."""
+    for _ in range(ATTEMPTS):
+        before = _stands(place)
+        try:
+            found = read()
+        except SparsamError:
+            if _stands(place) == before:
+                raise
+        else:
+            if _stands(place) == before:
+                return found
+    raise InputOutput(
+        f"{place} was replaced {ATTEMPTS} times while it was read. Load it again when nothing is saved there.",
+        code="replaced",
+    )
+
+
+def _stands(place: Path) -> tuple[int, ...]:
+    """What tells a folder from one that takes its place."""
+    found: tuple[int, ...] = ()
+    for path in (place, place / MANIFEST):
+        with suppress(OSError):
+            said = path.stat()
+            found += (said.st_dev, said.st_ino) + ((said.st_mtime_ns,) if path != place else ())
+    return found
 
 
 def load_dense(
@@ -123,11 +179,21 @@ def load_dense(
     if kind not in (None, "text", "image"):
         raise Usage(f"kind must be text or image; got {kind!r}.", code="kind")
     place = _local(source)
+    return _steadily(place, lambda: _load_dense(place, kind, labels, regression, device))
+
+
+def _load_dense(
+    place: Path,
+    kind: str | None,
+    labels: Sequence[str] | None,
+    regression: bool,
+    device: str | torch.device,
+) -> Loaded:
     if has_manifest(place):
         verify(place)
     config = _config(place)
     family_of(str(config.get("model_type")), SimpleNamespace(**config))
-    _check_headers(_weights(place), config)
+    _check_headers(_weights(place), config, place)
     if labels is None:
         name = _architecture(config)
         model, notes = _from_pretrained(auto_class(name, or_bare=True), place, dtype="float32", fresh=False)
@@ -189,44 +255,6 @@ def _config(place: Path) -> dict[str, Any]:
     return config
 
 
-def check_config(config: Mapping[str, Any], place: str | Path) -> None:
-    """Refuse a configuration that names code to run, or weights in a number format of another tool.
-
-    Raises:
-        Refused: ``remote-code``, ``quantized``.
-    """
-    _refuse_code(config, Path(place) / CONFIG)
-    method = _method(config)
-    if method not in (None, plugin.METHOD):
-        raise Refused(
-            f"the weights in {place} are quantized ({method}); sparsam starts from plain ones. Load the model they "
-            "were made from.",
-            code="quantized",
-        )
-
-
-def _method(config: Mapping[str, Any]) -> str | None:
-    found = config.get("quantization_config")
-    return None if found is None else str(found.get("quant_method") if isinstance(found, dict) else found)
-
-
-_ATTENTIONS = (None, "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
-
-
-def _refuse_code(config: Mapping[str, Any], file: Path) -> None:
-    """A config may not name code: neither modules beside it nor attention kernels from the hub."""
-    named = next((key for key in ("auto_map", "custom_pipelines") if config.get(key)), None)
-    for key, value in config.items():
-        if "attn_implementation" in key and (not isinstance(value, str | None) or value not in _ATTENTIONS):
-            named = key
-    if named is not None:
-        raise Refused(
-            f"{file} names code to run ({named}); sparsam runs none from files. Use a checkpoint of an architecture "
-            "that transformers itself has.",
-            code="remote-code",
-        )
-
-
 def _architecture(config: Mapping[str, Any]) -> str:
     names = config.get("architectures")
     return names[0] if isinstance(names, list) and names and isinstance(names[0], str) else "Model"
@@ -245,9 +273,10 @@ def auto_class(name: str, or_bare: bool = False) -> Any:
     )
 
 
-def _check_headers(files: Sequence[Path], config: Mapping[str, Any]) -> None:
-    """Check the digests of a folder without a plan; where there is one they must be there, and the plug-in checks them."""
-    if _method(config) is None:
+def _check_headers(files: Sequence[Path], config: Mapping[str, Any], place: Path) -> None:
+    """Check sizes, and the digests of a folder without a plan; where one is they must be there: the plug-in checks them."""
+    check_sizes(config, [x for file in files for x in plugin.read_header(file).tensors.values()], place)
+    if method_of(config) is None:
         plugin.check_files(files, None, SimpleNamespace(id2label=config.get("id2label")))
         return
     for file in files:
@@ -259,6 +288,9 @@ def _check_headers(files: Sequence[Path], config: Mapping[str, Any]) -> None:
             )
 
 
+_SHARD = re.compile(r"[A-Za-z0-9_][\w.-]{0,200}\.safetensors", re.ASCII)
+
+
 def _weights(place: Path) -> list[Path]:
     """The safetensors files of a checkpoint, headers checked."""
     index = place / "model.safetensors.index.json"
@@ -267,7 +299,7 @@ def _weights(place: Path) -> list[Path]:
     elif index.is_file():
         named = read_json(index).get("weight_map")
         if not isinstance(named, dict) or not all(
-            isinstance(v, str) and Path(v).name == v for v in named.values()
+            isinstance(v, str) and _SHARD.fullmatch(v) for v in named.values()
         ):
             raise InputOutput(f"{index} cannot be read as an index of weights. {AGAIN}", code="json-invalid")
         files = [place / name for name in sorted(set(named.values()))]
@@ -275,9 +307,8 @@ def _weights(place: Path) -> list[Path]:
             if not file.is_file():
                 raise InputOutput(f"{file} is missing; {index.name} names it. {AGAIN}", code="file-missing")
     else:
-        others = sorted(
-            path.name for path in place.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".h5", ".msgpack")
-        )
+        pickles = (".bin", ".pt", ".pth", ".h5", ".msgpack")
+        others = sorted(name for name in _names(place) if Path(name).suffix in pickles)
         found = f"only {', '.join(others)}; such files can run code while loading" if others else "no weights"
         raise Refused(
             f"{place} holds no safetensors, {found}. Save the model as safetensors where it is trusted: "
@@ -312,6 +343,10 @@ def _from_pretrained(
             f"the weights in {place} cannot be read: {error}. {AGAIN}", code="safetensors-corrupt"
         ) from None
     except RuntimeError as error:
+        if re.search("unable to (open|mmap|stat|read)", str(error)):  # torch, where the disk fails
+            raise InputOutput(
+                f"{place} cannot be loaded: {_last_line(error)}. Check the disk.", code="model-unreadable"
+            ) from error
         raise Refused(
             f"the weights in {place} do not fit its config.json: {_last_line(error)}. {AGAIN}",
             code="weights-mismatch",
@@ -386,10 +421,20 @@ def _last_line(error: BaseException) -> str:
     return (lines[-1] if lines else type(error).__name__)[:300].rstrip(".")
 
 
+def _names(place: Path) -> set[str]:
+    try:
+        return set(os.listdir(place))
+    except OSError as error:
+        raise InputOutput(
+            f"{place} cannot be listed: {error.strerror or error}. Check the disk and its permissions.",
+            code="file-unreadable",
+        ) from None
+
+
 def _processor(place: Path) -> Any:
     """The tokenizer or image processor of a checkpoint; None if it has none."""
     options = {"trust_remote_code": False, "local_files_only": True}
-    names = {path.name for path in place.iterdir()}
+    names = _names(place)
     try:
         if "preprocessor_config.json" in names:
             return transformers.AutoImageProcessor.from_pretrained(str(place), **options)

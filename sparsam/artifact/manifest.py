@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import re
+import stat
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,8 +16,10 @@ from sparsam.errors import InputOutput, Refused, SparsamError
 MANIFEST = "MANIFEST.json"
 FACTS = "sparsam.json"
 CONFIG = "config.json"
+EVALUATION = "evaluation.json"
 SCHEMA = 1
-MAX_JSON_BYTES = 50_000_000
+MAX_JSON_BYTES = 2_000_000
+"""What is read of a JSON file. So many bytes of brackets take 0.05 GB and half a second to read; chosen by us."""
 
 
 def versions() -> dict[str, str]:
@@ -38,19 +41,36 @@ def write_manifest(folder: Path) -> None:
             "bytes": file.stat().st_size,
             "sha256": sha256_of(file),
         }
-    whole = {"schema": SCHEMA, "versions": versions(), "files": entries}
-    write_text(folder / MANIFEST, json.dumps(whole, indent=2, sort_keys=True, allow_nan=False) + "\n")
+    write_text(folder / MANIFEST, _as_written(versions(), entries))
+
+
+def _as_written(made_with: Any, entries: dict[str, dict[str, Any]]) -> str:
+    """The one text of a manifest."""
+    whole = {"schema": SCHEMA, "versions": made_with, "files": entries}
+    return json.dumps(whole, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
 def files_of(folder: Path) -> list[Path]:
-    """All files of a folder, in order."""
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+    """All files of a folder, in order. A folder that cannot be listed is an OSError; ``rglob`` would pass it over."""
+    return sorted(path for path in entries_of(folder) if path.is_file())
+
+
+def entries_of(folder: Path) -> list[Path]:
+    """All that stands in a folder and those inside, but for the folders themselves."""
+    return [Path(where, name) for where, _, names in os.walk(folder, onerror=_fail) for name in names]
+
+
+def _fail(error: OSError) -> None:
+    raise error
 
 
 def sha256_of(file: Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    """SHA-256 of a file, in hexadecimal digits; :class:`InputOutput` where it cannot be read."""
+    try:
+        with open(file, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise _unreadable(file, error) from None
 
 
 def write_text(file: Path, text: str) -> None:
@@ -88,6 +108,7 @@ def verify(folder: str | os.PathLike[str]) -> None:
     entries = read_manifest(folder)
     try:
         _check(folder, entries)
+        _check_itself(folder, entries)
     except SparsamError:
         over = _saved_over(folder, entries)
         if over is None:
@@ -98,6 +119,23 @@ def verify(folder: str | os.PathLike[str]) -> None:
             "model with sparsam.save; if not, copy or download the folder again.",
             code="saved-over",
         ) from None
+
+
+def _check_itself(folder: Path, entries: dict[str, dict[str, Any]]) -> None:
+    """The manifest is what a save writes for these files and the versions that the facts tell: nothing covers it otherwise."""
+    try:
+        names, written = os.listdir(folder), (folder / MANIFEST).read_bytes()
+    except OSError as error:
+        raise _unreadable(folder / MANIFEST, error) from None
+    weights = {name for name in names if _WEIGHTS.fullmatch(name)}
+    for name in sorted({CONFIG, FACTS, *weights} - set(entries)):
+        raise InputOutput(f"{folder / MANIFEST} does not name {name}. {AGAIN}", code="manifest-invalid")
+    try:
+        wanted = _as_written(read_json(folder / FACTS).get("versions"), entries).encode()
+    except (ValueError, RecursionError):  # infinite numbers, or brackets without end
+        wanted = b""
+    if written != wanted:
+        raise InputOutput(f"{folder / MANIFEST} is not as it was written. {AGAIN}", code="manifest-invalid")
 
 
 def _saved_over(folder: Path, entries: dict[str, dict[str, Any]]) -> str | None:
@@ -122,22 +160,19 @@ def _check(folder: Path, entries: dict[str, dict[str, Any]]) -> None:
     for name, entry in entries.items():
         file = folder / name
         try:
-            size = file.stat().st_size
-        except OSError:
+            found = file.stat()
+        except (OSError, ValueError):  # a name that no file can have
             raise InputOutput(
                 f"{file} is missing; {MANIFEST} names it. {AGAIN}", code="file-missing"
             ) from None
+        size = found.st_size
+        if not stat.S_ISREG(found.st_mode):
+            raise InputOutput(f"{file} is no ordinary file. {AGAIN}", code="file-unreadable")
         if size != entry["bytes"]:
             raise InputOutput(
                 f"{file} has {size} bytes; {MANIFEST} says {entry['bytes']}. {AGAIN}", code="file-size"
             )
-        try:
-            digest = sha256_of(file)
-        except OSError as error:
-            raise InputOutput(
-                f"{file} cannot be read: {error.strerror or error}. Check its permissions.",
-                code="file-unreadable",
-            ) from None
+        digest = sha256_of(file)
         if digest != entry["sha256"]:
             raise Refused(
                 f"{file} is not what was saved: its SHA-256 is {digest[:12]}…, {MANIFEST} says "
@@ -146,7 +181,14 @@ def _check(folder: Path, entries: dict[str, dict[str, Any]]) -> None:
             )
 
 
+def _unreadable(file: Path, error: OSError) -> InputOutput:
+    return InputOutput(
+        f"{file} cannot be read: {error.strerror or error}. Check its permissions.", code="file-unreadable"
+    )
+
+
 AGAIN = "Copy or download the folder again; to change a model, load it, change it and save it with sparsam."
+_WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 _HEX = re.compile(r"[0-9a-f]{64}")
 
 
@@ -188,6 +230,7 @@ def _is_entry(item: tuple[str, Any]) -> bool:
     return (
         inside
         and isinstance(entry, dict)
+        and set(entry) == {"bytes", "sha256"}
         and type(entry.get("bytes")) is int
         and isinstance(entry.get("sha256"), str)
         and bool(_HEX.fullmatch(entry["sha256"]))
@@ -201,21 +244,21 @@ def read_json(file: Path) -> dict[str, Any]:
         InputOutput: ``file-missing``, ``file-unreadable``, ``json-invalid``.
     """
     try:
-        if file.stat().st_size > MAX_JSON_BYTES:
+        found = file.stat()
+        if found.st_size > MAX_JSON_BYTES:
             raise InputOutput(
-                f"{file} has {file.stat().st_size} bytes; no more than {MAX_JSON_BYTES} are read.",
+                f"{file} has {found.st_size} bytes; no more than {MAX_JSON_BYTES} are read.",
                 code="json-invalid",
             )
+        if not stat.S_ISREG(found.st_mode):  # a pipe or a device would be read without end
+            raise InputOutput(f"{file} is no ordinary file. {AGAIN}", code="file-unreadable")
         whole = json.loads(file.read_bytes().decode("utf-8"))
     except SparsamError:
         raise
     except FileNotFoundError:
         raise InputOutput(f"{file} is missing. {AGAIN}", code="file-missing") from None
     except OSError as error:
-        raise InputOutput(
-            f"{file} cannot be read: {error.strerror or error}. Check its permissions.",
-            code="file-unreadable",
-        ) from None
+        raise _unreadable(file, error) from None
     except (ValueError, RecursionError) as error:
         raise InputOutput(f"{file} is not JSON: {str(error)[:120]}. {AGAIN}", code="json-invalid") from None
     if not isinstance(whole, dict):

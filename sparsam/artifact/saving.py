@@ -16,9 +16,12 @@ from sparsam import plugin
 from sparsam.artifact.loading import auto_class, check_finite, without_bars
 from sparsam.artifact.manifest import (
     CONFIG,
+    EVALUATION,
     FACTS,
     MANIFEST,
+    MAX_JSON_BYTES,
     SCHEMA,
+    entries_of,
     files_of,
     read_json,
     read_manifest,
@@ -36,7 +39,7 @@ from sparsam.artifact.staging import (
     real_path,
     recover,
 )
-from sparsam.errors import Refused, SparsamError, Usage
+from sparsam.errors import InputOutput, Refused, SparsamError, Usage
 from sparsam.plan import Plan
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -100,18 +103,31 @@ def save(
             put_in_place(staging, target)
         finally:
             shutil.rmtree(staging, ignore_errors=True)  # what is left of it, or the folder that was replaced
+    try:
         flush_folder(target.parent)
+    except OSError as error:
+        raise InputOutput(
+            f"{target} is saved, but the disk did not confirm it: {error.strerror or error}. Check the disk, then save again.",
+            code="save-failed",
+        ) from error
     return target
 
 
 def _facts_text(facts: Mapping[str, Any]) -> str:
     try:
         whole = {"schema": SCHEMA, "versions": versions(), "facts": dict(facts)}
-        return json.dumps(whole, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+        text = json.dumps(whole, indent=2, sort_keys=True, allow_nan=False) + "\n"
     except (TypeError, ValueError, RecursionError) as error:
         raise Usage(
             f"facts must be JSON (text, finite numbers, lists, objects): {error}.", code="facts"
         ) from None
+    if len(text) > MAX_JSON_BYTES:
+        raise Usage(
+            f"facts take {len(text)} bytes as JSON; no more than {MAX_JSON_BYTES} are read again. Keep figures of that size "
+            "in a file of their own.",
+            code="facts",
+        )
+    return text
 
 
 def check_target(target: Path, overwrite: bool = False) -> None:
@@ -125,12 +141,14 @@ def check_target(target: Path, overwrite: bool = False) -> None:
     if overwrite:
         return
     with failures(target):
-        present = {path.relative_to(target).as_posix() for path in target.rglob("*") if not path.is_dir()}
+        present = {path.relative_to(target).as_posix() for path in entries_of(target)}
     if not present:
         return
     try:
-        known = {*read_manifest(target), MANIFEST}
-    except SparsamError:
+        known = {*read_manifest(target), MANIFEST, EVALUATION}
+    except SparsamError as error:
+        if error.code == "file-unreadable":  # the disk's fault, not the folder's
+            raise
         why = f"its {MANIFEST} cannot be read" if MANIFEST in present else "was not written by sparsam"
         raise Refused(
             f"{target} holds files and {why}; it is left alone. Choose another folder, or pass overwrite=True.",
@@ -181,8 +199,9 @@ def _write(model: Any, processor: Any, facts: str, dtype: torch.dtype, staging: 
     write_text(staging / CONFIG, json.dumps(config, indent=2, sort_keys=True, allow_nan=False) + "\n")
     if processor is not None:
         processor.save_pretrained(staging)
-    for file in staging.glob("*.safetensors"):
-        _order_header(file)
+    for file in files_of(staging):
+        if file.suffix == ".safetensors":
+            _order_header(file)
     write_text(staging / FACTS, facts)
     mode = (staging / FACTS).stat().st_mode & 0o777  # as the umask wants it; safetensors makes files private
     for file in files_of(staging):

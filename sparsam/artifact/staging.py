@@ -25,7 +25,9 @@ STALE_SECONDS = 24 * 3600
 def real_path(folder: str | os.PathLike[str]) -> Path:
     """Where a folder really is, so that a link to one is kept and its goal replaced."""
     try:
-        return Path(folder).expanduser().resolve()
+        place = Path(folder).expanduser().resolve()
+        str(place).encode()  # safetensors reads and writes under no other names
+        return place
     except (OSError, ValueError, RuntimeError) as error:
         raise Usage(f"{folder!r} is no path: {error}.", code="path") from None
 
@@ -93,9 +95,8 @@ def flush(folder: Path) -> None:
     for file in files_of(folder):
         with open(file, "rb") as stream:
             os.fsync(stream.fileno())
-    for inner in [path for path in folder.rglob("*") if path.is_dir()]:
-        flush_folder(inner)
-    flush_folder(folder)
+    for where in {file.parent for file in files_of(folder)} | {folder}:
+        flush_folder(where)
 
 
 def flush_folder(folder: Path) -> None:
@@ -164,10 +165,12 @@ def failures(target: Path) -> Iterator[None]:
         yield
     except SparsamError:
         raise
-    except (OSError, SafetensorError) as error:
+    except Exception as error:
         number = error.errno if isinstance(error, OSError) else None
         if number is None and (match := re.search(r"os error (\d+)", str(error))):
-            number = int(match[1])
+            number = int(match[1])  # libraries in Rust; tokenizers raises a bare Exception
+        if number is None and not isinstance(error, OSError | SafetensorError):
+            raise
         said = os.strerror(number) if number else str(error)
         if number in _FULL:
             code, mend = "no-space", "Free space or choose another disk, then save again."

@@ -8,7 +8,9 @@ the trainee's own memory. Training that stops at any step and goes on from its c
 import json
 import math
 import os
+import shutil
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -339,41 +341,118 @@ def _save(
         tensors[name] = x.clone() if x.data_ptr() in seen else x.contiguous()
         seen.add(x.data_ptr())
     done = {name: getattr(history, name) for name in ("steps", "seconds", "tokens", "samples")}
-    facts = {"history": done, "settings": dict(run), "memory": trainee.memory(), "scalars": scalars}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_suffix(f".tmp-{os.getpid()}")
+    facts = json.loads(
+        json.dumps(
+            {"history": done, "settings": dict(run), "memory": trainee.memory(), "scalars": scalars},
+            allow_nan=False,
+        )
+    )
+    facts["sum"] = _sum(tensors, facts)
+    staging = path.with_name(
+        f".{path.stem}.tmp-{os.getpid()}"
+    )  # a folder: safetensors stages once more inside
     try:
-        save_file(tensors, staged, metadata={"sparsam": json.dumps(facts, allow_nan=False)})
-        with open(staged, "rb") as written:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _collect(path)
+        staging.mkdir(exist_ok=True)
+        save_file(tensors, staging / "new", metadata={"sparsam": json.dumps(facts)})
+        with open(staging / "new", "rb") as written:
             os.fsync(written.fileno())
-        os.replace(staged, path)
+        os.replace(staging / "new", path)
     except (OSError, SafetensorError) as error:
-        staged.unlink(missing_ok=True)
         reason = getattr(error, "strerror", None) or error
         raise InputOutput(
             f"the checkpoint {path} could not be written: {reason}. Free some space or "
             "choose another --out; the last checkpoint is kept.",
             code="checkpoint-write",
         ) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _sum(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> int:
+    """CRC-32 of all that a checkpoint holds."""
+    found = zlib.crc32(json.dumps(facts, sort_keys=True).encode())
+    for name, x in sorted(tensors.items()):
+        found = zlib.crc32(f"{name} {x.dtype} {tuple(x.shape)}".encode(), found)
+        found = zlib.crc32(x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data, found)
+    return found
+
+
+def _collect(path: Path) -> None:
+    """Remove what killed processes were writing in place of a checkpoint."""
+    for left in path.parent.glob(f".{path.stem}.tmp-*"):
+        number = left.name.rpartition("-")[2]
+        try:
+            os.kill(int(number), 0)
+        except (ProcessLookupError, OverflowError):
+            shutil.rmtree(left, ignore_errors=True)
+        except (ValueError, PermissionError):
+            continue  # not ours, or alive
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and facts of a checkpoint; read again where another process replaced it meanwhile."""
+    while True:
+        before = _stands(path)
+        try:
+            with safe_open(path, framework="pt") as opened:  # opens the file twice, by its name
+                facts = json.loads((opened.metadata() or {})["sparsam"])
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            said = facts.pop("sum", None)  # checkpoints before November 2026 have none
+            known = {"history", "settings", "memory", "scalars"}
+            if set(facts) != known or said not in (None, _sum(tensors, facts)):
+                raise ValueError("its checksum differs")
+            return tensors, facts
+        except Exception as error:
+            if _stands(path) == before:
+                raise _unreadable(path, error) from error
+
+
+def _stands(path: Path) -> tuple[int, int]:
+    """What tells a file from one that takes its place."""
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_ino, found.st_mtime_ns
 
 
 def _load(path: Path, trainee: Trainee, optimizer: torch.optim.Optimizer, run: Mapping[str, Any]) -> History:
+    tensors, facts = _read(path)
     try:
-        with safe_open(path, framework="pt") as opened:
-            facts = json.loads((opened.metadata() or {})["sparsam"])
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except Exception as error:
-        raise InputOutput(
-            f"the checkpoint {path} cannot be read: {error}. Delete it to start again.",
-            code="checkpoint-read",
-        ) from error
-    if facts["settings"] != run:
-        changed = [k for k in {**facts["settings"], **run} if facts["settings"].get(k) != run.get(k)]
+        settings, history = dict(facts["settings"]), History(**facts["history"])
+    except (TypeError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    if settings != run:
+        changed = [k for k in {**settings, **run} if settings.get(k) != run.get(k)]
         raise Usage(
             f"the checkpoint {path} was made with other settings ({', '.join(changed)}). Use the same ones to go "
             "on, or delete it to start again.",
             code="checkpoint-settings",
         )
+    try:
+        _put_back(trainee, optimizer, tensors, facts)
+    except Exception as error:  # what stands in a damaged file can make torch fail in any way
+        raise _unreadable(path, error) from error
+    return history
+
+
+def _unreadable(path: Path, error: Exception) -> InputOutput:
+    said = str(error).splitlines()[0] if str(error) else ""
+    return InputOutput(
+        f"the checkpoint {path} cannot be read: {type(error).__name__}: {said[:300]}. Delete it to start again.",
+        code="checkpoint-read",
+    )
+
+
+def _put_back(
+    trainee: Trainee,
+    optimizer: torch.optim.Optimizer,
+    tensors: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
+) -> None:
+    """Weights, optimizer, generators and memory as a checkpoint holds them."""
     trainee.load_state_dict(
         {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
     )
@@ -391,4 +470,3 @@ def _load(path: Path, trainee: Trainee, optimizer: torch.optim.Optimizer, run: M
     if device.type == "cuda" and "generator.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["generator.cuda"], device)
     trainee.remember(facts["memory"])
-    return History(**facts["history"])
