@@ -12,7 +12,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-data lint format types docs bench faults clean
+.PHONY: help demo test test-data lint format types docs extras bench faults clean
 
 help:  ## list these commands
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,7 +48,10 @@ types: $(READY)  ## mypy, strict
 docs: $(READY)  ## check every link of the docs and run their code
 	$(PYTEST) tests/test_docs.py -m "not gpu"
 
-bench: $(READY)  ## run every script in benchmarks/ (minutes to hours); tables go to benchmarks/results/
+extras: $(READY)  ## install the other runtimes that sparsam bench compares with: ONNX Runtime, OpenVINO
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,onnx,openvino]'
+
+bench: extras  ## run every script in benchmarks/ (minutes to hours); tables go to benchmarks/results/
 	@for script in benchmarks/*.py; do \
 	  if [ -e "$$script" ]; then echo "== $$script"; $(BIN)/python "$$script" || exit 1; fi; done
 

@@ -125,8 +125,8 @@ class Frozen:
         if self.processor is None:
             what = "image processor" if reads_images else "tokenizer"
             raise Usage(
-                f"this model was frozen without its {what}, so it reads {'pixels' if reads_images else 'token ids'} alone. Give "
-                f"it: sparsam.freeze(model, processor={what.replace(' ', '_')}).",
+                f"this model was frozen without its {what}, so it reads {'pixels' if reads_images else 'token ids'} alone. "
+                f"Give it: sparsam.freeze(model, processor={what.replace(' ', '_')}).",
                 code="processor-missing",
             )
         found = self._seen(inputs, batch) if reads_images else map(self.logits, self._encoded(inputs, batch))

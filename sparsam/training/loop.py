@@ -348,9 +348,7 @@ def _save(
         )
     )
     facts["sum"] = _sum(tensors, facts)
-    staging = path.with_name(
-        f".{path.stem}.tmp-{os.getpid()}"
-    )  # a folder: safetensors stages once more inside
+    staging = path.with_name(f".{path.stem}.tmp-{os.getpid()}")  # a folder: safetensors stages inside, too
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _collect(path)
@@ -399,9 +397,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             with safe_open(path, framework="pt") as opened:  # opens the file twice, by its name
                 facts = json.loads((opened.metadata() or {})["sparsam"])
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-            said = facts.pop("sum", None)  # checkpoints before November 2026 have none
+            said = facts.pop("sum", None)
             known = {"history", "settings", "memory", "scalars"}
-            if set(facts) != known or said not in (None, _sum(tensors, facts)):
+            if set(facts) != known or said != _sum(tensors, facts):
                 raise ValueError("its checksum differs")
             return tensors, facts
         except Exception as error:

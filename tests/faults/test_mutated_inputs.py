@@ -177,8 +177,6 @@ def test_configurations_at_the_command_line(count: int, folder: Path) -> None:
 
     def one(drawn: random.Random) -> bool:
         changed = of_text(whole, drawn)
-        if b"[" * 900 in changed:
-            return False  # transformers' own reader goes down as deep as Python does
         put(folder / "config.json", changed)
         code = main(["inspect", str(folder), "--json"])
         assert code in (0, 3, 5)
