@@ -1,10 +1,11 @@
 """How fast compressed checkpoints are, reloaded, beside other ways to serve the dense model they came from.
 
     python benchmarks/serving.py sst2      # batches of 32: MiniLM on SST-2, models of ltp_sst2.py
+    python benchmarks/serving.py all       # every peer, the stock pipeline too
     python benchmarks/serving.py single    # the same, one sentence at a time
     python benchmarks/serving.py imdb      # texts up to 512 tokens, the model of ltp_imdb.py
     python benchmarks/serving.py fashion   # a ViT, the model of ltp_images.py
-    python benchmarks/serving.py           # all
+    python benchmarks/serving.py           # all of these
 
 Wants the extras ``onnx`` and ``openvino`` for those peers, and a quiet machine: half an hour on two cores in all. ``live`` is
 the dense model with a rule whose thresholds nobody falls below: what asking costs. Without files of ours the same is
@@ -24,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tables import store
 
 import sparsam
+from sparsam.artifact import load_dense
 from sparsam.models import stack_of
 from sparsam.plan import LayerPlan, Plan
 from sparsam.task import Task
@@ -55,18 +57,19 @@ class Job:
 SST2 = tuple(RUNS / f"ltp-sst2/curve-ltp-{budget}-0.25+0.35-seed0" for budget in ("0.6", "0.5", "0.35"))
 MINILM = SHARED / "models/minilm-sst2"
 JOBS = {
-    "sst2": Job("MiniLM on SST-2, batches of 32", "sst2", (*SST2, LIVE), MINILM),
+    "sst2": Job("MiniLM on SST-2, batches of 32", "sst2", (*SST2, LIVE), MINILM, (*PEERS, "compile-bf16")),
     "single": Job(
         "MiniLM on SST-2, one sentence at a time", "sst2", (SST2[1], LIVE), MINILM, PEERS, batch=1, order="arrival", rows=200
     ),
+    "all": Job("MiniLM on SST-2, every peer, arrival order", "sst2", SST2[1:2], MINILM, order="arrival", rows=400),
     "imdb": Job(
         "MiniLM on IMDB, batches of 32", "imdb", (RUNS / "ltp-imdb/ltp-0.35-20000-1.5-0.2+1.5",),
-        RUNS / "ltp-imdb/dense-5000-1.5", PEERS, "test", rows=96, test_rows=2000,
+        RUNS / "ltp-imdb/dense-5000-1.5", PEERS, "test", rows=64, test_rows=2000,
     ),
     "fashion": Job(
         "ViT of width 128, depth 4, on Fashion-MNIST, batches of 32", "fashion_mnist",
         (RUNS / "ltp-fashion/ltp-0.6-60000-8-0.5+2",), RUNS / "ltp-fashion/dense-60000-8",
-        (*PEERS, "compile-bf16"), rows=1000,
+        PEERS, rows=1000,
     ),
 }  # fmt: skip
 
@@ -75,10 +78,10 @@ def make_live() -> None:
     """The dense model, asked in every layer but the last."""
     if LIVE.exists():
         return
-    loaded = sparsam.artifact.load_dense(MINILM)
+    loaded = load_dense(MINILM)
     layers = len(stack_of(sparsam.lift(loaded.model)).left)
     rule = token_plan([1e-9] * (layers - 1) + [0.0], relative_to="others")
-    model = sparsam.artifact.load_dense(MINILM).model
+    model = load_dense(MINILM).model
     plan = Plan(model.config.model_type, (LayerPlan(),) * layers, tokens=rule)
     sparsam.save(sparsam.lift(model, plan), LIVE, processor=loaded.processor, facts={"source": str(MINILM)})
 

@@ -20,6 +20,9 @@ from typing import IO, Any
 
 from sparsam.errors import InputOutput, Usage
 
+TAKEN = 0.3
+"""Cores that others may take before it is said. Chosen by us: a third busy process slows two by more than its share."""
+
 SPREAD = 1.5
 """Ratios of one pair that lie further apart than this are no figure. Chosen by us: an undisturbed run stays below 1.2."""
 
@@ -111,11 +114,11 @@ def race(
     if rounds < 1:
         raise Usage(f"rounds must be at least 1; got {rounds}.", code="rounds")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    warnings = _busy(cores)
-    with _started(contestants, threads or cores) as running:
-        absent: dict[str, str] = {}
-        ready: dict[str, _Contestant] = {}
-        for name, contestant in running.items():  # one after the other: getting ready may take all cores
+    absent: dict[str, str] = {}
+    ready: dict[str, _Contestant] = {}
+    with _starting(threads or cores) as start:
+        for name, command in contestants.items():  # one after the other: getting ready may take all cores
+            contestant = start(name, command)
             try:
                 contestant.prepare(patience)
                 for _ in range(warmups):
@@ -124,6 +127,7 @@ def race(
             except InputOutput as error:
                 absent[name] = str(error)
                 contestant.process.kill()  # one that is still at it would disturb the others
+        warnings = _busy(cores)  # now: all wait, and what is at work is somebody else's
         seconds: dict[str, list[float]] = {name: [] for name in ready}
         for number in range(rounds):
             order = list(ready) if number % 2 == 0 else list(ready)[::-1]
@@ -136,15 +140,33 @@ def race(
 
 
 def _busy(cores: int) -> list[str]:
-    if not hasattr(os, "getloadavg"):
-        return []
-    load = os.getloadavg()[0]
-    if load <= cores:
+    taken = _cores_taken()
+    if taken is None or taken < TAKEN:
         return []
     return [
-        f"the machine is busy: a load of {load:.1f} on {cores} cores over the last minute; figures may be off. Run again when "
-        "it is quiet."
+        f"the machine is busy: others take {taken:.1f} of its {cores} cores; figures may be off. Run again when it is quiet."
     ]
+
+
+def _cores_taken(seconds: float = 1.0) -> float | None:
+    """How many cores all processes together kept busy over some seconds; None where the system does not say."""
+    before = _ticks()
+    time.sleep(seconds)
+    after = _ticks()
+    if before is None or after is None or after[1] == before[1]:
+        return None
+    return (os.cpu_count() or 1) * (after[0] - before[0]) / (after[1] - before[1])
+
+
+def _ticks() -> tuple[int, int] | None:
+    """Linux: time at work and in all, over all cores, since the start."""
+    try:
+        with open("/proc/stat", encoding="ascii") as file:
+            spent = [int(number) for number in file.readline().split()[1:]]
+    except (OSError, ValueError):
+        return None
+    idle = sum(spent[3:5])  # and waiting for a disk
+    return sum(spent[:8]) - idle, sum(spent[:8])
 
 
 class _Contestant:
@@ -191,20 +213,24 @@ def _line(stream: IO[str], patience: float) -> str:
 
 
 @contextmanager
-def _started(contestants: Mapping[str, Sequence[str]], threads: int) -> Iterator[dict[str, _Contestant]]:
+def _starting(threads: int) -> Iterator[Callable[[str, Sequence[str]], _Contestant]]:
+    """Starts processes; at the end of the block all of them are stopped."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    running: dict[str, _Contestant] = {}
+    running: list[_Contestant] = []
+
+    def start(name: str, command: Sequence[str]) -> _Contestant:
+        process = subprocess.Popen(
+            list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        running.append(_Contestant(name, process))
+        return running[-1]
+
     try:
-        for name, command in contestants.items():
-            process = subprocess.Popen(
-                list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-            )
-            running[name] = _Contestant(name, process)
-        yield running
+        yield start
     finally:
-        for contestant in running.values():
+        for contestant in running:
             contestant.process.kill()
-        for contestant in running.values():
+        for contestant in running:
             contestant.process.communicate()
 
 

@@ -1,11 +1,13 @@
 """Racing processes: who is faster, by how much, and what is said when a figure is no figure."""
 
+import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 
-from sparsam.clock import Race, Ratio, Timing, race
+from sparsam.clock import Race, Ratio, Timing, _cores_taken, race
 from sparsam.errors import InputOutput, Usage
 
 
@@ -79,9 +81,25 @@ def test_ratios_are_of_the_same_round() -> None:
 
 
 def test_a_busy_machine_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More load than cores is a warning with both numbers."""
-    monkeypatch.setattr("os.getloadavg", lambda: (9.25, 0.0, 0.0))
-    assert any("a load of 9.2 on" in text for text in race({"one": sleeper(0.0)}, rounds=1).warnings)
+    """Cores that others take while all wait are a warning with both numbers; a quiet machine, or one that is mute, is not."""
+    for taken, said in ((1.26, True), (0.1, False), (None, False)):
+        monkeypatch.setattr("sparsam.clock._cores_taken", lambda taken=taken: taken)
+        warnings = race({"one": sleeper(0.0)}, rounds=1).warnings
+        assert any("others take 1.3 of its" in text for text in warnings) == said
+
+
+def test_what_others_take_is_counted() -> None:
+    """A process that works all the time is seen."""
+    quiet = _cores_taken(0.3)
+    if quiet is None:
+        pytest.skip("no /proc/stat")
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as worker:
+        try:
+            time.sleep(0.2)
+            taken = _cores_taken(0.5)
+        finally:
+            worker.kill()
+    assert taken is not None and taken > 0.2
 
 
 def test_rounds_are_counted_from_one() -> None:
