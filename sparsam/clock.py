@@ -193,23 +193,27 @@ class _Contestant:
         assert self.process.stdout is not None
         line = _line(self.process.stdout, patience)
         try:
-            said = json.loads(line) if line else {"error": self._end()}
+            said = {"error": "took too long"} if line is None else json.loads(line or self._end())
         except json.JSONDecodeError:
-            said = {"error": f"said {line[:200]!r} where a line of JSON was expected"}
+            said = {"error": f"said {(line or '')[:200]!r} where a line of JSON was expected"}
         if "error" in said:
             raise InputOutput(f"{self.name}: {said['error']}", code="contestant")
         found: dict[str, Any] = said
         return found
 
     def _end(self) -> str:
-        code = self.process.poll()
-        return "took too long" if code is None else f"its process ended with exit code {code}"
+        """What is said of a process that says no more."""
+        try:
+            how = f"its process ended with exit code {self.process.wait(10)}"
+        except subprocess.TimeoutExpired:
+            how = "its process closed its standard output"
+        return json.dumps({"error": how})
 
 
-def _line(stream: IO[str], patience: float) -> str:
-    """The next line; empty at the end of the stream or after ``patience`` seconds."""
+def _line(stream: IO[str], patience: float) -> str | None:
+    """The next line; empty at the end of the stream, None after ``patience`` seconds."""
     found, _, _ = select.select([stream], [], [], patience)
-    return stream.readline() if found else ""
+    return stream.readline() if found else None
 
 
 @contextmanager
