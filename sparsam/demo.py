@@ -68,6 +68,7 @@ def race_demo(out: str | Path, progress: Progress | None = None) -> Benchmark:
         Task.load("digits"),
         baselines=BASELINES,
         dense=out / "dense",
+        batch=128,  # of 32 such small images neither takes long enough to be told apart
         rounds=7,
         progress=progress,
     )
