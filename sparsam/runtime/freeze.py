@@ -53,6 +53,10 @@ class Frozen:
 
     It takes packed token ids (:meth:`logits`), pictures (:meth:`of_images`) or, with a processor, texts
     (:meth:`predict`). Not safe to share between threads: give each its own.
+
+    Products and attention run on torch's threads, so ``torch.set_num_threads`` or ``OMP_NUM_THREADS`` says how many. All cores
+    are right for one process on a machine of its own; where several serve side by side, give each its share: threads that
+    wait for a core which another process holds cost more than they bring.
     """
 
     def __init__(self, model: Any, encoder: FrozenEncoder, processor: Any, dtype: torch.dtype) -> None:
