@@ -302,6 +302,8 @@ def test_processes_race_for_real(made: Checkpoints, tmp_path: Path) -> None:
     for row in found.rows:
         if row.model in chosen and not row.model.endswith(("int8", "bf16")):
             assert row.accuracy == 1.0
+    if "openvino-int8" not in chosen:
+        return
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "exports").rglob("*")}
     again = sparsam.bench(made.half, str(made.task), baselines=["openvino-int8"], **given)
     assert again.absent == {} and kept == {
