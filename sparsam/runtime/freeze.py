@@ -90,7 +90,7 @@ class Frozen:
         return self._run(tokens, inputs)
 
     @torch.inference_mode()
-    def of_images(self, pixels: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c"]:
+    def of_images(self, pixels: Float[Tensor, "b c h w"]) -> Float[Tensor, "b classes"]:
         """The head's output for pictures as the image processor gives them, in float32."""
         embeddings = base_of(self.model).embeddings
         n = int(embeddings.position_embeddings.shape[1])
