@@ -19,11 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from sparsam.artifact.staging import beside, failures
+from sparsam.artifact.staging import real_path, write_whole
 from sparsam.baselines.cache import default_cache, version_of
 from sparsam.baselines.dense import Checkpoint, base_of, checkpoint
 from sparsam.baselines.entrants import Entrant, enter, export
-from sparsam.baselines.feed import longest_text
 from sparsam.baselines.judge import Judge
 from sparsam.baselines.ov import CALIBRATION
 from sparsam.baselines.peers import EAGER, PEERS
@@ -32,6 +31,7 @@ from sparsam.baselines.spec import Lap, Spec, command
 from sparsam.clock import SPREAD, Race, Timing, race
 from sparsam.errors import InputOutput, Usage
 from sparsam.measure import machine_facts
+from sparsam.models.positions import longest_text
 from sparsam.task import Encoded, Rows, Split, Task, encode
 
 SCHEMA = "sparsam.bench/1"
@@ -101,19 +101,8 @@ class Benchmark:
 
     def save(self, file: str | os.PathLike[str]) -> None:
         """Write the object to a file, whole or not at all."""
-        target = Path(file)
-        with failures(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            staging = beside(target, "tmp")
-            try:
-                with open(staging, "w", encoding="utf-8") as stream:
-                    json.dump(self.to_json(), stream, indent=2, allow_nan=False)
-                    stream.write("\n")
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                os.replace(staging, target)
-            finally:
-                staging.unlink(missing_ok=True)
+        text = json.dumps(self.to_json(), allow_nan=False, indent=2)
+        write_whole(real_path(file), text + "\n")
 
 
 def bench(

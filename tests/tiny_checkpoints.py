@@ -13,10 +13,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, ViTImageProcessor
 
 import sparsam
-from sparsam.baselines.feed import Feed, longest_text
+from sparsam.baselines.feed import Feed
 from sparsam.baselines.laps import load
 from sparsam.baselines.rows import Stored, write_rows
 from sparsam.models.digest import weights_digest
+from sparsam.models.positions import longest_text
 from sparsam.plan import LayerPlan, Plan, TokenPlan
 from sparsam.task import Task, encode
 

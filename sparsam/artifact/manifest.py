@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sparsam import plugin
-from sparsam.errors import InputOutput, Refused, SparsamError
+from sparsam.errors import InputOutput, Refused, SparsamError, Usage
 
 MANIFEST = "MANIFEST.json"
 FACTS = "sparsam.json"
@@ -71,6 +71,23 @@ def sha256_of(file: Path) -> str:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise _unreadable(file, error) from None
+
+
+def json_text(whole: dict[str, Any], what: str, code: str) -> str:
+    """An object as the text of a file that is read again. Raises Usage ``code`` for what JSON cannot say, or too much of it."""
+    try:
+        text = json.dumps(whole, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    except (TypeError, ValueError, RecursionError) as error:
+        raise Usage(
+            f"{what} must be JSON (text, finite numbers, lists, objects): {error}.", code=code
+        ) from None
+    if len(text) > MAX_JSON_BYTES:
+        raise Usage(
+            f"{what}: {len(text)} bytes as JSON; no more than {MAX_JSON_BYTES} are read again. Keep figures of that size in a "
+            "file of their own.",
+            code=code,
+        )
+    return text
 
 
 def write_text(file: Path, text: str) -> None:

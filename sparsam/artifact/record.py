@@ -4,9 +4,7 @@ The model is measured after it was saved and reloaded, so the manifest, written 
 names the manifest instead, by its digest: figures of another model are refused. See docs/decisions/0011-evaluation-record.md.
 """
 
-import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,14 +12,13 @@ from typing import Any
 from sparsam.artifact.manifest import (
     EVALUATION,
     MANIFEST,
-    MAX_JSON_BYTES,
+    json_text,
     read_json,
     read_manifest,
     sha256_of,
-    write_text,
 )
-from sparsam.artifact.staging import beside, failures, flush_folder, real_path
-from sparsam.errors import InputOutput, Refused, Usage
+from sparsam.artifact.staging import real_path, write_whole
+from sparsam.errors import InputOutput, Refused
 
 RECORD = "sparsam.evaluation/1"
 """The schema of ``evaluation.json``."""
@@ -41,30 +38,9 @@ def write_record(folder: str | os.PathLike[str], evaluation: Mapping[str, Any]) 
     target = real_path(folder)
     read_manifest(target)
     whole = {"schema": RECORD, "manifest": sha256_of(target / MANIFEST), "evaluation": dict(evaluation)}
-    try:
-        text = json.dumps(whole, indent=2, sort_keys=True, allow_nan=False) + "\n"
-    except (TypeError, ValueError, RecursionError) as error:
-        raise Usage(
-            f"an evaluation must be JSON (text, finite numbers, lists): {error}.", code="record"
-        ) from None
-    if len(text) > MAX_JSON_BYTES:
-        raise Usage(
-            f"an evaluation takes {len(text)} bytes as JSON; no more than {MAX_JSON_BYTES} are read again. Keep figures of "
-            "that size in a file of their own.",
-            code="record",
-        )
+    text = json_text(whole, "an evaluation", "record")
     file = target / EVALUATION
-    with failures(file):
-        staging = beside(target, "tmp")  # what a killed process leaves there, the next save removes
-        try:
-            staging.mkdir()
-            write_text(staging / EVALUATION, text)
-            with open(staging / EVALUATION, "rb") as stream:
-                os.fsync(stream.fileno())
-            os.replace(staging / EVALUATION, file)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-        flush_folder(target)
+    write_whole(file, text, near=target)
     return file
 
 

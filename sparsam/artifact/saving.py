@@ -19,10 +19,10 @@ from sparsam.artifact.manifest import (
     EVALUATION,
     FACTS,
     MANIFEST,
-    MAX_JSON_BYTES,
     SCHEMA,
     entries_of,
     files_of,
+    json_text,
     read_json,
     read_manifest,
     versions,
@@ -114,20 +114,8 @@ def save(
 
 
 def _facts_text(facts: Mapping[str, Any]) -> str:
-    try:
-        whole = {"schema": SCHEMA, "versions": versions(), "facts": dict(facts)}
-        text = json.dumps(whole, indent=2, sort_keys=True, allow_nan=False) + "\n"
-    except (TypeError, ValueError, RecursionError) as error:
-        raise Usage(
-            f"facts must be JSON (text, finite numbers, lists, objects): {error}.", code="facts"
-        ) from None
-    if len(text) > MAX_JSON_BYTES:
-        raise Usage(
-            f"facts take {len(text)} bytes as JSON; no more than {MAX_JSON_BYTES} are read again. Keep figures of that size "
-            "in a file of their own.",
-            code="facts",
-        )
-    return text
+    whole = {"schema": SCHEMA, "versions": versions(), "facts": dict(facts)}
+    return json_text(whole, "facts", "facts")
 
 
 def check_target(target: Path, overwrite: bool = False) -> None:

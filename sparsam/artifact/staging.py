@@ -99,6 +99,31 @@ def flush(folder: Path) -> None:
         flush_folder(where)
 
 
+def write_whole(file: Path, text: str, near: Path | None = None) -> None:
+    """Write a text file, whole or not at all.
+
+    What a killed process leaves stands beside ``near``, the file itself if absent, where the next write removes it.
+
+    Raises:
+        InputOutput: ``no-space``, ``not-writable``, ``save-failed``.
+    """
+    place = file if near is None else near
+    with failures(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        collect(place)
+        staging = beside(place, "tmp")
+        try:
+            staging.mkdir()
+            with open(staging / file.name, "w", encoding="utf-8", newline="\n") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(staging / file.name, file)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        flush_folder(file.parent)
+
+
 def flush_folder(folder: Path) -> None:
     """Wait until a folder's own entries are on disk."""
     descriptor = os.open(folder, os.O_RDONLY)

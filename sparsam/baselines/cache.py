@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from sparsam.artifact.manifest import sha256_of
 from sparsam.artifact.staging import beside, collect, failures, flush, flush_folder
+from sparsam.errors import InputOutput
 
 DIGESTS = "digests.json"
 """SHA-256 of every other file of an entry, by name; written last."""
@@ -47,7 +49,7 @@ class Entry:
         try:
             digests = json.loads((self.folder / DIGESTS).read_bytes())
             return bool(digests) and digests == _digests(self.folder)
-        except (OSError, ValueError):
+        except (OSError, ValueError, InputOutput):
             return False
 
     def made(self) -> Path:
@@ -81,19 +83,14 @@ class Entry:
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    return {file.name: _sha256(file) for file in sorted(folder.iterdir()) if file.name != DIGESTS}
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return {file.name: sha256_of(file) for file in sorted(folder.iterdir()) if file.name != DIGESTS}
 
 
 def digest_of(folder: Path) -> str:
     """SHA-256 over a checkpoint's configuration and weights."""
     found = hashlib.sha256()
     for file in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
-        found.update(f"{file.name} {_sha256(file)}\n".encode())
+        found.update(f"{file.name} {sha256_of(file)}\n".encode())
     return found.hexdigest()
 
 

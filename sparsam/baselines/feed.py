@@ -15,19 +15,10 @@ from numpy.typing import NDArray
 from sparsam.artifact import Loaded
 from sparsam.baselines.rows import Stored
 from sparsam.errors import Refused
-from sparsam.models.lift import family_of
+from sparsam.models.positions import longest_text
 from sparsam.task import Encoded, Rows, collate, encode
 
 Arrays = dict[str, NDArray[Any]]
-
-
-def longest_text(config: Any, processor: Any) -> int:
-    """Most tokens of a text that the position table holds and the tokenizer allows."""
-    reserved = (
-        int(config.pad_token_id or 0) + 1 if family_of(config.model_type).positions_after_padding else 0
-    )
-    rows = int(config.max_position_embeddings) - reserved
-    return min(rows, int(getattr(processor, "model_max_length", rows) or rows))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from sparsam.artifact.manifest import read_json
 from sparsam.compress.fit import check_fit
 from sparsam.errors import Usage
 from sparsam.models import is_lifted, lift
+from sparsam.models.positions import longest_text
 from sparsam.models.scratch import is_scratch, make_vit
 from sparsam.task import Split, Task, classes, held_out
 from sparsam.training.feed import Feed
@@ -42,7 +43,7 @@ class Opened:
     @property
     def max_length(self) -> int | None:
         """Longest text the position table holds."""
-        return longest_text(self.model, self.processor) if self.kind == "text" else None
+        return longest_text(self.model.config, self.processor) if self.kind == "text" else None
 
     @property
     def pad_id(self) -> int:
@@ -57,16 +58,6 @@ def image_tokens(config: Any) -> int:
     height, width = (size, size) if isinstance(size, int) else size
     down, across = (patch, patch) if isinstance(patch, int) else patch
     return (height // down) * (width // across) + (2 if config.model_type == "deit" else 1)
-
-
-def longest_text(model: Any, processor: Any) -> int:
-    """Longest text in tokens: rows of the position table, less what RoBERTa-like models reserve for padding."""
-    config = model.config
-    rows = int(getattr(config, "max_position_embeddings", 512))
-    if config.model_type in ("roberta", "xlm-roberta", "mpnet"):
-        rows -= int(config.pad_token_id if config.pad_token_id is not None else 1) + 1
-    limit = getattr(processor, "model_max_length", rows)
-    return min(rows, int(limit)) if limit and limit < 10**9 else rows
 
 
 def open_model(

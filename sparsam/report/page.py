@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -13,7 +12,7 @@ import jinja2
 from markupsafe import Markup
 
 from sparsam import __version__
-from sparsam.artifact.staging import beside, failures, flush_folder, real_path
+from sparsam.artifact.staging import failures, real_path, write_whole
 from sparsam.errors import Refused, SparsamError, Usage
 from sparsam.report import sections
 from sparsam.report.bench import Bench, bench_of
@@ -59,7 +58,7 @@ def write_report(
     found, benches = find(runs)
     benches += [(f"benchmark {at}", bench_of(one, f"benchmark {at}")) for at, one in enumerate(bench, 1)]
     examples, said = _examples(found, task)
-    _write(target, page_of(found, benches, examples, said))
+    write_whole(target, page_of(found, benches, examples, said))
     return target
 
 
@@ -152,19 +151,3 @@ def _style() -> tuple[Markup, str]:
     text = Path(__file__).with_name("templates").joinpath("style.css").read_text(encoding="utf-8")
     text = f"\n{text.strip()}\n"
     return Markup(text), base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
-
-
-def _write(target: Path, text: str) -> None:
-    with failures(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staging = beside(target, "tmp")
-        try:
-            staging.mkdir()
-            with open(staging / target.name, "w", encoding="utf-8", newline="\n") as stream:
-                stream.write(text)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(staging / target.name, target)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-        flush_folder(target.parent)

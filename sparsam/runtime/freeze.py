@@ -20,6 +20,7 @@ from sparsam.models import lift, stack_of
 from sparsam.models.encoder import Stack
 from sparsam.models.heads import why_not
 from sparsam.models.lift import base_of, family_of
+from sparsam.models.positions import first_position, longest_text
 from sparsam.packed import Packed
 from sparsam.runtime.frozen import FrozenEncoder, FrozenLayers, FrozenStack
 from sparsam.runtime.product import prepacks
@@ -66,8 +67,7 @@ class Frozen:
         self.dtype = dtype
         config = model.config
         self.labels: Mapping[int, str] = config.id2label
-        family = family_of(config.model_type)
-        self.first_position = int(config.pad_token_id) + 1 if family.positions_after_padding else 0
+        self.first_position = first_position(config)
 
     @torch.inference_mode()
     def logits(self, batch: Batch) -> Float[Tensor, "b c"]:
@@ -144,9 +144,7 @@ class Frozen:
 
     def _encoded(self, texts: Sequence[Any], batch: int) -> Iterator[Batch]:
         pairs = bool(len(texts)) and not isinstance(texts[0], str)
-        longest = min(
-            self.processor.model_max_length, self.model.config.max_position_embeddings - self.first_position
-        )
+        longest = longest_text(self.model.config, self.processor)
         for start in range(0, len(texts), batch):
             part = list(texts[start : start + batch])
             given = tuple(map(list, zip(*part, strict=True))) if pairs else (part,)
