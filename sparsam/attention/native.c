@@ -65,7 +65,6 @@ typedef float vec4 __attribute__((vector_size(16)));
 typedef int32_t ivec8 __attribute__((vector_size(32)));
 typedef int32_t ivec4 __attribute__((vector_size(16)));
 #define PLUS(a, b) ((a) + (b))
-#define TOP8(a, b) top8(a, b)
 INLINE vec8 top8(vec8 a, vec8 b) { ivec8 first = a > b; return (vec8)((first & (ivec8)a) | (~first & (ivec8)b)); }
 INLINE vec4 top4(vec4 a, vec4 b) { ivec4 first = a > b; return (vec4)((first & (ivec4)a) | (~first & (ivec4)b)); }
 
@@ -77,7 +76,7 @@ INLINE float sum_of(vec x) {
 }
 
 INLINE float largest_of(vec x) {
-    HALVES(x, TOP8)
+    HALVES(x, top8)
     vec4 z = top4(__builtin_shufflevector(y, y, 0, 1, 2, 3), __builtin_shufflevector(y, y, 4, 5, 6, 7));
     z = top4(z, __builtin_shufflevector(z, z, 2, 3, 0, 1));
     return z[0] > z[1] ? z[0] : z[1];

@@ -49,7 +49,7 @@ def compiler() -> str | None:
 
 
 @lru_cache
-def library() -> ctypes.CDLL | None:
+def kernel() -> ctypes.CDLL | None:
     """The compiled kernel; None where it cannot be had. The first call on a machine compiles for about a second."""
     program = compiler()
     if program is None:
@@ -144,7 +144,7 @@ def attend(
 
 def fits(q: Tensor, k: Tensor, v: Tensor) -> bool:
     """Whether the kernel takes these: on the CPU, no gradient wanted, heads side by side in each row."""
-    if q.device.type != "cpu" or q.dtype not in (torch.float32, torch.bfloat16) or library() is None:
+    if q.device.type != "cpu" or q.dtype not in (torch.float32, torch.bfloat16) or kernel() is None:
         return False
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
         return False
@@ -171,7 +171,7 @@ def attend_packed(
         starts: where each sequence begins, and the end: (b + 1) int64, from 0 to t.
         alone: q has one query a sequence instead of one a token.
     """
-    found = library()
+    found = kernel()
     assert found is not None
     t, heads, width = v.shape
     out = torch.empty(q.shape, dtype=q.dtype)

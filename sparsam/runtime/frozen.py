@@ -142,7 +142,7 @@ class FrozenStack(Stack):
         """The protected tokens' last states: by the native kernel where it is to be had, else as in training."""
         b, d, rule = tokens.lengths.shape[0], tokens.values.shape[1], self.rule
         usual = self.bias is not None or self.family.protected != 1
-        if usual or native.library() is None or not (rule is None or isinstance(rule, Serves)):
+        if usual or native.kernel() is None or not (rule is None or isinstance(rule, Serves)):
             survivors, _ = self.run(tokens)
             return survivors.values.view(b, -1, d)
         x, last = tokens.values, len(self.frozen) - 1

@@ -18,7 +18,7 @@ ERRORS = {torch.float32: 2e-5, torch.bfloat16: 3e-2}
 @pytest.fixture
 def built() -> None:
     """Skips where this machine cannot compile."""
-    if native.library() is None:
+    if native.kernel() is None:
         pytest.skip("no C compiler, or SPARSAM_NATIVE=0")
 
 
@@ -129,15 +129,15 @@ def test_without_a_compiler_torch_computes(
         monkeypatch.setenv("SPARSAM_NATIVE", "0")
     else:
         monkeypatch.setenv("CC", "/nowhere/cc" if why == "no compiler" else fake)
-    native.library.cache_clear()
+    native.kernel.cache_clear()
     try:
-        assert native.library() is None
+        assert native.kernel() is None
         q, k, v = tensors((3, 4), 16, torch.float32)
         got = native.attend(q, k, v, (3, 4), scale=0.5, scores=True)
         want = softmax.attend(q, k, v, (3, 4), scale=0.5, scores=True)
         assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
     finally:
-        native.library.cache_clear()
+        native.kernel.cache_clear()
 
 
 @pytest.mark.usefixtures("built")
