@@ -37,6 +37,17 @@ def test_the_faster_one_is_found() -> None:
     assert found.ratio("slow", "slow").value == 1.0
 
 
+def test_work_done_several_times_over_is_timed_as_once() -> None:
+    """What gives back a number did it so often; anything else was once."""
+    body = "def work():\n    time.sleep(0.05)\n    return {times}\nreturn work, {{}}"
+    found = race(
+        {"five": contestant(body.format(times=5)), "once": contestant(body.format(times=True))},
+        rounds=3,
+        warmups=0,
+    )
+    assert 4 < found.ratio("five", "once").value < 6
+
+
 def test_what_cannot_start_is_named_and_the_others_run() -> None:
     """An extra that is missing, a process that dies, and one that says nothing in time are each absent with a reason."""
     found = race(

@@ -115,12 +115,17 @@ class Frozen:
 
         Raises:
             Usage: ``processor-missing`` where the model was frozen without its tokenizer or image processor, ``texts`` for one
-                string where a list is expected or for texts where the model reads images, ``batch`` below 1.
+                string where a list is expected or for anything but texts where the model reads texts, and the other way round, ``batch`` below 1.
         """
         reads_images = self.model.main_input_name == "pixel_values"
         if isinstance(inputs, str):
             raise Usage(
                 f"expected a list of texts; got one text, {inputs[:40]!r}. Write [text].", code="texts"
+            )
+        for wrong in () if reads_images else (one for one in inputs if not _is_text(one)):
+            raise Usage(
+                f"expected texts, or pairs of texts; got {str(wrong)[:60]}, a {type(wrong).__name__}. Write str(x).",
+                code="texts",
             )
         if batch < 1:
             raise Usage(f"batch must be at least 1; got {batch}.", code="batch")
@@ -150,6 +155,14 @@ class Frozen:
             given = tuple(map(list, zip(*part, strict=True))) if pairs else (part,)
             found = self.processor(*given, truncation=True, max_length=longest)
             yield Batch.of(found["input_ids"], found.get("token_type_ids"))
+
+
+def _is_text(given: Any) -> bool:
+    """A text, or a pair of them."""
+    pair = (
+        isinstance(given, tuple | list) and len(given) == 2 and all(isinstance(part, str) for part in given)
+    )
+    return isinstance(given, str) or pair
 
 
 def _lay_out(lengths: Tensor) -> tuple[Packed, Tensor]:

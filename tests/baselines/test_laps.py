@@ -106,6 +106,18 @@ def test_latencies_are_written_run_by_run(text_feed: Feed, tmp_path: Path) -> No
     assert np.isnan(seconds[0]).all() and (seconds[1] > 0).all()
 
 
+def test_a_short_lap_is_run_over_and_over(text_feed: Feed, tmp_path: Path) -> None:
+    """As often as fits into the time a run must last, and it says how often; a long lap is run once."""
+    made = spec(text_feed, tmp_path)
+    runner = Runner(made, text_feed, lambda part: np.zeros((5, 3), np.float32), PEERS["eager-fp32"])
+    assert runner() == 1  # nothing is known of the lap yet
+    runner.took[LAPS[1]] = 0.1
+    assert runner() == 3
+    runner.took[LAPS[2]] = 7.0
+    assert runner() == 1
+    assert runner.took[LAPS[2]] < 0.25  # what was found out since
+
+
 def test_who_enters(
     of_texts: Checkpoints, text_feed: Feed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

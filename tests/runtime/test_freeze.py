@@ -200,6 +200,11 @@ def test_what_cannot_be_frozen_is_refused(tiny: Any) -> None:
         frozen.predict(["1"])
     with pytest.raises(Usage, match=r"expected a list of texts; got one text, '1 2'\. Write \[text\]"):
         freeze(model, processor=words()).predict("1 2")
+    for wrong in (1, None, ["1"], ("1", "2", "3"), np.zeros(2)):
+        with pytest.raises(
+            Usage, match=f"expected texts, or pairs of texts; got .*, a {type(wrong).__name__}"
+        ):
+            freeze(model, processor=words()).predict(["1", wrong])
     with pytest.raises(Usage, match="batch must be at least 1; got 0"):
         freeze(model, processor=words()).predict(["1"], batch=0)
     with pytest.raises(Usage, match="reads images; got texts, first '1'"):
