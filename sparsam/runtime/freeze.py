@@ -115,7 +115,8 @@ class Frozen:
 
         Raises:
             Usage: ``processor-missing`` where the model was frozen without its tokenizer or image processor, ``texts`` for one
-                string where a list is expected or for anything but texts where the model reads texts, and the other way round, ``batch`` below 1.
+                string where a list is expected, or for what is no text where the model reads texts and the other way round,
+                ``batch`` below 1.
         """
         reads_images = self.model.main_input_name == "pixel_values"
         if isinstance(inputs, str):
