@@ -6,6 +6,7 @@ so state dicts, adapters and hooks keep working. Its seams:
     rule     which tokens go on (``tokens/rule.py``), asked between attention and feed-forward
     attend   attention on packed q, k, v (``attention/softmax.py``)
     linear   how a linear module is applied; a frozen runtime puts prepacked weights here
+    gate     what heads and filters give is multiplied with (``structure/mask.py``), in front of the output products
 
 Letters: b batch, n padded tokens of one sequence, t packed tokens, d width, h heads, k head width.
 """
@@ -32,6 +33,8 @@ from sparsam.plan import LayerPlan
 from sparsam.tokens.rule import Living, Rule
 
 Linear = Callable[[nn.Module, Tensor], Tensor]
+Gate = Callable[[int, str, Tensor, Tensor], Tensor]
+"""Layer, half (``attention`` or ``ffn``), input of its output product (t, a) and each token's sequence (t,): that input, gated."""
 
 DEAD = -1e4
 """What an additive mask must add at least to mean that a token is not there."""
@@ -84,6 +87,11 @@ class Block:
     def part(self, role: str) -> Any:
         """The module (or number) that plays ``role`` in this layer now."""
         return self._parts[role](self.layer)
+
+    def output(self, half: str) -> nn.Module:
+        """The linear module that ends a half (``attention`` or ``ffn``)."""
+        module: nn.Module = self.part("o" if half == "attention" else "down")
+        return module
 
     def check(self) -> None:
         """Refuse hooks that would be passed over: a layer's parts are called, the layer itself is not."""
@@ -186,7 +194,7 @@ class Block:
         self, half: str, residual: Float[Tensor, "t d"], x: Float[Tensor, "t a"], linear: Linear
     ) -> Float[Tensor, "t d"]:
         """The output product of a half (``attention`` or ``ffn``), on top of the residual."""
-        out = _apply(linear, self.part("o" if half == "attention" else "down"), x)
+        out = apply_linear(linear, self.output(half), x)
         return residual + dropout(out, self.dropout(half))
 
     def _check(self, kind: str, planned: tuple[int, ...] | None, found: int) -> None:
@@ -198,7 +206,7 @@ class Block:
             )
 
 
-def _apply(linear: Linear, module: nn.Module, x: Tensor) -> Tensor:
+def apply_linear(linear: Linear, module: nn.Module, x: Tensor) -> Tensor:
     """A product that is only its bias when nothing is left to multiply with."""
     if x.shape[1]:
         return linear(module, x)
@@ -254,6 +262,7 @@ class Stack:
         self.rule: Rule | None = None
         self.attend: Attend = softmax
         self.linear: Linear = call
+        self.gate: Gate | None = None
         self.output = "last"
         self.reads_class_token = False
         self.bias: Callable[[Tensor], Tensor] | None = None  # original positions (g, n) -> (g, h, n, n)
@@ -302,6 +311,15 @@ class Stack:
             self.kept = before
 
     @contextmanager
+    def gated(self, gate: Gate) -> Iterator[None]:
+        """Run with gates inside the block."""
+        before, self.gate = self.gate, gate
+        try:
+            yield
+        finally:
+            self.gate = before
+
+    @contextmanager
     def using(self, rule: Rule | None) -> Iterator[None]:
         """Run with another rule inside the block."""
         before, self.rule = self.rule, rule
@@ -338,7 +356,7 @@ class Stack:
 
     def run(self, tokens: Packed) -> tuple[Packed, list[Packed]]:
         """Through all layers: the survivors, and the tokens removed on the way with their last states."""
-        rule, linear, blocks = self.rule, self.linear, self.blocks
+        rule, blocks = self.rule, self.blocks
         batch = tokens.lengths.shape[0]
         removed: list[Packed] = []
         carry = _Carry(tokens.lengths, None if rule is None else rule.start(tokens.values.shape[0]))
@@ -350,17 +368,17 @@ class Stack:
             asked = alone is None and rule is not None and rule.prunes(index)
             half: dict[str, Any] = {
                 "attend": self.attend,
-                "linear": linear,
                 "scores": asked and rule is not None and rule.wants_scores(index),
                 "key_bias": carry.key_bias(),
                 "row_weight": None if carry.gate is None else carry.gate.exp(),
-                "pair_bias": self._pair_bias(block.left.heads),
+                "pair_bias": self.pair_bias(index),
                 "positions": None if self.bias is None else tokens.positions,
             }
             if alone is not None:
                 half["only"] = alone.nonzero().squeeze(1)
                 if self.family.protected == 1 and self.attend is softmax and self.bias is None:
                     half["sequences"] = torch.cumsum(alone, 0) - 1  # among those with a token left
+            half["linear"] = self._gated(index, "attention", tokens, alone)
             again = torch.is_grad_enabled() and block.recomputes
             if again:
                 x, received = checkpoint(block.attention, tokens.values, lengths, use_reentrant=False, **half)
@@ -375,6 +393,7 @@ class Stack:
                 if gone is not None:
                     removed.append(gone)
                     lengths = tuple(tokens.lengths.tolist())
+            linear = self._gated(index, "ffn", tokens)
             if again:
                 x = checkpoint(block.ffn, tokens.values, use_reentrant=False, linear=linear)
             else:
@@ -391,6 +410,15 @@ class Stack:
                 self._tell_hooks(block.layer, before, tokens, removed, batch)
         return tokens, removed
 
+    def _gated(self, index: int, half: str, tokens: Packed, alone: Tensor | None = None) -> Linear:
+        """The ``linear`` seam, with the gates in front of a half's output product, which answers for these tokens (``alone``)."""
+        gate, linear = self.gate, self.linear
+        if gate is None:
+            return linear
+        output = self.blocks[index].output(half)
+        sequences = tokens.sequences if alone is None else tokens.sequences[alone]
+        return lambda module, x: linear(module, gate(index, half, x, sequences) if module is output else x)
+
     def _alone(self, index: int, tokens: Packed) -> Bool[Tensor, " t"] | None:
         """The tokens this layer works for, where those are the protected ones alone; None where it works for all.
 
@@ -401,7 +429,7 @@ class Stack:
         rule = self.rule
         if rule is not None and rule.prunes(index) and torch.is_grad_enabled():
             return None
-        return _first(tokens, self.family.protected)
+        return first_tokens(tokens, self.family.protected)
 
     def _unseen(self, index: int) -> bool:
         """Whether this is the last layer, and nobody counts or records what it does."""
@@ -415,7 +443,7 @@ class Stack:
         rule = self.rule
         assert rule is not None
         x = tokens.values
-        protected = _first(tokens, self.family.protected)
+        protected = first_tokens(tokens, self.family.protected)
         living = Living(
             x, received, tokens.lengths, carry.original, tokens.sequences, tokens.positions, protected, index
         )  # fmt: skip
@@ -437,8 +465,9 @@ class Stack:
         carry.select(keep)
         return select(tokens, keep), select(tokens, ~keep), None if scale is None else scale[keep]
 
-    def _pair_bias(self, heads: tuple[int, ...] | None) -> PairBias | None:
-        bias = self.bias
+    def pair_bias(self, index: int) -> PairBias | None:
+        """The bias by pairs of positions for the heads that a layer has left; None in a family without one."""
+        bias, heads = self.bias, self.left[index].heads
         if bias is None or heads is None:
             return bias
         return lambda positions: bias(positions)[:, list(heads)]
@@ -463,7 +492,7 @@ class Stack:
                 )
 
 
-def _first(tokens: Packed, count: int) -> Bool[Tensor, " t"]:
+def first_tokens(tokens: Packed, count: int) -> Bool[Tensor, " t"]:
     """The first ``count`` living tokens of each sequence: the class token stands first wherever the padding is."""
     starts = torch.cumsum(tokens.lengths, 0) - tokens.lengths
     place = torch.arange(tokens.rows.shape[0], device=tokens.rows.device) - starts[tokens.sequences]

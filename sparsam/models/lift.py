@@ -328,7 +328,7 @@ def lift(model: Any, plan: Plan | None = None) -> Any:
             packed.train(container.training)
             if family.relative_bias:
                 stack.bias = RelativeBias(packed, type(container).relative_position_bucket)
-            _set_submodule(base, family.container, packed)
+            set_submodule(base, family.container, packed)
         else:
             replaced = PackedLayers(layers.children())
             replaced.stack = stack = Stack(family, replaced, plan.layers)
@@ -359,7 +359,7 @@ def unlift(model: Any) -> Any:
         for name, child in container.named_children():
             stock.add_module(name, child)
         stock.train(container.training)
-        _set_submodule(base, family.container, stock)
+        set_submodule(base, family.container, stock)
     else:
         layers = getattr(container, family.layers)
         if isinstance(layers, PackedLayers):
@@ -373,7 +373,8 @@ def unlift(model: Any) -> Any:
     return model
 
 
-def _set_submodule(root: nn.Module, path: str, module: nn.Module) -> None:
+def set_submodule(root: nn.Module, path: str, module: nn.Module) -> None:
+    """Put a module in the place that a path from ``root`` names."""
     parent, _, leaf = path.rpartition(".")
     setattr(root.get_submodule(parent) if parent else root, leaf, module)
 
@@ -411,7 +412,7 @@ def _resize_layer(layer: nn.Module, family: Family, left: LayerPlan) -> None:
             device=old.weight.device,
             dtype=old.weight.dtype,
         )
-        _set_submodule(layer, path, new)
+        set_submodule(layer, path, new)
 
     if left.heads is not None:
         name, _, leaf = family.head_width.rpartition(".")
