@@ -227,9 +227,17 @@ def test_every_method_can_be_chosen():
     from sparsam.tokens.control import NAMES
 
     assert tuple(METHODS) == get_args(MethodName)
-    assert {"ltp", *NAMES} == set(METHODS)
-    for build in METHODS.values():
-        build()
+    assert {"ltp", "ftpp", "ftpp+ltp", *NAMES} == set(METHODS)
+    assert {name: len(build()) for name, build in METHODS.items()} == {
+        name: 1 + name.count("+") for name in METHODS
+    }
+    both = METHODS["ftpp+ltp"](multiple=8, epochs=6.0, distill=0.5)
+    assert (both[0].multiple, both[1].soft_epochs, both[1].hard_epochs) == (8, 2.0, 4.0)
+    assert [one.distill for one in both] == [0.5, 0.5]
+    with pytest.raises(
+        Usage, match=r"--method ftpp does not know --soft, --epochs; it takes --distill, --samples"
+    ):
+        METHODS["ftpp"](soft="mask", epochs=1.0)
 
 
 def test_cli_page_is_not_stale():

@@ -223,7 +223,7 @@ def test_a_loaded_model_is_copied_not_changed(place: Path, tmp_path: Path) -> No
 
 def test_one_token_method_at_a_time(place: Path, tmp_path: Path) -> None:
     """A model has one token rule; two methods are refused before anything is trained."""
-    with pytest.raises(Usage, match="2 methods were given"):
+    with pytest.raises(Usage, match="2 of the methods given remove tokens"):
         compress(
             str(place / "dense"),
             str(place / "task"),

@@ -38,6 +38,9 @@ BUCKET = 0.8
 FEW = 5
 # Rows of probabilities recomputed at once when scores come from the row logsumexp.
 CHUNK = 256
+# Up to this many tokens gradients on a CPU go through tiles: torch's fused backward pass is made for long sequences, and in
+# bf16 takes six times as long at 25 tokens, twice at 192 (docs/log.md).
+LEARNED_IN_TILES = {torch.bfloat16: 256, torch.float32: 64}
 
 
 class Rectangle(NamedTuple):
@@ -174,7 +177,8 @@ def attend(
         positions: original positions (t,), needed with ``pair_bias``.
         dropout: on the probabilities.
         form: how sequences are laid into rectangles; ``auto`` takes groups for few distinct lengths, else buckets.
-        fused: use the fused kernel (no scores from it); by default wherever scores and gates are not asked for.
+        fused: use the fused kernel (no scores from it); by default wherever scores and gates are not asked for, and not for
+            gradients of short sequences on a CPU (:data:`LEARNED_IN_TILES`).
 
     Returns:
         The attended values (t, h, k) and the received attention or None.
@@ -188,7 +192,10 @@ def attend(
         # the kernel's logsumexp carries no gradient, so scores that are to be learned from are materialised below
         return _varlen(q, k, v, lengths, scale, scores, row_weight)
     plan = layout(tuple(lengths), form, q.device)
+    longest_tiled = 0
     if fused is None:
+        if q.device.type == "cpu" and q.requires_grad and torch.is_grad_enabled():
+            longest_tiled = LEARNED_IN_TILES.get(q.dtype, 0)
         # The fused kernel has no dropout of its own on a CPU; torch then materialises too, with dearer draws.
         fused = not scores and key_bias is None and not (dropout and q.device.type == "cpu")
     if pair_bias is not None:
@@ -205,7 +212,8 @@ def attend(
         weight = None if weights is None else weights[index]
         if scores and valid is not None:
             weight = valid.float() if weight is None else weight * valid
-        if not fused and pair_bias is None and dropout < 1 and q.device.type == "cpu":
+        tiled = not fused or n <= longest_tiled
+        if tiled and pair_bias is None and dropout < 1 and q.device.type == "cpu":
             of_key = None if by_key is None else by_key[index]
             if valid is not None:
                 of_key = torch.zeros(g, n) if of_key is None else of_key

@@ -37,10 +37,11 @@ app = typer.Typer()
 @app.command(
     "compress",
     short_help="Make a fine-tuned encoder cheaper within a budget.",
-    help="Make a fine-tuned encoder cheaper: train it to drop tokens within a budget, save it as an ordinary "
+    help="Make a fine-tuned encoder cheaper: drop tokens, heads and filters within a budget, save it as an ordinary "
     "checkpoint with a plan, reload that and measure it.",
     epilog=examples(
         "sparsam compress runs/dense --task nyu-mll/glue:sst2 --budget macs=0.5x --out runs/half",
+        "sparsam compress runs/dense --task nyu-mll/glue:sst2 --method ftpp --budget macs=0.6x --out runs/pruned",
         "sparsam compress runs/dense --task nyu-mll/glue:sst2 --budget macs=0.4x,accuracy=-1 \\",
         "    --epochs 6 --out runs/small",
         "sparsam compress runs/half --teacher runs/dense --task nyu-mll/glue:sst2 \\",
@@ -65,7 +66,9 @@ def _compress(
     method: Annotated[
         MethodName,
         typer.Option(
-            "--method", help="ltp learns which tokens to drop; the others are controls that do not."
+            "--method",
+            help="ltp learns which tokens to drop; ftpp removes heads and filters without training; ftpp+ltp does one after "
+            "the other; the rest are controls that learn nothing.",
         ),
     ] = "ltp",
     teacher: Annotated[
@@ -140,6 +143,54 @@ def _compress(
             help="Weight of the distance to the teacher's states.",
         ),
     ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            "--samples", metavar="N", min=2, help="ftpp: calibration rows; 2,048, or all, if not given."
+        ),
+    ] = None,
+    score: Annotated[
+        Literal["fisher", "magnitude", "random"] | None,
+        typer.Option(
+            "--score", help="ftpp: what heads and filters are ranked by; the last two are controls."
+        ),
+    ] = None,
+    rearrange: Annotated[
+        bool,
+        typer.Option("--no-rearrange", help="ftpp: keep the search's own choice inside each layer."),
+    ] = False,
+    tune: Annotated[
+        Literal["full", "scale", "none"] | None,
+        typer.Option(
+            "--tune",
+            help="ftpp: solve the kept output weights anew, or one scale a unit as the paper, or none.",
+        ),
+    ] = None,
+    multiple: Annotated[
+        int | None,
+        typer.Option(
+            "--multiple", metavar="N", min=1, help="ftpp: filters stay in multiples of this; 16 if not given."
+        ),
+    ] = None,
+    labels: Annotated[
+        Literal["data", "sampled"] | None,
+        typer.Option("--labels", help="ftpp: the data's labels, or drawn from the model's own answers."),
+    ] = None,
+    recover: Annotated[
+        float | None,
+        typer.Option(
+            "--recover",
+            metavar="EPOCHS",
+            callback=not_negative,
+            help="ftpp: learn from the dense model for so many epochs afterwards; 0 if not given.",
+        ),
+    ] = None,
+    recover_lr: Annotated[
+        float | None,
+        typer.Option(
+            "--recover-lr", metavar="X", callback=above_zero, help="ftpp: peak learning rate of that."
+        ),
+    ] = None,
     batch_tokens: BatchTokens = 1024,
     seed: Seed = 0,
     split_seed: SplitSeed = 0,
@@ -156,7 +207,8 @@ def _compress(
     given = {
         "epochs": epochs, "soft_epochs": soft_epochs, "hard_epochs": hard_epochs, "lr": lr, "hard_lr": hard_lr,
         "weight": weight, "soft": soft, "temperature": temperature, "distill": distill,
-        "distill_states": distill_states,
+        "distill_states": distill_states, "samples": samples, "score": score, "rearrange": False if rearrange else None,
+        "tune": tune, "multiple": multiple, "labels": labels, "recover_epochs": recover, "recover_lr": recover_lr,
     }  # fmt: skip
     with working(as_json, debug, out) as show:
         from sparsam.cost import Budget
@@ -175,12 +227,12 @@ def _compress(
         planned = None
         if dry_run:
             planned = plan_run(
-                model, data, methods=[chosen], budget=allowed, teacher=teacher, settings=settings,
+                model, data, methods=chosen, budget=allowed, teacher=teacher, settings=settings,
                 truncate=not no_truncate,
             )  # fmt: skip
         else:
             made = compress(
-                model, data, out=out, methods=[chosen], budget=allowed, teacher=teacher, settings=settings,
+                model, data, out=out, methods=chosen, budget=allowed, teacher=teacher, settings=settings,
                 truncate=not no_truncate, progress=show.progress, strict=False,
             )  # fmt: skip
     if planned is not None:

@@ -8,9 +8,9 @@ the reloaded checkpoint.
 
 from sparsam.compress.dry_run import DryRun, plan_finetuning, plan_run
 from sparsam.compress.evaluation import Evaluation, Progress, evaluate, predict
+from sparsam.compress.method_run import Method
 from sparsam.compress.opening import Opened, open_model, weight_bytes
 from sparsam.compress.road import Compressed, Finetuned, compress, finetune
-from sparsam.compress.token_run import Method
 
 __all__ = [
     "Compressed",

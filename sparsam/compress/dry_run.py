@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 
+from sparsam.compress.method_run import Method, run_of, share_of
 from sparsam.compress.opening import Opened, feed_of, split_of
 from sparsam.compress.start import start_compressing, start_finetuning
-from sparsam.compress.token_run import Method, Timed, TokenRun, lengths_of_use
+from sparsam.compress.timed import Timed
+from sparsam.compress.token_run import lengths_of_use
 from sparsam.cost import Budget
 from sparsam.task import Task
 from sparsam.tokens import LTP
@@ -59,8 +61,9 @@ def plan_run(
     feed = feed_of(opened, split_of(task, "train"), truncate)
     wanted = lengths_of_use(opened, task, feed, truncate)
     timed: list[Timed] = []
-    for method in methods:
-        run = TokenRun(opened, taught, feed, wanted, method, budget, settings, None, None)
+    for number, method in enumerate(methods):
+        target = share_of(number, methods, budget)
+        run = run_of(method, opened, taught, feed, wanted, target, settings, None, None)
         timed += run.timed(steps)
     return _dry_run(timed, opened, settings)
 

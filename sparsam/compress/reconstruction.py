@@ -1,6 +1,6 @@
 """Two models walked side by side, half by half: what the smaller one gives is brought near to what the larger one gives.
 
-Each half is solved on what the halves before it, solved already, now give it; so errors are made up for on the way, not added up.
+Each half is solved on what the halves before it, solved already, now give it: errors are made up for on the way, not added up.
 States of all calibration tokens are held: twice their number times the width, in float32.
 """
 

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,19 @@ import torch
 
 from sparsam import artifact
 from sparsam.compress.evaluation import Evaluation, Progress, evaluate
+from sparsam.compress.method_run import Method, run_of, share_of
 from sparsam.compress.opening import Opened, feed_of, open_model, split_of, weight_bytes
 from sparsam.compress.start import start_compressing, start_finetuning
-from sparsam.compress.token_run import Method, TokenRun, lengths_of_use
+from sparsam.compress.token_run import lengths_of_use
 from sparsam.cost import Budget
 from sparsam.errors import BudgetMissed
 from sparsam.measure import Measurement, machine_facts, paired_difference
-from sparsam.models import dense_plan, lift, plan_of
+from sparsam.models import dense_plan, plan_of
 from sparsam.models.digest import weights_digest
 from sparsam.plan import Plan
 from sparsam.task import Task, held_out
 from sparsam.tokens import LTP
+from sparsam.tokens.control import Control
 from sparsam.training.feed import Feed
 from sparsam.training.loop import History, Settings, Supervised, on_main_process, train
 
@@ -166,16 +168,15 @@ def compress(
     feed = feed_of(opened, split_of(task, "train"), truncate)
     wanted = lengths_of_use(opened, task, feed, truncate)
     history: dict[str, dict[str, float]] = {}
-    plan = plan_of(opened.model) or dense_plan(opened.model)
+    notes: list[str] = []
     for number, method in enumerate(methods):
-        run = TokenRun(
-            opened, taught, feed, wanted, method, budget, settings, _work(out) / str(number), progress
-        )
+        target, work = share_of(number, methods, budget), _work(out) / str(number)
+        run = run_of(method, opened, taught, feed, wanted, target, settings, work, progress)
         run.identity |= _learned_from(task)
-        tokens = run.all_stages()
+        run.apply()
         history |= {f"{number}-{stage}": facts for stage, facts in run.history.items()}
-        plan = replace(plan, tokens=tokens)
-        lift(opened.model, plan)
+        notes += run.notes
+    plan = plan_of(opened.model) or dense_plan(opened.model)
     facts = _facts(opened, task, settings, history, source) | {
         "methods": [{"method": type(method).__name__, **asdict(method)} for method in methods],
         "budget": {"macs": budget.macs, "accuracy": budget.accuracy},
@@ -196,7 +197,7 @@ def compress(
         difference,
         tuple(missed),
         budget,
-        (*task.notes, *opened.notes, *_cut(feed)),
+        (*task.notes, *opened.notes, *_cut(feed), *notes),
         history,
         weight_bytes(taught.model),
         weight_bytes(reloaded.model),
@@ -235,7 +236,9 @@ def _learned_from(task: Task) -> dict[str, Any]:
 
 def _folder_for(opened: Opened, methods: Sequence[Method]) -> Path:
     """Where a compressed model goes when nobody said: beside the caller, under the names of model and method."""
-    used = "-".join("ltp" if isinstance(method, LTP) else method.rule for method in methods)
+    used = "-".join(
+        method.rule if isinstance(method, Control) else type(method).__name__.lower() for method in methods
+    )
     return Path(f"{Path(opened.name).name}-{used}")
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from sparsam.compress.method_run import Method, check_methods
 from sparsam.compress.opening import Opened, open_model
 from sparsam.errors import Refused, Usage
 from sparsam.models import plan_of
@@ -13,19 +14,15 @@ from sparsam.task import Task, classes
 
 
 def start_compressing(
-    model: Any, teacher: Any, task: Task, methods: Sequence[Any], processor: Any
+    model: Any, teacher: Any, task: Task, methods: Sequence[Method], processor: Any
 ) -> tuple[Opened, Opened]:
     """The model to compress, and the dense one it learns from and is compared with. Loaded models are copied.
 
     Raises:
-        Usage: ``method-count``, ``teacher-missing``, ``teacher-compressed``.
+        Usage: ``method-count``, ``method-order``, ``teacher-missing``, ``teacher-compressed``.
         Refused: ``teacher-classes``, and those of :func:`open_model`.
     """
-    if len(methods) > 1:
-        raise Usage(
-            f"{len(methods)} methods were given, and all of them remove tokens; a model has one token rule. Give one.",
-            code="method-count",
-        )
+    check_methods(methods)
     opened = open_model(_own(model), task, processor=processor)
     if teacher is None:
         if removes_tokens(opened.model):

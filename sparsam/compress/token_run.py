@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,10 @@ from torch import Tensor
 
 from sparsam.compress.evaluation import Progress
 from sparsam.compress.opening import Opened, feed_of, split_of
+from sparsam.compress.timed import Timed
 from sparsam.cost import Budget
 from sparsam.errors import Refused, Usage
-from sparsam.models import plan_of, reads_class_token, stack_of
+from sparsam.models import dense_plan, lift, plan_of, reads_class_token, stack_of
 from sparsam.models.digest import weights_digest
 from sparsam.plan import TokenPlan
 from sparsam.task import Task
@@ -25,7 +26,7 @@ from sparsam.training.feed import Feed, answers, matched_rows
 from sparsam.training.loop import Batches, Settings, Trainee, compute_device, precision_here, rows_seen, train
 from sparsam.training.tokens import Distillation, HardStage, RuleAt, SoftStage, score_quantiles
 
-Method = LTP | Control
+TokenMethod = LTP | Control
 
 CALIBRATION = 256
 """Examples a budget is read on while training; set aside from the training rows. Chosen by us: their mean share of MACs is
@@ -44,16 +45,6 @@ def lengths_of_use(opened: Opened, task: Task, feed: Feed, truncate: bool) -> ND
     return feed_of(opened, sample, truncate).lengths
 
 
-@dataclass(frozen=True)
-class Timed:
-    """One stage of a dry run: seconds of one step (or of one example, one steering), and how many there will be."""
-
-    stage: str
-    each: float
-    count: float
-    settings: Settings | None
-
-
 class TokenRun:
     """One token method applied to one model: its stages, in order."""
 
@@ -63,7 +54,7 @@ class TokenRun:
         taught: Opened,
         feed: Feed,
         wanted: NDArray[np.int64],
-        method: Method,
+        method: TokenMethod,
         budget: Budget,
         settings: Settings,
         work: Path | None,
@@ -95,6 +86,7 @@ class TokenRun:
         ]
         self.taught: Tensor | None = None
         self.history: dict[str, dict[str, float]] = {}
+        self.notes: tuple[str, ...] = ()
         self.identity = {
             "method": [type(method).__name__, asdict(method)],
             "target": self.target,
@@ -103,8 +95,13 @@ class TokenRun:
             "rows": hashlib.sha256(np.concatenate([self.rows, feed.lengths]).tobytes()).hexdigest(),
         }
 
+    def apply(self) -> None:
+        """Train everything; the model then runs by the rule that is reached."""
+        tokens = self.all_stages()
+        lift(self.model, replace(plan_of(self.model) or dense_plan(self.model), tokens=tokens))
+
     def all_stages(self) -> TokenPlan:
-        """Train everything; the plan that is reached."""
+        """Train everything; the rule that is reached."""
         self._teach(self._seen())
         if isinstance(self.method, LTP):
             self._train("soft", self._soft(), self.method.soft_epochs, self.method.lr)

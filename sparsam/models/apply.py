@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sparsam.errors import Refused
-from sparsam.models.lift import lift, set_submodule, stack_of
+from sparsam.models.lift import lift, linear_like, set_submodule, stack_of
 from sparsam.plan import LayerPlan, Plan
 from sparsam.structure.slices import of_groups, of_heads, whole_groups
 
@@ -110,9 +110,7 @@ def _slice(layer: nn.Module, path: str, rows: Any = None, columns: Any = None) -
         weight, bias = weight[chosen], None if bias is None else bias[chosen]
     if columns is not None:
         weight = weight[:, torch.as_tensor(columns, dtype=torch.long, device=weight.device)]
-    new = nn.Linear(
-        weight.shape[1], weight.shape[0], bias=bias is not None, device="meta", dtype=weight.dtype
-    )
+    new = linear_like(old, weight.shape[1], weight.shape[0])
     new.weight = nn.Parameter(weight.clone(), requires_grad=old.weight.requires_grad)
     if bias is not None:
         new.bias = nn.Parameter(bias.clone(), requires_grad=old.bias.requires_grad)

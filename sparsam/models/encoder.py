@@ -34,7 +34,7 @@ from sparsam.tokens.rule import Living, Rule
 
 Linear = Callable[[nn.Module, Tensor], Tensor]
 Gate = Callable[[int, str, Tensor, Tensor], Tensor]
-"""Layer, half (``attention`` or ``ffn``), input of its output product (t, a) and each token's sequence (t,): that input, gated."""
+"""Layer, half (``attention`` or ``ffn``), input of its output product (t, a), each token's sequence (t,): that input, gated."""
 
 DEAD = -1e4
 """What an additive mask must add at least to mean that a token is not there."""
@@ -411,7 +411,7 @@ class Stack:
         return tokens, removed
 
     def _gated(self, index: int, half: str, tokens: Packed, alone: Tensor | None = None) -> Linear:
-        """The ``linear`` seam, with the gates in front of a half's output product, which answers for these tokens (``alone``)."""
+        """The ``linear`` seam with the gates in front of a half's output product, for tokens that all, or ``alone``, answer."""
         gate, linear = self.gate, self.linear
         if gate is None:
             return linear

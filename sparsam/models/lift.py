@@ -5,6 +5,7 @@ BERT-like models a module whose child ``layer`` is the original list takes the e
 so the list becomes a list subclass whose iteration yields one packed call. Embeddings, pooler and head stay as they are.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -373,6 +374,15 @@ def unlift(model: Any) -> Any:
     return model
 
 
+def linear_like(old: Any, inputs: int, outputs: int) -> nn.Linear:
+    """A linear module of another size where the old one is; its values are not the old one's."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Initializing zero-element tensors")  # a layer may lose all it has
+        return nn.Linear(
+            inputs, outputs, bias=old.bias is not None, device=old.weight.device, dtype=old.weight.dtype
+        )
+
+
 def set_submodule(root: nn.Module, path: str, module: nn.Module) -> None:
     """Put a module in the place that a path from ``root`` names."""
     parent, _, leaf = path.rpartition(".")
@@ -405,14 +415,11 @@ def resize(model: Any, plan: Plan) -> None:
 def _resize_layer(layer: nn.Module, family: Family, left: LayerPlan) -> None:
     def put(path: str, inputs: int | None, outputs: int | None) -> None:
         old: Any = layer.get_submodule(path)
-        new = nn.Linear(
+        sizes = (
             old.in_features if inputs is None else inputs,
             old.out_features if outputs is None else outputs,
-            bias=old.bias is not None,
-            device=old.weight.device,
-            dtype=old.weight.dtype,
         )
-        set_submodule(layer, path, new)
+        set_submodule(layer, path, linear_like(old, *sizes))
 
     if left.heads is not None:
         name, _, leaf = family.head_width.rpartition(".")

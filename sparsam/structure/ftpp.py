@@ -1,5 +1,7 @@
-"""FTPP, a fast post-training pruning framework for transformers: Kwon, Kim, Mahoney, Hassoun, Keutzer, Gholami, NeurIPS 2022
-(arXiv 2204.09656). Which heads and filters leave, and how those that stay make up for them, without training.
+"""FTPP: which heads and filters leave, and how those that stay make up for them, without training.
+
+"A Fast Post-Training Pruning Framework for Transformers", Kwon, Kim, Mahoney, Hassoun, Keutzer, Gholami, NeurIPS 2022, arXiv
+2204.09656.
 
 1. Scores: the diagonal of the empirical Fisher information of a gate on every head and filter.
 2. Search: the largest summed score within a budget (:mod:`sparsam.structure.knapsack`).
@@ -41,10 +43,12 @@ class FTPP:
     """Settings of the method.
 
     Args:
+        macs: share of the dense model's multiply-accumulates to stay within; the budget's, if None.
         samples: of the training rows, drawn with lengths like those of use; 2,048, or as many as there are, if None.
         score: ``fisher``, or as a control ``magnitude`` (mean square of a unit's weights) or ``random``.
         rearrange: look for better units inside each layer by its full Fisher information.
-        tune: ``full`` solves the kept output weights and their bias, ``scale`` one scalar a unit, as the paper, ``none`` nothing.
+        tune: ``full`` solves the kept output weights and their bias, ``scale`` one scalar a unit as the paper does, ``none``
+            nothing.
         multiple: filters are kept in multiples of this, which products run fastest at; 1 takes any number. Searches by a table.
         labels: ``data``, or ``sampled`` from the model's own answers where there are none (or they are not to be trusted).
         ridge: see :data:`sparsam.structure.reconstruct.RIDGE`.
@@ -54,11 +58,12 @@ class FTPP:
         distill: share of the loss that comes from the dense model's answers, while recovering.
     """
 
+    macs: float | None = None
     samples: int | None = None
     score: str = "fisher"
     rearrange: bool = True
     tune: str = "full"
-    multiple: int = 1
+    multiple: int = 16
     labels: str = "data"
     ridge: float = 1e-3
     variant: str = "sparsam"
@@ -81,6 +86,8 @@ class FTPP:
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise Usage(f"{name} must be 0 or more and finite; got {value!r}.", code="method-settings")
+        if self.macs is not None and not 0 < self.macs <= 1:
+            raise Usage(f"macs lies in (0, 1]; got {self.macs!r}.", code="method-settings")
         if not 0 <= self.distill <= 1:
             raise Usage(f"distill lies in [0, 1]; got {self.distill!r}.", code="method-settings")
 

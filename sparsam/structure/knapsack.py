@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from sparsam.errors import Refused
 
+Table = Sequence[float] | NDArray[Any]
 STATES = 50_000
 """Combinations of cost and gain that are held while choosing. Chosen by us: 12 layers of 13 and 97 entries take a second."""
 
@@ -57,7 +58,7 @@ def two_costs(
     return _first(best_heads, h, heads.shape), _first(best_filters, n, filters.shape)
 
 
-def choose(gains: Sequence[Sequence[float]], costs: Sequence[Sequence[float]], budget: float) -> list[int]:
+def choose(gains: Sequence[Table], costs: Sequence[Table], budget: float) -> list[int]:
     """One entry of every table: the largest summed gain whose summed cost keeps the budget (multiple-choice knapsack).
 
     The optimum, as long as no more than :data:`STATES` combinations are undominated; beyond that costs are rounded up to

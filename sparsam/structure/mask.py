@@ -49,8 +49,7 @@ class Gates:
         units = gate.shape[-1]
         if not units:
             return x
-        gated: Tensor = (x.unflatten(1, (units, -1)) * gate.unsqueeze(-1)).flatten(1)
-        return gated
+        return (x.view(x.shape[0], units, -1) * gate.unsqueeze(-1)).flatten(1)
 
     def gradients(self, half: str) -> list[Float[Tensor, "b u"]]:
         """What came back, layer by layer; zeros where nothing did (a layer without units, or one nobody read)."""

@@ -2,7 +2,8 @@
 
 All that is needed of the calibration tokens are sums of products: :class:`Products` adds them up batch by batch, in float64.
 
-Letters: t tokens, a inputs of the output product (kept heads times their width, or kept filters), d width of the model, u units.
+Letters: t tokens, a inputs of the output product (kept heads times their width, or kept filters), d width of the model, u
+units.
 """
 
 from dataclasses import dataclass
@@ -90,12 +91,12 @@ class System:
         min |x w + c - r|^2 + ridge m |w - w0|^2 over w and c, m the mean of the centred Gram matrix' diagonal.
         """
         p, w0 = self.products, self.weight.double()
+        self._check()
         gram, cross = _centred(p) if self.has_bias else (p.gram, p.cross)
         lam = ridge * float(gram.diagonal().mean()) if gram.numel() else 0.0
-        if not (lam > 0 and p.count):
+        if not p.count:
             return self._kept()
-        moved = _solve(gram, cross - gram @ w0, lam)
-        weight = w0 + moved
+        weight = w0 + _solve(gram, cross - gram @ w0, lam) if lam > 0 else w0
         bias = (p.targets - p.inputs @ weight) / p.count if self.has_bias else self.bias.double()
         return self._better(weight, bias)
 
@@ -104,6 +105,7 @@ class System:
 
         The damped least squares of s in sum_u s_u x_u w_u + c = r, pulled to one.
         """
+        self._check()
         normal, right = self._normal()
         lam = ridge * float(normal.diagonal().mean()) if normal.numel() else 0.0
         if not (lam > 0 and self.products.count):
@@ -134,6 +136,14 @@ class System:
         if status >= 3 or not np.isfinite(scales).all() or (np.abs(scales) > LARGEST).any():
             return None
         return self._folded(scales)
+
+    def _check(self) -> None:
+        p = self.products
+        if not all(bool(torch.isfinite(x).all()) for x in (p.gram, p.cross, p.inputs, p.targets)):
+            raise Refused(
+                "the calibration activations are not numbers, or too large to be squared. Look for NaN in the weights.",
+                code="non-finite",
+            )
 
     def _normal(self) -> tuple[Tensor, Tensor]:
         """The normal equations of one scalar a unit: (w w^T) * gram and rowsum(w * cross), summed over each unit's inputs."""
@@ -170,14 +180,14 @@ def _centred(p: Products) -> tuple[Tensor, Tensor]:
 
 def _by_unit(x: Float[Tensor, "a m"], units: int) -> Float[Tensor, "u m"]:
     """Rows summed unit by unit."""
-    return x.unflatten(0, (units, -1)).sum(1) if units else x
+    return x.reshape(units, -1, x.shape[1]).sum(1) if units else x
 
 
 def _solve(gram: Tensor, right: Tensor, lam: float) -> Tensor:
-    factor, failed = torch.linalg.cholesky_ex(gram + lam * torch.eye(len(gram), dtype=gram.dtype))
-    if int(failed):
-        raise Refused(
-            "the calibration activations are not numbers, or too large to be squared. Look for NaN in the weights.",
-            code="non-finite",
-        )
-    return torch.cholesky_solve(right, factor)
+    """The damped system; a Gram matrix of few tokens is singular up to rounding, and gets more damping until it is not."""
+    identity = torch.eye(len(gram), dtype=gram.dtype)
+    while True:
+        factor, failed = torch.linalg.cholesky_ex(gram + lam * identity)
+        if not int(failed):
+            return torch.cholesky_solve(right, factor)
+        lam *= 10

@@ -1,0 +1,310 @@
+"""FTPP on tiny models of every kind, to the saved folder and back: budgets, controls, variants, refusals, recovery."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_checkpoints
+import torch
+from tiny_checkpoints import Checkpoints
+
+import sparsam
+from sparsam.compress import compress, evaluate, open_model, plan_run
+from sparsam.compress.opening import feed_of, split_of
+from sparsam.compress.structure_run import StructureRun
+from sparsam.compress.token_run import lengths_of_use
+from sparsam.cost import Budget
+from sparsam.errors import BudgetMissed, Refused, Usage
+from sparsam.models import stack_of
+from sparsam.models.apply import units_of
+from sparsam.structure import FTPP
+from sparsam.structure.mask import HALVES
+from sparsam.task import Task
+from sparsam.tokens import LTP
+from sparsam.training.loop import Settings
+
+SETTINGS = Settings(batch_tokens=128, precision="fp32")
+FINE = FTPP(multiple=1)
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
+    return tiny_checkpoints.text_checkpoints(tmp_path_factory.mktemp("texts"), rows=64)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
+    return tiny_checkpoints.image_checkpoints(tmp_path_factory.mktemp("images"), rows=48)
+
+
+def run_on(made: Checkpoints, method: FTPP, macs: float | None = 0.6, seed: int = 0) -> StructureRun:
+    task = Task.load(str(made.task))
+    opened, taught = (open_model(str(made.dense), task) for _ in range(2))
+    feed = feed_of(opened, split_of(task, "train"), True)
+    wanted = lengths_of_use(opened, task, feed, True)
+    settings = Settings(batch_tokens=128, precision="fp32", seed=seed)
+    return StructureRun(opened, taught, feed, wanted, method, Budget(macs=macs), settings)
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "electra", "mpnet"])
+@pytest.mark.parametrize("macs", [0.6, 0.2])
+def test_every_family_round_trip(tmp_path: Path, name: str, macs: float) -> None:
+    """Within budget, smaller on disk, heterogeneous, and through the stock route the same logits to the bit."""
+    made = tiny_checkpoints.text_checkpoints(tmp_path, name)
+    found = compress(
+        str(made.dense),
+        str(made.task),
+        out=tmp_path / "small",
+        methods=[FINE],
+        budget=Budget(macs=macs),
+        settings=SETTINGS,
+    )
+    assert found.compressed.macs_ratio <= macs
+    assert found.compressed.macs_ratio > macs - 0.05
+    assert found.plan.changes_shapes and found.plan.tokens is None
+    assert found.compressed_bytes < found.dense_bytes
+    stock = type(found.model).from_pretrained(tmp_path / "small").eval()
+    with torch.no_grad():
+        batch = found.processor(["1 2 3", "4 5 6 7 8"], padding=True, return_tensors="pt")
+        assert torch.equal(stock(**batch).logits, found.model.eval()(**batch).logits)
+        frozen = sparsam.freeze(stock, processor=found.processor, dtype="float32").predict(
+            ["1 2 3", "4 5 6 7 8"]
+        )
+        np.testing.assert_allclose(frozen, stock(**batch).logits.numpy(), atol=1e-4)
+    saved = evaluate(str(tmp_path / "small"), str(made.task))
+    assert saved.metric.value == found.compressed.metric.value
+
+
+def test_images_too(images: Checkpoints, tmp_path: Path) -> None:
+    """A ViT, whose norms stand before each half."""
+    found = compress(
+        str(images.dense),
+        str(images.task),
+        out=tmp_path / "small",
+        methods=[FINE],
+        budget="macs=0.5x",
+        settings=SETTINGS,
+    )
+    assert 0.45 < found.compressed.macs_ratio <= 0.5
+
+
+@pytest.mark.parametrize("name", ["texts", "images"])
+def test_tuning_makes_up_for_what_is_gone(name: str, request: pytest.FixtureRequest) -> None:
+    """Every half is reproduced no worse than before, and the logits on the calibration rows come nearer with more freedom."""
+    made = request.getfixturevalue(name)
+    distances = []
+    for tune in ("none", "scale", "full"):
+        run = run_on(made, FTPP(multiple=1, tune=tune, ridge=1e-2))
+        run.apply()
+        for one in run.reconstructions:
+            assert one.after <= one.before
+        assert len(run.reconstructions) == (0 if tune == "none" else 6)
+        with torch.no_grad():
+            pairs = [
+                (run.model(**batch).logits, run.teacher(**batch).logits)
+                for _, batch in run._batches(run.rows)
+            ]
+        distances.append(sum(float((a - b).square().sum()) for a, b in pairs))
+    assert distances[2] < distances[1] < distances[0] * 1.05
+
+
+def test_reconstruction_of_the_model_itself_changes_nothing(texts: Checkpoints) -> None:
+    """A budget that keeps everything: nothing is cut, and solving moves no weight by more than rounding."""
+    run = run_on(texts, FINE, macs=1.0)
+    before = {name: x.clone() for name, x in run.model.state_dict().items()}
+    run.apply()
+    assert units_of(run.model) == [(4, 44)] * 3
+    for name, x in run.model.state_dict().items():
+        torch.testing.assert_close(x, before[name], atol=1e-3, rtol=1e-3)
+
+
+def test_counts_and_budget_hold_through_rearrangement(texts: Checkpoints) -> None:
+    """Search decides how many, rearrangement which; the price of both is the same and within budget."""
+    plain, moved = (run_on(texts, FTPP(multiple=1, rearrange=again, tune="none")) for again in (False, True))
+    plans = [run.apply() for run in (plain, moved)]
+    assert units_of(plain.model) == units_of(moved.model)
+    assert plans[0] != plans[1]
+
+
+def test_multiples_of_filters(texts: Checkpoints) -> None:
+    """Filters stay in multiples, or all of them."""
+    run = run_on(texts, FTPP(multiple=8))
+    run.apply()
+    for _, filters in units_of(run.model):
+        assert filters % 8 == 0 or filters == 44
+
+
+def test_runs_repeat_and_seeds_differ(texts: Checkpoints) -> None:
+    """The same seed gives the same weights to the bit; another one draws other rows."""
+    first, again, other = (run_on(texts, FTPP(samples=20, multiple=1), seed=seed) for seed in (3, 3, 4))
+    for run in (first, again, other):
+        run.apply()
+    assert all(torch.equal(x, again.model.state_dict()[name]) for name, x in first.model.state_dict().items())
+    assert not np.array_equal(first.rows, other.rows)
+
+
+def test_controls(texts: Checkpoints) -> None:
+    """Random and magnitude keep the budget, too, and look at no label and no gradient."""
+    for score in ("random", "magnitude"):
+        run = run_on(texts, FTPP(score=score, multiple=1))
+        run.apply()
+        assert "gradients" not in run.history
+        assert run.macs_prices(1.0).uniform is not None
+
+
+def test_gradients_are_per_sample(texts: Checkpoints) -> None:
+    """Scores are sums of squares over samples; the released code's are of means of 32, and smaller than that."""
+    ours, theirs = (run_on(texts, FTPP(variant=variant)).scores() for variant in ("sparsam", "released"))
+    assert ours.head_gradients[0].shape == (64, 4) and theirs.head_gradients[0].shape == (2, 4)
+    for scores in (ours, theirs):
+        np.testing.assert_allclose(
+            scores.filters[1], np.square(scores.filter_gradients[1].astype(np.float64)).sum(0), rtol=1e-6
+        )
+    assert sum(x.sum() for x in theirs.filters) < sum(x.sum() for x in ours.filters)
+
+
+def test_the_released_variant_runs(texts: Checkpoints) -> None:
+    """Its reference is larger than its result, and the first layer's attention is not tuned."""
+    run = run_on(texts, FTPP(variant="released", multiple=1))
+    run.apply()
+    assert (0, "attention") not in {(one.layer, one.half) for one in run.reconstructions}
+    assert {one.half for one in run.reconstructions} <= set(HALVES)
+
+
+def test_labels_may_be_sampled(texts: Checkpoints, tmp_path: Path) -> None:
+    """Without the data's labels, and it is said; the labels are never read."""
+    run = run_on(texts, FTPP(labels="sampled"))
+    run.feed.split.labels[:] = 99
+    run.apply()
+    assert "Labels were sampled" in run.notes[0]
+    found = compress(
+        str(texts.dense), str(texts.task), out=tmp_path / "small", methods=[FTPP(labels="sampled")], budget="macs=0.7x",
+        settings=SETTINGS,
+    )  # fmt: skip
+    assert any("Labels were sampled" in note for note in found.notes)
+
+
+def test_recovery_learns_from_the_dense_model(texts: Checkpoints, tmp_path: Path) -> None:
+    """Its stage is recorded, weights move, and the plan stays."""
+    plain, trained = (
+        compress(
+            str(texts.dense), str(texts.task), out=tmp_path / f"r{epochs}", budget="macs=0.4x", settings=SETTINGS,
+            methods=[FTPP(multiple=1, recover_epochs=epochs)],
+        )
+        for epochs in (0, 2)
+    )  # fmt: skip
+    assert plain.plan == trained.plan
+    assert "0-recover" not in plain.history and trained.history["0-recover"]["epochs"] == 2
+    own, other = plain.model.state_dict(), trained.model.state_dict()
+    assert any(not torch.equal(x, other[name]) for name, x in own.items())
+    assert not list(tmp_path.glob("*.work"))
+
+
+def test_heads_and_filters_then_tokens(texts: Checkpoints, tmp_path: Path) -> None:
+    """Both methods in one run share the budget; the dense model is the measure of both."""
+    found = compress(
+        str(texts.dense), str(texts.task), out=tmp_path / "both", budget="macs=0.4x", settings=SETTINGS, strict=False,
+        methods=[FTPP(multiple=1), LTP(soft_epochs=1, hard_epochs=1, lr=1e-3, hard_lr=1e-4, threshold_lr=5e-2)],
+    )  # fmt: skip
+    assert found.plan.changes_shapes and found.plan.tokens is not None
+    assert {"0-gradients", "0-tuning", "1-soft", "1-hard"} <= set(found.history)
+    assert found.compressed.macs_ratio < 0.5
+    again = compress(
+        str(tmp_path / "both"), str(texts.task), out=tmp_path / "more", budget="macs=0.25x", settings=SETTINGS,
+        methods=[FTPP(multiple=1)], teacher=str(texts.dense), strict=False,
+    )  # fmt: skip
+    assert again.plan.tokens == found.plan.tokens
+    assert again.compressed.macs_ratio < 0.3
+
+
+def test_a_rules_survivors_are_what_is_paid_for(texts: Checkpoints) -> None:
+    """On a model that removes tokens, a layer's price is of the tokens that reach it."""
+    task = Task.load(str(texts.task))
+    opened, taught = open_model(str(texts.half), task), open_model(str(texts.dense), task)
+    feed = feed_of(opened, split_of(task, "train"), True)
+    run = StructureRun(
+        opened, taught, feed, lengths_of_use(opened, task, feed, True), FINE, Budget(macs=0.3), SETTINGS
+    )
+    prices = run.macs_prices(0.3)
+    assert prices.uniform is None
+    assert prices.heads[2][1][1] < prices.heads[0][1][1]
+    assert prices.filters[2][1][1] < prices.filters[0][1][1]
+    run.apply()
+    assert stack_of(run.model).rule is not None
+
+
+def test_dry_run_says_what_it_would_take(texts: Checkpoints) -> None:
+    """Gradients, tuning and recovery, each on the clock; the model is not touched."""
+    found = plan_run(
+        str(texts.dense),
+        str(texts.task),
+        methods=[FTPP(recover_epochs=1)],
+        budget="macs=0.5x",
+        settings=SETTINGS,
+        steps=1,
+    )
+    assert [stage["stage"] for stage in found.stages] == ["gradients", "tuning", "recover"]
+    assert found.seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("method", "says"),
+    [
+        (FTPP(samples=65), "65 calibration samples were asked for; the training split has 64"),
+    ],
+)
+def test_more_samples_than_there_are(texts: Checkpoints, method: FTPP, says: str) -> None:
+    """An explicit number is kept to."""
+    with pytest.raises(Refused, match=says):
+        run_on(texts, method)
+    assert len(run_on(texts, FTPP()).rows) == 64
+
+
+def test_one_class_is_refused_unless_labels_are_sampled(texts: Checkpoints) -> None:
+    """Gradients of one class know nothing of the others."""
+    task = Task.load(str(texts.task))
+    opened = open_model(str(texts.dense), task)
+    feed = feed_of(opened, split_of(task, "train"), True)
+    feed.split.labels[:] = 1
+    arguments: list[Any] = [opened, opened, feed, feed.lengths]
+    with pytest.raises(Refused, match=r"all 64 calibration rows have the label 1.*--labels sampled"):
+        StructureRun(*arguments, FTPP(), Budget(macs=0.5), SETTINGS)
+    StructureRun(*arguments, FTPP(labels="sampled"), Budget(macs=0.5), SETTINGS)
+
+
+def test_gradients_that_are_no_numbers(texts: Checkpoints) -> None:
+    """NaN in the weights is named, and nothing is cut."""
+    run = run_on(texts, FINE)
+    with torch.no_grad():
+        stack_of(run.model).blocks[1].part("up").weight[3, 3] = float("nan")
+    with pytest.raises(Refused, match="a gradient in layer . is not a number"):
+        run.apply()
+    assert units_of(run.model) == [(4, 44)] * 3
+
+
+def test_what_does_not_go_together(texts: Checkpoints, tmp_path: Path) -> None:
+    """No budget, twice the same kind, tokens first, settings out of range; nothing is written."""
+    where = {"out": tmp_path / "out", "settings": SETTINGS}
+    with pytest.raises(Usage, match=r"needs to know how much may stay.*--budget macs=0\.6x"):
+        compress(str(texts.dense), str(texts.task), methods=[FTPP()], **where)
+    with pytest.raises(Usage, match="2 of the methods given remove heads and filters"):
+        compress(str(texts.dense), str(texts.task), methods=[FTPP(), FTPP()], budget="macs=0.5x", **where)
+    with pytest.raises(Usage, match="removed before tokens.*Give ftpp first"):
+        compress(str(texts.dense), str(texts.task), methods=[LTP(), FTPP()], budget="macs=0.5x", **where)
+    for wrong in ({"score": "x"}, {"tune": "x"}, {"labels": "x"}, {"variant": "x"}, {"samples": 1}, {"multiple": 0},
+                  {"ridge": -1.0}, {"recover_epochs": float("nan")}, {"distill": 2.0}, {"macs": 0.0}):  # fmt: skip
+        with pytest.raises(Usage, match=next(iter(wrong))):
+            FTPP(**wrong)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_budget_that_is_missed_is_said(texts: Checkpoints, tmp_path: Path) -> None:
+    """A tenth of the work and no loss allowed: exit code 4, and the folder is there."""
+    with pytest.raises(BudgetMissed) as raised:
+        compress(
+            str(texts.dense), str(texts.task), out=tmp_path / "tiny", methods=[FINE], budget="macs=0.02x,accuracy=-0",
+            settings=SETTINGS,
+        )  # fmt: skip
+    assert raised.value.exit_code == 4
+    assert (tmp_path / "tiny" / "config.json").is_file()
