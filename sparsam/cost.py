@@ -101,22 +101,33 @@ def dense_cost(shapes: Sequence[Shape], lengths: NDArray[np.integer[Any]]) -> Co
 
 @dataclass(frozen=True)
 class Budget:
-    """What may be spent or lost. A relative limit is a share of sparsam's own packed dense form of the same model.
+    """What may be spent or lost. A relative limit is one of sparsam's own packed dense bfloat16 form of the same model.
 
-    ``macs=0.5x`` at most half the MACs (met up to 2 % more
-    after reload, on other inputs); ``accuracy=-1`` at most one point of the task's metric lost.
+    ``macs=0.5x`` at most half the MACs (met up to 2 % more after reload, on other inputs); ``throughput=2.5x`` at least so many
+    times its samples a second, in batches; ``latency=0.4x`` at most that share of its median time, one sample at a time;
+    ``bytes=0.5x`` at most half its weights; ``accuracy=-1`` at most one point of the task's metric lost.
     """
 
     macs: float | None = None
     accuracy: float | None = None
+    throughput: float | None = None
+    latency: float | None = None
+    bytes: float | None = None
 
-    KEYS = ("macs", "accuracy")
-    LATER = ("bytes", "latency", "throughput")
+    KEYS = ("macs", "throughput", "latency", "bytes", "accuracy")
 
     def __post_init__(self) -> None:
-        if self.macs is not None and not 0 < self.macs <= 1:
+        for key, example in (
+            ("macs", "Half the work is macs=0.5x."),
+            ("latency", "Half the time is latency=0.5x."),
+            ("bytes", "Half the size is bytes=0.5x."),
+        ):
+            value = getattr(self, key)
+            if value is not None and not 0 < value <= 1:
+                raise Usage(f"{key} must lie in (0x, 1x]; got {value!r}x. {example}", code="budget-range")
+        if self.throughput is not None and not 1 <= self.throughput < math.inf:
             raise Usage(
-                f"macs must lie in (0x, 1x]; got {self.macs!r}x. Half the work is macs=0.5x.",
+                f"throughput must be at least 1x; got {self.throughput!r}x. Twice as many samples a second are throughput=2x.",
                 code="budget-range",
             )
         if self.accuracy is not None and not (math.isfinite(self.accuracy) and self.accuracy <= 0):
@@ -125,6 +136,20 @@ class Budget:
                 "One point lost at most is accuracy=-1.",
                 code="budget-range",
             )
+
+    @property
+    def timed(self) -> bool:
+        """Whether a clock decides if it is met."""
+        return self.throughput is not None or self.latency is not None
+
+    @property
+    def searched(self) -> bool:
+        """Whether what to keep has to be searched for: it names more than MACs and accuracy."""
+        return self.timed or self.bytes is not None
+
+    def to_json(self) -> dict[str, float]:
+        """The limits that were given."""
+        return {key: value for key in self.KEYS if (value := getattr(self, key)) is not None}
 
     @staticmethod
     def parse(text: str) -> "Budget":
@@ -137,25 +162,28 @@ class Budget:
         for item in filter(None, (part.strip() for part in text.split(","))):
             key, equals, value = (part.strip() for part in item.partition("="))
             key = "macs" if key == "flops" else key
-            if key in Budget.LATER:
-                raise Usage(
-                    f"the budget key {key!r} is measured by a clock and not supported yet; "
-                    f"use {' or '.join(Budget.KEYS)}.",
-                    code="budget-key",
-                )
             if key not in Budget.KEYS or not equals:
                 raise Usage(
-                    f"cannot read {item!r} in the budget {text!r}; expected e.g. macs=0.5x,accuracy=-1.",
+                    f"cannot read {item!r} in the budget {text!r}; expected e.g. macs=0.5x,accuracy=-1. Keys are "
+                    f"{', '.join(Budget.KEYS)}.",
                     code="budget-key",
                 )
             if key in found:
                 raise Usage(f"the budget {text!r} names {key} twice; keep one.", code="budget-key")
-            form = r"(\d+(?:\.\d*)?|\.\d+)x" if key == "macs" else r"([+-]?(?:\d+(?:\.\d*)?|\.\d+))"
+            form = r"([+-]?(?:\d+(?:\.\d*)?|\.\d+))" if key == "accuracy" else r"(\d+(?:\.\d*)?|\.\d+)x"
             match = re.fullmatch(form, value.replace("−", "-"))
             if match is None:
-                wanted = "a share of the dense model such as 0.5x" if key == "macs" else "points such as -1"
+                wanted = "points such as -1" if key == "accuracy" else _WANTED[key]
                 raise Usage(f"cannot read {key}={value!r}; expected {wanted}.", code="budget-value")
             found[key] = float(match.group(1))
         if not found:
             raise Usage(f"the budget {text!r} is empty; expected e.g. macs=0.5x.", code="budget-key")
         return Budget(**found)
+
+
+_WANTED = {
+    "macs": "a share of the dense model such as 0.5x",
+    "latency": "a share of the dense model's time such as 0.5x",
+    "bytes": "a share of the dense model's size such as 0.5x",
+    "throughput": "a multiple of the dense model's such as 2.5x",
+}

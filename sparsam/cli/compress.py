@@ -44,6 +44,7 @@ app = typer.Typer()
         "sparsam compress runs/dense --task nyu-mll/glue:sst2 --method ftpp --budget macs=0.6x --out runs/pruned",
         "sparsam compress runs/dense --task nyu-mll/glue:sst2 --budget macs=0.4x,accuracy=-1 \\",
         "    --epochs 6 --out runs/small",
+        "sparsam compress runs/dense --task nyu-mll/glue:sst2 --budget throughput=2.5x,accuracy=-1 --out runs/fast",
         "sparsam compress runs/half --teacher runs/dense --task nyu-mll/glue:sst2 \\",
         "    --budget macs=0.35x --out runs/third",
         "sparsam compress runs/dense --task nyu-mll/glue:sst2 --method top-k --budget macs=0.5x \\",
@@ -59,18 +60,24 @@ def _compress(
         typer.Option(
             "--budget",
             metavar="KEY=VALUE,...",
-            help="What may be spent and lost: macs=0.5x (share of the dense model's "
-            "multiply-accumulates), accuracy=-1 (points of the metric).",
+            help="What may be spent and lost: macs=0.5x (share of the dense model's multiply-accumulates), bytes=0.5x, "
+            "throughput=2.5x (of the packed dense form, samples a second), latency=0.4x (of its p50, one at a time), "
+            "accuracy=-1 (points of the metric).",
         ),
     ] = None,
     method: Annotated[
-        MethodName,
+        MethodName | None,
         typer.Option(
             "--method",
             help="ltp learns which tokens to drop; ftpp removes heads and filters without training; ftpp+ltp does one after "
-            "the other; the rest are controls that learn nothing.",
+            "the other; the rest are controls that learn nothing. Not given: ltp, or what suits this machine where the budget "
+            "names throughput or latency.",
         ),
-    ] = "ltp",
+    ] = None,
+    batch: Annotated[
+        int,
+        typer.Option("--batch", metavar="N", min=1, help="Samples of a batch that throughput is meant for."),
+    ] = 32,
     teacher: Annotated[
         str | None,
         typer.Option(
@@ -218,12 +225,13 @@ def _compress(
         from sparsam.compress import compress, plan_run
         from sparsam.training.loop import Settings
 
-        chosen = METHODS[method](**{name: value for name, value in given.items() if value is not None})
+        name = method or ("ftpp+ltp" if allowed.timed else "ftpp" if allowed.bytes is not None else "ltp")
+        chosen = METHODS[name](**{name: value for name, value in given.items() if value is not None})
         settings = Settings(batch_tokens=batch_tokens, seed=seed, precision=precision)
         data = load_task(
             show, task, label, text, metric, split_seed, seed=seed, train_rows=train_rows, train=True
         )
-        show.say(f"compressing {model} for {data.name} with {method}")
+        show.say(f"compressing {model} for {data.name} with {name}")
         planned = None
         if dry_run:
             planned = plan_run(
@@ -233,7 +241,7 @@ def _compress(
         else:
             made = compress(
                 model, data, out=out, methods=chosen, budget=allowed, teacher=teacher, settings=settings,
-                truncate=not no_truncate, progress=show.progress, strict=False,
+                truncate=not no_truncate, progress=show.progress, strict=False, batch=batch,
             )  # fmt: skip
     if planned is not None:
         return answer_plan(show, planned, model, data, out, as_json)

@@ -7,14 +7,13 @@ from typing import Any
 
 import torch
 
-from sparsam.compress.method_run import Method, run_of, share_of
+from sparsam.compress.method_run import Method, default_methods, run_of, share_of
 from sparsam.compress.opening import Opened, feed_of, split_of
 from sparsam.compress.start import start_compressing, start_finetuning
 from sparsam.compress.timed import Timed
 from sparsam.compress.token_run import lengths_of_use
 from sparsam.cost import Budget
 from sparsam.task import Task
-from sparsam.tokens import LTP
 from sparsam.training.loop import Settings, Supervised, precision_here, train
 
 
@@ -42,7 +41,7 @@ def plan_run(
     model: Any,
     task: Task | str,
     *,
-    methods: Sequence[Method] = (LTP(),),
+    methods: Sequence[Method] | None = None,
     budget: Budget | str | None = None,
     teacher: Any = None,
     settings: Settings | None = None,
@@ -57,6 +56,10 @@ def plan_run(
     task = Task.load(task) if isinstance(task, str) else task
     budget = Budget.parse(budget) if isinstance(budget, str) else budget or Budget()
     settings = settings or Settings()
+    methods = tuple(methods if methods is not None else default_methods(budget))
+    if budget.searched:  # what the search will choose is not known; about this much it will leave
+        share = budget.latency or budget.bytes or 1 / (budget.throughput or 1.0)
+        budget = Budget(macs=min(1.0, max(0.05, share)))
     opened, taught = start_compressing(model, teacher, task, methods, processor)
     feed = feed_of(opened, split_of(task, "train"), truncate)
     wanted = lengths_of_use(opened, task, feed, truncate)

@@ -25,6 +25,13 @@ OF_STRUCTURE = 0.6
 lose nothing down to 0.4x and tokens nothing down to 0.5x."""
 
 
+def default_methods(budget: Budget) -> tuple[Method, ...]:
+    """What is applied where nobody names a method."""
+    if budget.timed:
+        return FTPP(), LTP()
+    return (FTPP(),) if budget.bytes is not None else (LTP(),)
+
+
 def check_methods(methods: Sequence[Method]) -> None:
     """At most one method of a kind, and heads and filters before tokens: those are learned on the model that stays.
 

@@ -11,9 +11,11 @@ import numpy as np
 import torch
 
 from sparsam import artifact
+from sparsam.compress.chosen_run import ChosenRun
 from sparsam.compress.evaluation import Evaluation, Progress, evaluate
-from sparsam.compress.method_run import Method, run_of, share_of
+from sparsam.compress.method_run import Method, default_methods, run_of, share_of
 from sparsam.compress.opening import Opened, feed_of, open_model, split_of, weight_bytes
+from sparsam.compress.search_run import timer_of
 from sparsam.compress.start import start_compressing, start_finetuning
 from sparsam.compress.token_run import lengths_of_use
 from sparsam.cost import Budget
@@ -23,13 +25,32 @@ from sparsam.models import dense_plan, plan_of
 from sparsam.models.digest import weights_digest
 from sparsam.plan import Plan
 from sparsam.task import Task, held_out
-from sparsam.tokens import LTP
 from sparsam.tokens.control import Control
 from sparsam.training.feed import Feed
 from sparsam.training.loop import History, Settings, Supervised, on_main_process, train
 
+SLOWER = 0.95
+"""A budget of time counts as met down to this factor: clocks of shared machines differ by as much from run to run."""
+
 TOLERANCE = 1.02
 """A budget counts as met up to this factor after reload, on other inputs than it was solved on. Chosen by us."""
+
+
+@dataclass(frozen=True)
+class Faster:
+    """How fast a reloaded model is beside the packed dense one: medians of rounds taken in turn, rows as they came."""
+
+    throughput_ratio: float
+    latency_ratio: float
+    """Of the median time of a batch."""
+    throughput: tuple[float, ...]
+    """Samples a second, dense and compressed."""
+    p50: tuple[float, ...]
+    """Milliseconds of a batch, dense and compressed."""
+    spread: float
+    batch: int
+    baseline: str
+    machine: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -50,6 +71,8 @@ class Compressed:
     history: dict[str, dict[str, float]]
     dense_bytes: int
     compressed_bytes: int
+    speed: Faster | None = None
+    """Beside the packed dense form, where the budget names throughput or latency."""
 
     @property
     def met(self) -> bool:
@@ -64,7 +87,8 @@ class Compressed:
             "dense": self.dense.to_json() | {"bytes": self.dense_bytes},
             "compressed": self.compressed.to_json() | {"bytes": self.compressed_bytes},
             "difference": self.difference.as_json(),
-            "budget": {"macs": self.budget.macs, "accuracy": self.budget.accuracy, "met": self.met},
+            "budget": self.budget.to_json() | {"met": self.met},
+            "speed": None if self.speed is None else asdict(self.speed),
             "training": self.history,
             "notes": list(self.notes),
         }
@@ -128,7 +152,7 @@ def compress(
     task: Task | str,
     *,
     out: str | Path | None = None,
-    methods: Sequence[Method] = (LTP(),),
+    methods: Sequence[Method] | None = None,
     budget: Budget | str | None = None,
     teacher: Any = None,
     settings: Settings | None = None,
@@ -136,6 +160,7 @@ def compress(
     truncate: bool = True,
     progress: Progress | None = None,
     strict: bool = True,
+    batch: int = 32,
 ) -> Compressed:
     """Make a fine-tuned encoder cheaper and save it as an ordinary checkpoint with a plan.
 
@@ -144,8 +169,10 @@ def compress(
             was compressed before goes on from its plan; give the dense model as ``teacher`` then.
         task: what :meth:`Task.load` reads, or a task.
         out: folder to write, whole or not at all; if absent, ``NAME-METHOD`` in the working directory.
-        methods: what to apply, in order.
+        methods: what to apply, in order; if absent LTP, and for a budget of throughput or latency what suits this machine of
+            heads, filters and tokens (of bytes: heads and filters).
         budget: what may be spent and lost, such as ``"macs=0.5x,accuracy=-1"``.
+        batch: samples of a batch that ``throughput`` is meant for.
         teacher: the dense model to learn from and to compare with; ``model`` as it came, if absent.
         settings: batch size, seed and precision; epochs and rates are the methods' own.
         strict: raise when the budget is missed (the folder is written all the same).
@@ -157,6 +184,7 @@ def compress(
     task = Task.load(task) if isinstance(task, str) else task
     budget = Budget.parse(budget) if isinstance(budget, str) else budget or Budget()
     settings = settings or Settings()
+    methods = tuple(methods if methods is not None else default_methods(budget))
     if out is not None:
         artifact.check_target(Path(out))
     torch.manual_seed(settings.seed)
@@ -169,7 +197,14 @@ def compress(
     wanted = lengths_of_use(opened, task, feed, truncate)
     history: dict[str, dict[str, float]] = {}
     notes: list[str] = []
-    for number, method in enumerate(methods):
+    if budget.searched:
+        chosen = ChosenRun(
+            opened, taught, task, feed, wanted, methods, budget, settings, _work(out), progress, batch
+        )
+        chosen.identity |= _learned_from(task)
+        chosen.apply()
+        history, notes = chosen.history, list(chosen.notes)
+    for number, method in enumerate(() if budget.searched else methods):
         target, work = share_of(number, methods, budget), _work(out) / str(number)
         run = run_of(method, opened, taught, feed, wanted, target, settings, work, progress)
         run.identity |= _learned_from(task)
@@ -179,14 +214,16 @@ def compress(
     plan = plan_of(opened.model) or dense_plan(opened.model)
     facts = _facts(opened, task, settings, history, source) | {
         "methods": [{"method": type(method).__name__, **asdict(method)} for method in methods],
-        "budget": {"macs": budget.macs, "accuracy": budget.accuracy},
+        "budget": budget.to_json(),
     }
     on_main_process(lambda: artifact.save(opened.model.cpu(), out, processor=opened.processor, facts=facts))
     reloaded = open_model(str(out), task)
     dense = evaluate(taught, task, truncate=truncate, progress=progress)
     after = evaluate(reloaded, task, truncate=truncate, progress=progress)
     difference = paired_difference(task.metric, dense.predictions, after.predictions, dense.labels)
-    missed = _missed(budget, after, difference)
+    sizes = (weight_bytes(taught.model), weight_bytes(reloaded.model))
+    speed = _timed(budget, taught, reloaded, task, batch)
+    missed = _missed(budget, after, difference, sizes, speed)
     result = Compressed(
         reloaded.model,
         reloaded.processor,
@@ -199,8 +236,8 @@ def compress(
         budget,
         (*task.notes, *opened.notes, *_cut(feed), *notes),
         history,
-        weight_bytes(taught.model),
-        weight_bytes(reloaded.model),
+        *sizes,
+        speed,
     )
     measured = {
         "model": after.to_json() | {"bytes": result.compressed_bytes},
@@ -242,8 +279,44 @@ def _folder_for(opened: Opened, methods: Sequence[Method]) -> Path:
     return Path(f"{Path(opened.name).name}-{used}")
 
 
-def _missed(budget: Budget, after: Evaluation, difference: Measurement) -> list[str]:
+def _timed(budget: Budget, taught: Opened, reloaded: Opened, task: Task, batch: int) -> Faster | None:
+    """The reloaded model beside the packed dense one, on validation rows as they came, where the budget names a time."""
+    if not budget.timed:
+        return None
+    timer = timer_of(taught, task, batch=batch, single=budget.latency is not None)
+    _, found = timer.of(reloaded.model, rounds=9)
+    return Faster(
+        found.ratios[1], found.latency_ratios[1], found.throughput, found.p50, found.spread,
+        1 if timer.single else batch, f"packed dense {'bf16' if timer.dtype == 'bfloat16' else 'fp32'}", machine_facts(),
+    )  # fmt: skip
+
+
+def _missed(
+    budget: Budget,
+    after: Evaluation,
+    difference: Measurement,
+    sizes: tuple[int, int],
+    speed: Faster | None,
+) -> list[str]:
     missed = []
+    if (
+        speed is not None
+        and budget.throughput is not None
+        and speed.throughput_ratio < SLOWER * budget.throughput
+    ):
+        missed.append(
+            f"The reloaded model serves {speed.throughput_ratio:.2f}x as many samples a second as {speed.baseline}; "
+            f"{budget.throughput:g}x was asked for."
+        )
+    if speed is not None and budget.latency is not None and speed.latency_ratio > budget.latency / SLOWER:
+        missed.append(
+            f"The reloaded model takes {speed.latency_ratio:.2f}x of the time of {speed.baseline}, one sample at a time; "
+            f"{budget.latency:g}x was asked for."
+        )
+    if budget.bytes is not None and sizes[1] > TOLERANCE * budget.bytes * sizes[0]:
+        missed.append(
+            f"The reloaded model takes {sizes[1] / sizes[0]:.3f}x of the dense model's bytes; {budget.bytes:g}x was asked for."
+        )
     if budget.macs is not None and after.macs_ratio > TOLERANCE * budget.macs:
         missed.append(
             f"The reloaded model takes {after.macs_ratio:.3f}x of the dense MACs; {budget.macs}x was asked for."

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +151,8 @@ class StructureRun:
 
     # ---- The method, in the paper's order ----------------------------------------------------------------------------
 
-    def apply(self, prices: Prices | None = None) -> list[LayerPlan]:
-        """Prune to the budget, or within given prices; what was kept of the layers as they were.
+    def apply(self, prices: Prices | None = None, scores: Scores | None = None) -> list[LayerPlan]:
+        """Prune to the budget, or within given prices (and by given scores); what was kept of the layers as they were.
 
         Raises:
             Usage: ``structure-target`` where nothing says how much.
@@ -161,7 +162,7 @@ class StructureRun:
                 "FTPP needs to know how much may stay, such as --budget macs=0.6x.", code="structure-target"
             )
         given = prices or self.macs_prices(self.target or 1.0)
-        scores = self.scores()
+        scores = scores or self.scores()
         keep = self.kept(scores, given)
         reference = self._reference(scores, given)
         plans = to_plans(keep)
@@ -293,15 +294,31 @@ class StructureRun:
             with self._autocast:
                 self.reconstructions = reconstruct(self.model, reference, states, self.method, show)
 
+    def trial(self, samples: int) -> "StructureRun":
+        """The same run on a copy of the model, and on fewer calibration rows."""
+        made = copy.copy(self)
+        made.model = copy.deepcopy(self.model)
+        made.rows = np.random.default_rng([self.settings.seed, 13]).permutation(self.rows)[:samples]
+        made.progress, made.history = None, {}
+        return made
+
+    @cached_property
+    def held_out(self) -> list[dict[str, Tensor]]:
+        """Batches of rows that calibration does not look at, as long as the inputs in use; of its own where there are few."""
+        others = np.setdiff1d(np.arange(len(self.feed)), self.rows)
+        if len(others) < 64:
+            others = self.rows
+        lengths = self.feed.lengths[others]
+        rows = others[matched_rows(lengths, self.wanted, min(256, len(others)), self.settings.seed)]
+        return [batch for _, batch in self._batches(rows)]
+
     def timed(self, steps: int) -> list[Timed]:
         """A few batches of each stage on the clock, on copies."""
         rows = self.rows[np.argsort(self.feed.lengths[self.rows], kind="stable")]
         middle = len(rows) // 2
         few = rows[max(0, middle - 32 * steps) : middle + 32 * steps]
-        trial = copy.copy(self)
-        trial.model, trial.rows = copy.deepcopy(self.model), few
-        trial.method = replace(self.method, recover_epochs=0.0)
-        trial.progress, trial.history = None, {}
+        trial = self.trial(len(few))
+        trial.rows, trial.method = few, replace(self.method, recover_epochs=0.0)
         trial.apply()
         found = [
             Timed(stage, facts["seconds"] / len(few), len(self.rows), None)

@@ -111,6 +111,25 @@ class TokenRun:
         hard.steer()
         return self.rule_at(hard.scale)
 
+    def untrained(self) -> HardStage:
+        """The rule as it stands before any training, its scalar solved for the target; the model runs by it."""
+        self._soft()
+        stage = self._hard()
+        stage.steer()
+        return stage
+
+    @torch.no_grad()
+    def survivors(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Shares of the calibration tokens alive at each layer's attention and at its feed-forward part."""
+        stack, device = stack_of(self.model), next(self.model.parameters()).device
+        totals = np.zeros((2, self.layers))
+        for batch in self.calibration:
+            with stack.recording() as kept:
+                self.model(**{name: x.to(device) for name, x in batch.items() if name != "labels"})
+            totals += [[int(x.sum()) for x in kept.attention], [int(x.sum()) for x in kept.ffn]]
+        shares = totals / totals[0, 0]
+        return tuple(map(float, shares[0])), tuple(map(float, shares[1]))
+
     def _seen(self) -> NDArray[np.int64]:
         """The rows the stages look at, if the teacher's logits for them are wanted once; none otherwise."""
         if not self.method.distill or self.method.distill_states:

@@ -409,10 +409,12 @@ def resize(model: Any, plan: Plan) -> None:
     """Make each layer's linears as small as the plan says, in place; values are not kept. For loading onto."""
     family = family_of(plan.family)
     for layer, left in zip(layers_of(model).children(), plan.layers, strict=True):
-        _resize_layer(layer, family, left)
+        resize_layer(layer, family, left)
 
 
-def _resize_layer(layer: nn.Module, family: Family, left: LayerPlan) -> None:
+def resize_layer(layer: nn.Module, family: Family, left: LayerPlan) -> None:
+    """Make one layer's linears as small as ``left`` says, in place; values are not kept."""
+
     def put(path: str, inputs: int | None, outputs: int | None) -> None:
         old: Any = layer.get_submodule(path)
         sizes = (

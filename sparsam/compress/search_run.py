@@ -1,0 +1,354 @@
+"""From a budget that a clock decides to the heads and filters that stay, and to how many tokens: chosen for this machine.
+
+    structure alone   knapsack over this machine's table of times; the cut model is timed, and the limit corrected until it
+                      is met
+    with tokens       the same for several strengths of a token rule: its survivors change what every head and filter costs;
+                      the strength whose losses, before any training, are least is taken
+
+The losses are divergences from the dense model's answers on calibration rows: of the model cut and reconstructed, and of the
+dense model with an untrained rule, weighed by how much of it training is known to leave.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sparsam.compress.evaluation import Progress
+from sparsam.compress.opening import Opened, split_of
+from sparsam.compress.structure_run import StructureRun
+from sparsam.compress.token_run import TokenRun
+from sparsam.cost import Budget, layer_cost
+from sparsam.errors import Refused
+from sparsam.models import dense_plan, head_alone, lift, plan_of, reads_class_token, stack_of
+from sparsam.models.apply import cut, units_of
+from sparsam.models.count import dense_shapes_of, shapes_of
+from sparsam.models.positions import longest_text
+from sparsam.plan import LayerPlan
+from sparsam.runtime import Frozen, freeze
+from sparsam.runtime.freeze import native_bf16
+from sparsam.search.compose import Curve, between, in_bytes, in_time, price_of
+from sparsam.search.speed import Speed, batches_of, compare
+from sparsam.search.tables import tables_of
+from sparsam.structure.ftpp import Prices, Scores, search, to_plans
+from sparsam.task import Task, encode
+from sparsam.tokens import LTP
+from sparsam.training.feed import Feed
+from sparsam.training.loop import Settings
+
+STRENGTHS = (0.85, 0.7, 0.6, 0.5, 0.42, 0.35)
+"""Shares of MACs at which a token rule's survivors and losses are looked at."""
+
+LEFT_BY_TRAINING = 0.12
+"""Share of an untrained rule's divergence that training leaves. Measured on SST-2: 0.025 of 0.22 at 0.58x (docs/log.md)."""
+
+CLOSE = 0.02
+"""A limit is corrected until the time is within this share of it."""
+
+ROWS = 416
+"""Rows that speed is measured on while searching: thirteen batches of 32."""
+
+
+@dataclass(frozen=True)
+class Timer:
+    """Times cut models on this machine beside the dense one, on real inputs in the order they came."""
+
+    dense: Frozen
+    batches: Sequence[Any]
+    samples: int
+    dtype: str
+    single: bool
+    """One sample at a time: p50 counts; else the time of all."""
+
+    def of(self, model: Any, rounds: int = 5) -> tuple[float, Speed]:
+        """Time relative to dense, and the figures."""
+        found = compare([self.dense, freeze(model, dtype=self.dtype)], self.batches, self.samples, rounds)
+        return (found.latency_ratios[1] if self.single else 1 / found.ratios[1]), found
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen: prices whose knapsack gives the structure, and a token rule's share of the dense MACs, if any."""
+
+    prices: Prices
+    tokens: float | None
+    predicted: float
+    """Time relative to dense, by the tables."""
+    considered: tuple[dict[str, float], ...] = ()
+
+
+def timer_of(opened: Opened, task: Task, *, batch: int, single: bool) -> Timer:
+    """A timer on the validation rows, labels not looked at."""
+    split = split_of(task, "validation")
+    rows = split.take(np.arange(min(len(split), 64 if single else max(ROWS, 4 * batch))))
+    longest = None if rows.images is not None else longest_text(opened.model.config, opened.processor)
+    encoded = encode(opened.processor, rows, max_length=longest)
+    dtype = "bfloat16" if native_bf16() else "float32"
+    size = 1 if single else batch
+    return Timer(freeze(opened.model, dtype=dtype), batches_of(encoded, size), len(encoded), dtype, single)
+
+
+class StructureSearch:
+    """Looks for prices and a limit at which FTPP's knapsack meets a budget.
+
+    Args:
+        run: scores and cuts; its model is not changed here.
+        budget: ``throughput``, ``latency`` or ``bytes``.
+        opened: the model that is cut, without a token rule; it is not changed.
+        taught: the dense model, which times are relative to.
+        task: gives the inputs that are timed.
+        batch: samples of a batch for ``throughput``.
+    """
+
+    def __init__(
+        self,
+        run: StructureRun,
+        budget: Budget,
+        opened: Opened,
+        taught: Opened,
+        task: Task,
+        *,
+        batch: int = 32,
+        cache: Path | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.run, self.budget, self.opened, self.progress = run, budget, opened, progress
+        self.units = units_of(opened.model)
+        self.alone = reads_class_token(opened.model)
+        self.target, self.single = _target(budget)
+        self.timer: Timer | None = None
+        if self.target is None:
+            return
+        self.timer = timer_of(taught, task, batch=batch, single=self.single)
+        generator = np.random.default_rng(0)
+        size = 1 if self.single else batch
+        lengths = np.sort(generator.choice(run.wanted, size)) if size > 1 else [int(np.median(run.wanted))]
+        self.tables = tables_of(
+            taught.model,
+            [int(n) for n in lengths],
+            self.timer.dtype,
+            cache=cache,
+            progress=self._show("times"),
+        )
+        _, speed = self.timer.of(taught.model, rounds=5)
+        tokens = float(np.sum(lengths))
+        per_batch = speed.p50[0] if self.single else 1000 * size / speed.throughput[0]
+        per_batch *= tokens / (
+            float(np.mean(run.wanted)) * size
+        )  # the profile's tokens for those that were timed
+        self.dense_ms = per_batch
+        whole = units_of(taught.model)
+        prices = in_time(self.tables, self.whole, whole, limit=np.inf, fixed=0.0, alone=self.alone)
+        self.fixed = max(0.02 * per_batch, per_batch - price_of(prices, whole))
+
+    @property
+    def whole(self) -> Curve:
+        """Every token stays."""
+        return Curve.whole(len(self.units))
+
+    def _show(self, stage: str) -> Any:
+        show = self.progress
+        return None if show is None else (lambda done, total: show(stage, done, total, {}))
+
+    def prices(self, curve: Curve, share: float) -> Prices:
+        """Prices at which a batch takes ``share`` of the dense model's time."""
+        return in_time(
+            self.tables, curve, self.units, limit=share * self.dense_ms, fixed=self.fixed, alone=self.alone
+        )
+
+    def structure(self, scores: Scores) -> Choice:
+        """Heads and filters alone: the cut model is timed, and the limit corrected, until it keeps the budget.
+
+        Raises:
+            Refused: ``budget-unreachable`` with the least that is possible.
+        """
+        if self.target is None:
+            return Choice(self._bytes(scores), None, 1.0)
+        assert self.timer is not None
+        share, best, tried = self.target, None, []
+        for _ in range(6):
+            prices = self.prices(self.whole, share)
+            try:
+                plans = to_plans(search(scores, prices))
+            except Refused:
+                if best is None and share < self.target:
+                    break
+                raise self._unreachable() from None
+            trial = copy.deepcopy(self.opened.model)
+            cut(trial, plans)
+            reached, _ = self.timer.of(trial)
+            tried.append({"limit": share, "reached": reached})
+            if reached <= self.target and (best is None or reached > best[1]):
+                best = (prices, reached)
+            if self.target * (1 - CLOSE) <= reached <= self.target:
+                break
+            share *= (1 - CLOSE / 2) * self.target / reached
+        if best is None:
+            raise self._unreachable()
+        return Choice(best[0], None, best[1], tuple(tried))
+
+    def _unreachable(self) -> Refused:
+        least = (self.fixed + sum(float(c.min()) for _, c in self._least())) / self.dense_ms
+        wanted = (
+            f"latency={self.budget.latency:g}x" if self.single else f"throughput={self.budget.throughput:g}x"
+        )
+        reach = f"latency={least:.2f}x" if self.single else f"throughput={1 / least:.1f}x"
+        return Refused(
+            f"{wanted} cannot be reached on this machine by leaving out heads and filters: without any of them it would be "
+            f"about {reach}. Ask for less.",
+            code="budget-unreachable",
+        )
+
+    def _least(self) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+        prices = self.prices(self.whole, 1.0)
+        return [*prices.heads, *prices.filters]
+
+    def _bytes(self, scores: Scores) -> Prices:
+        """Prices in bytes: exact, nothing to correct."""
+        assert self.budget.bytes is not None
+        stack = stack_of(self.opened.model)
+        block = stack.blocks[0]
+        whole = 4 * sum(p.numel() for p in self.run.teacher.parameters())
+        width = int(block.part("q").weight.shape[1])
+        prices = in_bytes(
+            width, int(block.part("head_width")), self.units, self.run.method.multiple, budget=0.0, fixed=0.0
+        )
+        now = 4 * sum(p.numel() for p in self.opened.model.parameters())
+        fixed = now - sum(float(c[-1]) for _, c in (*prices.heads, *prices.filters))
+        prices = replace(prices, budget=self.budget.bytes * whole, fixed=fixed)
+        try:
+            search(scores, prices)
+        except Refused:
+            raise Refused(
+                f"bytes={self.budget.bytes:g}x cannot be reached by leaving out heads and filters: embeddings, norms and head "
+                f"take {fixed / whole:.2f}x. Ask for more.",
+                code="budget-unreachable",
+            ) from None
+        return prices
+
+    # ---- With tokens -------------------------------------------------------------------------------------------------
+
+    def compose(self, scores: Scores, curves: Sequence[Curve], trials: int, seed: int) -> Choice:
+        """How strong a token rule, and how many heads and filters beside it: least loss among what is fast enough.
+
+        Raises:
+            Refused: ``budget-unreachable``.
+        """
+        import optuna
+
+        assert self.target is not None
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        known = [*curves, self.whole]
+        weakest = min(curve.macs for curve in curves)
+        study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
+        for macs in (1.0, *(curve.macs for curve in curves)):
+            study.enqueue_trial({"tokens": macs})
+        considered: list[dict[str, float]] = []
+
+        def loss(trial: Any) -> float:
+            macs = trial.suggest_float("tokens", weakest, 1.0)
+            curve = between(known, macs)
+            try:
+                plans = to_plans(search(scores, self.prices(curve, self.target or 1.0)))
+            except Refused:
+                return 1e6
+            of_structure = self._divergence(plans)
+            found = of_structure + LEFT_BY_TRAINING * curve.divergence
+            considered.append(
+                {"tokens": macs, "structure": of_structure, "rule": curve.divergence, "loss": found}
+            )
+            if self.progress is not None:
+                self.progress("search", len(considered), trials, {"loss": found})
+            return found
+
+        study.optimize(loss, n_trials=trials)
+        if study.best_value >= 1e6:
+            raise self._unreachable()
+        macs = float(study.best_params["tokens"])
+        prices = self.prices(between(known, macs), self.target)
+        return Choice(prices, macs if macs < 0.97 else None, self.target, tuple(considered))
+
+    def _divergence(self, plans: Sequence[LayerPlan]) -> float:
+        """From the dense model's answers on calibration rows, cut and reconstructed on a few."""
+        trial = self.run.trial(256)
+        cut(trial.model, plans)
+        trial.tune(self.run.model)
+        return divergence(trial.model, self.opened.model, self.run.held_out)
+
+
+def macs_at(run: StructureRun, curve: Curve) -> float:
+    """MACs of a run's model, relative to dense, with the tokens that a curve leaves; their scoring included."""
+    stack = stack_of(run.model)
+    lengths = run.wanted
+    cost = sum(
+        layer_cost(
+            replace(shape, scored=index < len(curve.attention) - 1),
+            np.maximum(1, np.rint(curve.attention[index] * lengths)).astype(np.int64),
+            np.maximum(1, np.rint(curve.ffn[index] * lengths)).astype(np.int64),
+        ).macs
+        for index, shape in enumerate(shapes_of(stack))
+    )
+    dense = sum(
+        layer_cost(replace(shape, scored=False), lengths, lengths).macs
+        for shape in dense_shapes_of(run.model, stack)
+    )
+    return cost / dense
+
+
+def _target(budget: Budget) -> tuple[float | None, bool]:
+    """The share of the dense model's time, and whether of one sample at a time."""
+    if budget.latency is not None:
+        return budget.latency, True
+    return (None if budget.throughput is None else 1 / budget.throughput), False
+
+
+@torch.no_grad()
+def divergence(model: Any, dense: Any, batches: Sequence[dict[str, torch.Tensor]]) -> float:
+    """Mean Kullback-Leibler divergence (nats) of a model's answers from the dense one's; of numbers, half the squares."""
+    total, count = 0.0, 0
+    for batch in batches:
+        inputs = {name: x for name, x in batch.items() if name != "labels"}
+        with head_alone(model):
+            own = model(**inputs).logits.float()
+        with head_alone(dense):
+            wanted = dense(**inputs).logits.float()
+        if own.shape[1] == 1:
+            total += float((own - wanted).square().sum()) / 2
+        else:
+            a, b = wanted.log_softmax(1), own.log_softmax(1)
+            total += float((a.exp() * (a - b)).sum())
+        count += len(own)
+    return total / max(count, 1)
+
+
+def curves_of(
+    opened: Opened,
+    feed: Feed,
+    wanted: NDArray[np.int64],
+    settings: Settings,
+    progress: Progress | None = None,
+    strengths: Sequence[float] = STRENGTHS,
+) -> list[Curve]:
+    """What an untrained LTP rule leaves and loses, at several shares of MACs. The model is not changed."""
+    own = replace(opened, model=copy.deepcopy(opened.model))
+    method = LTP(soft_epochs=0, hard_epochs=0)
+    run = TokenRun(own, own, feed, wanted, method, Budget(macs=strengths[0]), settings, None, None)
+    found = []
+    for number, strength in enumerate(strengths):
+        run.target = strength
+        stage = run.untrained()
+        stack = stack_of(own.model)
+        plan = plan_of(own.model) or dense_plan(own.model)
+        lift(own.model, replace(plan, tokens=run.rule_at(stage.scale)))
+        attention, ffn = run.survivors()
+        loss = divergence(own.model, opened.model, run.calibration)
+        stack.rule = None
+        found.append(Curve(stage.macs, attention, ffn, loss))
+        if progress is not None:
+            progress("survivors", number + 1, len(strengths), {})
+    return found

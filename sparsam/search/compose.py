@@ -1,0 +1,95 @@
+"""From times and survivors to prices: what each number of heads and filters of each layer costs on this machine."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsam.search.tables import Tables
+from sparsam.structure.ftpp import Prices
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What a token rule leaves: the share of tokens alive at each layer's attention, and at its feed-forward part."""
+
+    macs: float
+    attention: tuple[float, ...]
+    ffn: tuple[float, ...]
+    divergence: float = 0.0
+    """Mean Kullback-Leibler divergence from the dense model's answers (nats), before any training."""
+
+    @staticmethod
+    def whole(layers: int) -> "Curve":
+        """No rule."""
+        return Curve(1.0, (1.0,) * layers, (1.0,) * layers)
+
+
+def between(curves: Sequence[Curve], macs: float) -> Curve:
+    """The curve at a share of MACs, interpolated between measured ones."""
+    ordered = sorted(curves, key=lambda curve: curve.macs)
+    x = [curve.macs for curve in ordered]
+    rows = np.array([[*curve.attention, *curve.ffn, curve.divergence] for curve in ordered])
+    found = [float(np.interp(macs, x, column)) for column in rows.T]
+    layers = len(ordered[0].attention)
+    return Curve(macs, tuple(found[:layers]), tuple(found[layers : 2 * layers]), found[-1])
+
+
+def in_time(
+    tables: Tables, curve: Curve, units: Sequence[tuple[int, int]], *, limit: float, fixed: float, alone: bool
+) -> Prices:
+    """Milliseconds of a batch for every number of heads and filters, with the tokens that a curve leaves.
+
+    Args:
+        tables: of this machine, for batches of one profile of lengths.
+        curve: tokens alive by layer.
+        units: heads and filters that each layer has; no more are on offer.
+        limit: milliseconds a batch may take.
+        fixed: those it takes outside the layers' halves.
+        alone: the last layer works for the class token alone.
+    """
+    lengths = np.asarray(tables.profile["lengths"])
+    total, layers = float(lengths.sum()), len(units)
+    heads, filters = [], []
+    for layer, (h, f) in enumerate(units):
+        last = alone and layer == layers - 1
+        attention = tables.last_attention if last else tables.attention
+        heads.append(_offer(attention.units, attention.at(curve.attention[layer] * total), h))
+        at_ffn = float(len(lengths)) if last else curve.ffn[layer] * total
+        filters.append(_offer(tables.ffn.units, tables.ffn.at(at_ffn), f))
+    return Prices(tuple(heads), tuple(filters), limit, fixed)
+
+
+def in_bytes(
+    width: int,
+    head_width: int,
+    units: Sequence[tuple[int, int]],
+    multiple: int,
+    *,
+    budget: float,
+    fixed: float,
+) -> Prices:
+    """Bytes of the weights of every number of heads and filters, in float32 as they are saved."""
+    of_head = 4 * (4 * width * head_width + 3 * head_width)
+    of_filter = 4 * (2 * width + 1)
+    heads = [(np.arange(h + 1), np.arange(h + 1.0) * of_head) for h, _ in units]
+    numbers = [np.unique(np.append(np.arange(0, f + 1, multiple), f)) for _, f in units]
+    return Prices(tuple(heads), tuple((n, n * float(of_filter)) for n in numbers), budget, fixed)
+
+
+def price_of(prices: Prices, units: Sequence[tuple[int, int]]) -> float:
+    """What a plan with these numbers of heads and filters costs, interpolated between the numbers on offer."""
+    spent = prices.fixed
+    for (h, f), heads, filters in zip(units, prices.heads, prices.filters, strict=True):
+        spent += float(np.interp(h, *heads) + np.interp(f, *filters))
+    return spent
+
+
+def _offer(
+    units: Sequence[int], times: NDArray[np.float64], most: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The entries of a table up to what a layer has, that number itself included."""
+    x = np.asarray(units, np.int64)
+    numbers = np.unique(np.append(x[x <= most], most))
+    return numbers, np.interp(numbers, x, times)
