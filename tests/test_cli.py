@@ -227,13 +227,14 @@ def test_every_method_can_be_chosen():
     from sparsam.tokens.control import NAMES
 
     assert tuple(METHODS) == get_args(MethodName)
-    assert {"ltp", "ftpp", "ftpp+ltp", *NAMES} == set(METHODS)
+    assert {"ltp", "ftpp", "ltp+ftpp", *NAMES} == set(METHODS)
     assert {name: len(build()) for name, build in METHODS.items()} == {
-        name: 1 + name.count("+") for name in METHODS
+        name: 1 + 2 * name.count("+") for name in METHODS
     }
-    both = METHODS["ftpp+ltp"](multiple=8, epochs=6.0, distill=0.5)
-    assert (both[0].multiple, both[1].soft_epochs, both[1].hard_epochs) == (8, 2.0, 4.0)
-    assert [one.distill for one in both] == [0.5, 0.5]
+    first, second, again = METHODS["ltp+ftpp"](multiple=8, epochs=6.0, distill=0.5)
+    assert (second.multiple, first.soft_epochs, first.hard_epochs) == (8, 2.0, 4.0)
+    assert (again.soft_epochs, again.hard_epochs, again.distill, first.distill) == (0.0, 2.0, 0.5, 0.5)
+    assert METHODS["ltp+ftpp"](recover_epochs=3.0)[2].hard_epochs == 3.0
     with pytest.raises(
         Usage, match=r"--method ftpp does not know --soft, --epochs; it takes --distill, --samples"
     ):

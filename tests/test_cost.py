@@ -117,6 +117,17 @@ def test_budgets_that_can_be_read(text: str, macs: float | None, accuracy: float
     assert Budget.parse(text) == Budget(macs, accuracy)
 
 
+def test_budgets_of_a_clock_and_of_size() -> None:
+    """Throughput is a multiple, latency and bytes are shares; what has to be searched for is known."""
+    found = Budget.parse("throughput=2.5x,accuracy=-1")
+    assert found == Budget(throughput=2.5, accuracy=-1.0) and found.timed and found.searched
+    assert found.to_json() == {"throughput": 2.5, "accuracy": -1.0}
+    assert Budget.parse("latency=0.4x").timed
+    small = Budget.parse("bytes=0.5x")
+    assert small.searched and not small.timed
+    assert not Budget.parse("macs=0.5x,accuracy=-1").searched
+
+
 @pytest.mark.parametrize(
     ("text", "code", "says"),
     [
@@ -124,11 +135,16 @@ def test_budgets_that_can_be_read(text: str, macs: float | None, accuracy: float
         (",,", "budget-key", "is empty"),
         ("macs", "budget-key", "cannot read 'macs' in the budget"),
         ("speed=2x", "budget-key", "expected e.g. macs=0.5x,accuracy=-1"),
+        ("throughput=2.5", "budget-value", "expected a multiple of the dense model's such as 2.5x"),
+        ("latency=8ms", "budget-value", "expected a share of the dense model's time such as 0.5x"),
+        ("bytes=0.5", "budget-value", "expected a share of the dense model's size such as 0.5x"),
         (
-            "latency=0.4x",
-            "budget-key",
-            "'latency' is measured by a clock and not supported yet; use macs or accuracy",
+            "throughput=0.9x",
+            "budget-range",
+            r"must be at least 1x.*Twice as many samples a second are throughput=2x",
         ),
+        ("latency=2x", "budget-range", r"latency must lie in \(0x, 1x\]"),
+        ("bytes=0x", "budget-range", r"bytes must lie in \(0x, 1x\]"),
         ("macs=0.5x,flops=0.4x", "budget-key", "names macs twice"),
         ("macs=0.5", "budget-value", "expected a share of the dense model such as 0.5x"),
         ("macs=50%", "budget-value", "cannot read macs='50%'"),

@@ -69,7 +69,7 @@ def _compress(
         MethodName | None,
         typer.Option(
             "--method",
-            help="ltp learns which tokens to drop; ftpp removes heads and filters without training; ftpp+ltp does one after "
+            help="ltp learns which tokens to drop; ftpp removes heads and filters without training; ltp+ftpp does one after "
             "the other; the rest are controls that learn nothing. Not given: ltp, or what suits this machine where the budget "
             "names throughput or latency.",
         ),
@@ -189,7 +189,7 @@ def _compress(
             "--recover",
             metavar="EPOCHS",
             callback=not_negative,
-            help="ftpp: learn from the dense model for so many epochs afterwards; 0 if not given.",
+            help="ftpp: learn from the dense model for so many epochs afterwards; 0, or with ltp half the hard epochs, if not given.",
         ),
     ] = None,
     recover_lr: Annotated[
@@ -225,7 +225,7 @@ def _compress(
         from sparsam.compress import compress, plan_run
         from sparsam.training.loop import Settings
 
-        name = method or ("ftpp+ltp" if allowed.timed else "ftpp" if allowed.bytes is not None else "ltp")
+        name = method or ("ltp+ftpp" if allowed.timed else "ftpp" if allowed.bytes is not None else "ltp")
         chosen = METHODS[name](**{name: value for name, value in given.items() if value is not None})
         settings = Settings(batch_tokens=batch_tokens, seed=seed, precision=precision)
         data = load_task(

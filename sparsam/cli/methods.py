@@ -1,7 +1,7 @@
 """The methods of ``--method``, and how the options given become a method's arguments."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from sparsam.errors import Usage
@@ -9,7 +9,7 @@ from sparsam.errors import Usage
 if TYPE_CHECKING:
     from sparsam.compress import Method
 
-MethodName = Literal["ltp", "ftpp", "ftpp+ltp", "top-k", "linear-threshold", "random"]
+MethodName = Literal["ltp", "ftpp", "ltp+ftpp", "top-k", "linear-threshold", "random"]
 
 
 def _ltp(**given: Any) -> "list[Method]":
@@ -28,8 +28,10 @@ def _both(**given: Any) -> "list[Method]":
     from sparsam.structure import FTPP
     from sparsam.tokens import LTP
 
-    structure, tokens = _arguments([FTPP, LTP], "ftpp+ltp", given)
-    return [FTPP(**structure), LTP(**tokens)]
+    tokens, structure = _arguments([LTP, FTPP], "ltp+ftpp", given)
+    first, second = LTP(**tokens), FTPP(**structure)
+    again = replace(first, soft_epochs=0.0, hard_epochs=second.recover_epochs or first.hard_epochs / 2)
+    return [first, replace(second, recover_epochs=0.0), again]
 
 
 def _control(name: str) -> Callable[..., "list[Method]"]:
@@ -44,7 +46,7 @@ def _control(name: str) -> Callable[..., "list[Method]"]:
 METHODS: dict[MethodName, Callable[..., "list[Method]"]] = {
     "ltp": _ltp,
     "ftpp": _ftpp,
-    "ftpp+ltp": _both,
+    "ltp+ftpp": _both,
     "top-k": _control("top-k"),
     "linear-threshold": _control("linear-threshold"),
     "random": _control("random"),

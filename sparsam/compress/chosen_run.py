@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from sparsam.compress.evaluation import Progress
 from sparsam.compress.method_run import Method
 from sparsam.compress.opening import Opened
-from sparsam.compress.search_run import CLOSE, Choice, StructureSearch, curves_of, macs_at
+from sparsam.compress.search_run import CLOSE, StructureSearch, curves_of, macs_at
 from sparsam.compress.start import removes_tokens
 from sparsam.compress.structure_run import StructureRun
 from sparsam.compress.token_run import TokenRun
 from sparsam.cost import Budget
 from sparsam.errors import Usage
 from sparsam.models.apply import units_of
-from sparsam.search.compose import between
+from sparsam.search.compose import Curve
 from sparsam.structure import FTPP
-from sparsam.structure.ftpp import Prices
+from sparsam.structure.ftpp import Prices, Scores
 from sparsam.task import Task
 from sparsam.tokens import LTP
 from sparsam.tokens.control import Control
@@ -38,7 +38,9 @@ AGAIN = 0.25
 
 
 class ChosenRun:
-    """Searches, then applies: FTPP within prices of this machine, then LTP to the share of tokens that the search chose.
+    """Searches, then applies: LTP to the share of tokens that the search chose, FTPP within prices of this machine, LTP again.
+
+    A model that removes tokens already goes on from there: only heads and filters are searched for.
 
     Args:
         methods: :class:`FTPP`, :class:`LTP`, or both; only what is named is used. They bring their settings.
@@ -58,7 +60,7 @@ class ChosenRun:
         progress: Progress | None,
         batch: int,
     ) -> None:
-        check_searched(methods, budget, opened)
+        check_searched(methods, budget)
         self.opened, self.taught, self.task, self.feed, self.wanted = opened, taught, task, feed, wanted
         self.budget, self.settings, self.work, self.progress = budget, settings, work, progress
         self.structure = next(method for method in methods if isinstance(method, FTPP))
@@ -78,59 +80,85 @@ class ChosenRun:
         self.history: dict[str, dict[str, float]] = {}
         self.notes: tuple[str, ...] = ()
         self.identity: dict[str, Any] = {"budget": budget.to_json(), "batch": batch}
-        self.choice: Choice | None = None
 
     def _folder(self, name: str) -> Path | None:
         return None if self.work is None else self.work / name
 
     def apply(self) -> None:
-        """Search, cut, train; the model then keeps the budget if it can be kept.
+        """Search, train, cut, train again; the model then keeps the budget if it can be kept.
 
         Raises:
             Refused: ``budget-unreachable``.
         """
-        scores = self.run.scores()
-        search = StructureSearch(
-            self.run,
-            self.budget,
-            self.opened,
-            self.taught,
-            self.task,
-            batch=self.batch,
-            progress=self.progress,
-        )
-        with_tokens = self.tokens is not None and search.target is not None
-        curves = []
-        if with_tokens:
+        if removes_tokens(self.opened.model):
+            self._tokens_then_structure(None)
+            return
+        run = self._structure_run()
+        scores = run.scores()
+        search = self._search(run)
+        choice = None
+        if self.tokens is not None and search.target is not None:
             curves = curves_of(self.taught, self.feed, self.wanted, self.settings, self.progress)
             choice = search.compose(scores, curves, TRIALS, self.settings.seed)
-        if not with_tokens or choice.tokens is None:
-            choice = search.structure(scores)
-        self.choice = choice
-        self.run.identity |= self.identity | {"prices": _summary(choice.prices), "tokens": choice.tokens}
-        self.run.apply(choice.prices, scores)
-        self.history |= self.run.history
-        self.notes += (*self.run.notes, self._told(choice))
-        if choice.tokens is None or self.tokens is None:
+        if choice is not None and choice.tokens is not None:
+            self._tokens_then_structure(choice.tokens)
             return
-        macs = min(1.0, macs_at(self.run, between([*curves, search.whole], choice.tokens)))
-        reached = self._prune("tokens", self.tokens, macs, search)
-        for number in range(CORRECTIONS):
-            if search.target is None or reached <= search.target * (1 + CLOSE):
-                break
+        choice = search.structure(scores)
+        self._cut(run, choice.prices, scores)
+        run.recover()
+        self.history |= run.history
+        self._tell(None)
+
+    def _structure_run(self) -> StructureRun:
+        return StructureRun(
+            self.opened, self.taught, self.feed, self.wanted, self.structure, Budget(), self.settings,
+            self._folder("structure"), self.progress,
+        )  # fmt: skip
+
+    def _search(self, run: StructureRun) -> StructureSearch:
+        return StructureSearch(
+            run, self.budget, self.opened, self.taught, self.task, batch=self.batch, progress=self.progress
+        )
+
+    def _cut(self, run: StructureRun, prices: Prices, scores: Scores | None = None) -> None:
+        run.identity |= self.identity | {"prices": _summary(prices)}
+        run.prune(prices, scores)
+        self.history |= run.history
+        self.notes += run.notes
+
+    def _tokens_then_structure(self, share: float | None) -> None:
+        """Learn the rule on all heads (unless the model has one), cut by prices of its survivors, train what is left."""
+        method = self.tokens or LTP()
+        if share is not None:
+            self._train("tokens", method, share)
+        run = self._structure_run()
+        search = self._search(run)
+        reader = TokenRun(
+            self.opened, self.taught, self.feed, self.wanted, replace(method, soft_epochs=0.0), Budget(),
+            self.settings, None, None,
+        )  # fmt: skip
+        if search.target is None:
+            prices = search.in_bytes(run.scores())
+            curve = Curve(1.0, *reader.survivors())
+        else:
+            curve = Curve(1.0, *reader.survivors())
+            prices = search.prices(curve, search.target)
+        self._cut(run, prices)
+        self._tell(share)
+        macs = min(1.0, macs_at(run, curve))
+        again = self.structure.recover_epochs or method.hard_epochs / 2
+        for number in range(1 + CORRECTIONS):
+            epochs = again if number == 0 else min(again, AGAIN)
+            self._train(f"again-{number}", replace(method, soft_epochs=0.0, hard_epochs=epochs), macs)
+            if search.target is None or search.timer is None:
+                return
+            reached, _ = search.timer.of(self.opened.model)
+            if reached <= search.target * (1 + CLOSE):
+                return
             macs *= (1 - CLOSE) * search.target / reached
-            again = replace(self.tokens, soft_epochs=0.0, hard_epochs=AGAIN)
-            reached = self._prune(f"tokens-{number + 2}", again, macs, search)
 
-    def _told(self, choice: Choice) -> str:
-        """What was chosen, in words."""
-        heads, filters = (sum(count) for count in zip(*units_of(self.opened.model), strict=True))
-        all_heads, all_filters = (sum(count) for count in zip(*units_of(self.taught.model), strict=True))
-        rule = "no token rule" if choice.tokens is None else f"a token rule of {choice.tokens:.2f}x"
-        return f"Chosen: {heads} of {all_heads} heads, {filters:,} of {all_filters:,} filters, {rule}."
-
-    def _prune(self, stage: str, method: LTP, macs: float, search: StructureSearch) -> float:
-        """Train the rule to a share of MACs; the time that is reached."""
+    def _train(self, stage: str, method: LTP, macs: float) -> None:
+        """Train the rule to a share of MACs."""
         run = TokenRun(
             self.opened, self.taught, self.feed, self.wanted, method, Budget(macs=macs), self.settings,
             self._folder(stage), self.progress,
@@ -138,16 +166,22 @@ class ChosenRun:
         run.identity |= self.identity
         run.apply()
         self.history |= {f"{stage}-{name}": facts for name, facts in run.history.items()}
-        assert search.timer is not None
-        reached, _ = search.timer.of(self.opened.model)
-        return reached
+
+    def _tell(self, tokens: float | None) -> None:
+        """Note what was chosen, in words."""
+        heads, filters = (sum(count) for count in zip(*units_of(self.opened.model), strict=True))
+        all_heads, all_filters = (sum(count) for count in zip(*units_of(self.taught.model), strict=True))
+        rule = "" if tokens is None else f", a token rule of {tokens:.2f}x before they were cut"
+        self.notes += (
+            f"Chosen: {heads} of {all_heads} heads, {filters:,} of {all_filters:,} filters{rule}.",
+        )
 
 
-def check_searched(methods: Sequence[Method], budget: Budget, opened: Opened) -> None:
+def check_searched(methods: Sequence[Method], budget: Budget) -> None:
     """Refuse what the search cannot work with, before any of it.
 
     Raises:
-        Usage: ``budget-several``, ``search-methods``, ``search-start``.
+        Usage: ``budget-several``, ``search-methods``.
     """
     given = [key for key in ("macs", "throughput", "latency", "bytes") if getattr(budget, key) is not None]
     if len(given) > 1:
@@ -163,11 +197,6 @@ def check_searched(methods: Sequence[Method], budget: Budget, opened: Opened) ->
             f"a budget for {given[0]} is met by heads and filters, with tokens or without: --method ftpp, or none. For a token "
             "method alone give macs.",
             code="search-methods",
-        )
-    if removes_tokens(opened.model):
-        raise Usage(
-            f"{opened.name} removes tokens already; a budget for {given[0]} starts from the dense model it came from.",
-            code="search-start",
         )
 
 

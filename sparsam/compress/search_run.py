@@ -32,7 +32,8 @@ from sparsam.models.positions import longest_text
 from sparsam.plan import LayerPlan
 from sparsam.runtime import Frozen, freeze
 from sparsam.runtime.freeze import native_bf16
-from sparsam.search.compose import Curve, between, in_bytes, in_time, price_of
+from sparsam.search.compose import Curve, between, in_time, price_of
+from sparsam.search.compose import in_bytes as prices_in_bytes
 from sparsam.search.speed import Speed, batches_of, compare
 from sparsam.search.tables import tables_of
 from sparsam.structure.ftpp import Prices, Scores, search, to_plans
@@ -168,7 +169,7 @@ class StructureSearch:
             Refused: ``budget-unreachable`` with the least that is possible.
         """
         if self.target is None:
-            return Choice(self._bytes(scores), None, 1.0)
+            return Choice(self.in_bytes(scores), None, 1.0)
         assert self.timer is not None
         share, best, tried = self.target, None, []
         for _ in range(6):
@@ -208,14 +209,14 @@ class StructureSearch:
         prices = self.prices(self.whole, 1.0)
         return [*prices.heads, *prices.filters]
 
-    def _bytes(self, scores: Scores) -> Prices:
+    def in_bytes(self, scores: Scores) -> Prices:
         """Prices in bytes: exact, nothing to correct."""
         assert self.budget.bytes is not None
         stack = stack_of(self.opened.model)
         block = stack.blocks[0]
         whole = 4 * sum(p.numel() for p in self.run.teacher.parameters())
         width = int(block.part("q").weight.shape[1])
-        prices = in_bytes(
+        prices = prices_in_bytes(
             width, int(block.part("head_width")), self.units, self.run.method.multiple, budget=0.0, fixed=0.0
         )
         now = 4 * sum(p.numel() for p in self.opened.model.parameters())

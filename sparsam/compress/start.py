@@ -19,7 +19,7 @@ def start_compressing(
     """The model to compress, and the dense one it learns from and is compared with. Loaded models are copied.
 
     Raises:
-        Usage: ``method-count``, ``method-order``, ``teacher-missing``, ``teacher-compressed``.
+        Usage: ``method-count``, ``teacher-missing``, ``teacher-compressed``.
         Refused: ``teacher-classes``, and those of :func:`open_model`.
     """
     check_methods(methods)

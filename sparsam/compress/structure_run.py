@@ -161,14 +161,18 @@ class StructureRun:
             raise Usage(
                 "FTPP needs to know how much may stay, such as --budget macs=0.6x.", code="structure-target"
             )
-        given = prices or self.macs_prices(self.target or 1.0)
+        plans = self.prune(prices or self.macs_prices(self.target or 1.0), scores)
+        self.recover()
+        return plans
+
+    def prune(self, given: Prices, scores: Scores | None = None) -> list[LayerPlan]:
+        """Score, search, cut and reconstruct; nothing is trained."""
         scores = scores or self.scores()
         keep = self.kept(scores, given)
         reference = self._reference(scores, given)
         plans = to_plans(keep)
         cut(self.model, plans)
         self.tune(reference)
-        self.recover()
         return plans
 
     def kept(self, scores: Scores, prices: Prices) -> Keep:
