@@ -189,7 +189,7 @@ def _compress(
             "--recover",
             metavar="EPOCHS",
             callback=not_negative,
-            help="ftpp: learn from the dense model for so many epochs afterwards; 0, or with ltp half the hard epochs, if not given.",
+            help="ftpp: epochs of learning from the dense model afterwards; if not given 0, or with ltp half the hard ones.",
         ),
     ] = None,
     recover_lr: Annotated[

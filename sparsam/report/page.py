@@ -18,6 +18,7 @@ from sparsam.report import sections
 from sparsam.report.bench import Bench, bench_of
 from sparsam.report.examples import Example, examples_of
 from sparsam.report.figures import clean
+from sparsam.report.front import Front, fronts, views
 from sparsam.report.runs import EXPECTED, Run, find
 from sparsam.report.speed import speed
 from sparsam.task import Task
@@ -58,7 +59,7 @@ def write_report(
     found, benches = find(runs)
     benches += [(f"benchmark {at}", bench_of(one, f"benchmark {at}")) for at, one in enumerate(bench, 1)]
     examples, said = _examples(found, task)
-    write_whole(target, page_of(found, benches, examples, said))
+    write_whole(target, page_of(found, benches, examples, said, fronts(runs)))
     return target
 
 
@@ -108,6 +109,7 @@ def page_of(
     benches: Sequence[tuple[str, Bench]],
     examples: Mapping[str, Sequence[Example]] | None = None,
     said: Sequence[tuple[str, str]] = (),
+    found_fronts: Sequence[Front] = (),
 ) -> str:
     """The page as text. What comes from outside stands in it as text alone, whatever it holds."""
     style, digest = _style()
@@ -117,6 +119,7 @@ def page_of(
         style_sha256=digest,
         names=[run.name for run in runs] + [name for name, _ in benches],
         headlines=sections.headlines(runs),
+        fronts=views(found_fronts),
         evaluations=sections.evaluations(runs),
         kept=sections.kept(runs),
         pictures=sections.pictures(examples or {}),

@@ -90,6 +90,15 @@ EXPECTED = (
 )
 
 
+FRONT = "pareto.json"
+"""The file of an accuracy-speed front; see :mod:`sparsam.report.front`."""
+
+
+def is_front(path: Path) -> bool:
+    """Whether a file is an accuracy-speed front rather than a benchmark."""
+    return path.name == FRONT and path.is_file()
+
+
 def find(paths: Sequence[str | Path]) -> tuple[list[Run], list[tuple[str, Bench]]]:
     """Everything that was named: artefacts and benchmarks, each once, in order.
 
@@ -100,6 +109,8 @@ def find(paths: Sequence[str | Path]) -> tuple[list[Run], list[tuple[str, Bench]
     folders: dict[Path, None] = {}
     benches: list[tuple[str, Bench]] = []
     for path in map(Path, paths):
+        if is_front(path):
+            continue
         if path.is_file():
             benches.append((path.name, read_bench(path)))
         elif not path.is_dir():

@@ -1,0 +1,136 @@
+"""The accuracy–speed front: its points, what is made again, the same on a cluster's workers, and the page that shows it."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_checkpoints
+from tiny_checkpoints import Checkpoints
+
+from sparsam import artifact
+from sparsam.cli import main
+from sparsam.compress.pareto import Front, Point, _fronted, pareto
+from sparsam.errors import InputOutput, Refused, Usage
+from sparsam.report import write_report
+from sparsam.structure import FTPP
+from sparsam.training.loop import Settings
+
+SETTINGS = Settings(batch_tokens=128, precision="fp32")
+FINE = (FTPP(multiple=1),)
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
+    return tiny_checkpoints.text_checkpoints(tmp_path_factory.mktemp("texts"), rows=48)
+
+
+def front_of(made: Checkpoints, out: Path, **more: Any) -> Front:
+    return pareto(
+        str(made.dense),
+        str(made.task),
+        out,
+        methods=FINE,
+        points=(0.4, 0.7),
+        settings=SETTINGS,
+        batch=8,
+        **more,
+    )
+
+
+def test_points_are_made_once_measured_and_shown(
+    texts: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dense first, then by budget; a second call makes nothing, another seed its own; the page shows picture and table."""
+    seen: list[str] = []
+    found = front_of(texts, tmp_path / "front", progress=lambda stage, *rest: seen.append(stage))
+    assert [Path(point.folder).name for point in found.points] == ["", "macs-0.7", "macs-0.4"]
+    assert (
+        found.points[0].dense and found.points[0].throughput_ratio == 1 and found.points[0].difference is None
+    )
+    assert [round(point.macs_ratio, 1) for point in found.points] == [1.0, 0.7, 0.4]
+    assert found.points[2].bytes < found.points[1].bytes < found.points[0].bytes
+    assert any(point.on_front for point in found.points)
+    assert "points" in seen
+    held = json.loads((tmp_path / "front" / "pareto.json").read_text())
+    assert held["kind"] == "sparsam-pareto" and len(held["points"]) == 3
+    compressed = sys.modules["sparsam.compress.pareto"]
+    monkeypatch.setattr(compressed, "compress", lambda *args, **more: pytest.fail("made again"))
+    again = front_of(texts, tmp_path / "front")
+    assert [point.metric for point in again.points] == [point.metric for point in found.points]
+    with pytest.raises(pytest.fail.Exception):
+        front_of(texts, tmp_path / "front", seeds=(0, 1))
+    page = write_report([tmp_path / "front"], tmp_path / "page.html").read_text()
+    assert "and speed: " in page and "▲ front" in page and "macs-0.4" in page
+
+
+@pytest.mark.slow  # starts a cluster of two workers
+def test_workers_make_the_same_points(texts: Checkpoints, tmp_path: Path) -> None:
+    """A local Ray cluster of two: the same files, byte for byte, as one after the other here."""
+    ray = pytest.importorskip("ray", reason="the extra 'distributed' is not installed")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    try:
+        there = front_of(texts, tmp_path / "there", ray="local")
+    finally:
+        ray.shutdown()
+    here = front_of(texts, tmp_path / "here")
+    for one, other in zip(here.points[1:], there.points[1:], strict=True):
+        assert one.metric == other.metric and one.macs_ratio == other.macs_ratio
+        files = [Path(point.folder) / "model.safetensors" for point in (one, other)]
+        assert files[0].read_bytes() == files[1].read_bytes()
+        assert artifact.load(one.folder).plan == artifact.load(other.folder).plan
+
+
+def test_a_cluster_that_does_not_answer(texts: Checkpoints, tmp_path: Path) -> None:
+    """Its address is named, and nothing is made."""
+    pytest.importorskip("ray", reason="the extra 'distributed' is not installed")
+    with pytest.raises(InputOutput, match=r"no Ray cluster answers at '127\.0\.0\.1:1'"):
+        front_of(texts, tmp_path / "front", ray="127.0.0.1:1")
+    assert not (tmp_path / "front").exists()
+
+
+def test_what_cannot_be_a_point(texts: Checkpoints, tmp_path: Path) -> None:
+    """Shares out of range, none, a loaded task for other machines; on the command line, too."""
+    from sparsam.task import Task
+
+    with pytest.raises(Usage, match=r"points are shares.*got \[1\.5\]"):
+        pareto(str(texts.dense), str(texts.task), tmp_path, points=(1.5,))
+    with pytest.raises(Usage, match="give the task by its name"):
+        pareto(str(texts.dense), Task.load(str(texts.task)), tmp_path, ray="local")
+    arguments = ["pareto", str(texts.dense), "--task", str(texts.task), "--out", str(tmp_path / "o")]
+    assert main([*arguments, "--points", "a,b"]) == 2
+    assert main([*arguments, "--ray", "local", "--split-seed", "3"]) == 2
+    assert not (tmp_path / "o").exists()
+
+
+def test_the_command(texts: Checkpoints, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Table, page and JSON."""
+    arguments = [
+        "pareto", str(texts.dense), "--task", str(texts.task), "--out", str(tmp_path / "o"), "--points", "0.6", "--batch", "8",
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "macs-0.6" in shown and "Ratios are of packed dense" in shown
+    assert (tmp_path / "o" / "report.html").is_file()
+    assert main([*arguments, "--json"]) == 0
+    held = json.loads(capsys.readouterr().out)
+    assert [point["name"] for point in held["points"]][1:] == ["macs-0.6"]
+
+
+def point(throughput: float, value: float) -> Point:
+    return Point("x", "x", False, {"value": value}, None, 0.5, 1.0, throughput, 1.0, 1.0, 1)
+
+
+def test_who_is_on_the_front() -> None:
+    """Nobody is at least as good and as fast, and better in one; twins both are."""
+    given = [point(1.0, 0.9), point(2.0, 0.8), point(1.5, 0.7), point(2.0, 0.8), point(3.0, 0.1)]
+    assert [one.on_front for one in _fronted(given)] == [True, True, False, True, True]
+
+
+def test_a_front_that_is_none(tmp_path: Path) -> None:
+    """The place that is wrong is named."""
+    for held, says in (({"kind": "x"}, "kind"), ({"kind": "sparsam-pareto", "schema": 2}, "schema")):
+        (tmp_path / "pareto.json").write_text(json.dumps(held))
+        with pytest.raises(Refused, match=f"is not a front of sparsam's at {says}"):
+            write_report([tmp_path / "pareto.json"], tmp_path / "page.html")
