@@ -48,14 +48,14 @@ types: $(READY)  ## mypy, strict
 docs: $(READY)  ## check every link of the docs and run their code
 	$(PYTEST) tests/test_docs.py -m "not gpu"
 
-extras: $(READY)  ## install the other runtimes that sparsam bench compares with: ONNX Runtime, OpenVINO
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,onnx,openvino]'
+extras: $(READY)  ## install the runtimes that sparsam bench compares with (ONNX Runtime, OpenVINO), and Ray
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,onnx,openvino,distributed]'
 
 bench: extras  ## run every script in benchmarks/ (minutes to hours); tables go to benchmarks/results/
 	@for script in benchmarks/*.py; do \
 	  if [ -e "$$script" ]; then echo "== $$script"; $(BIN)/python "$$script" || exit 1; fi; done
 
-faults: $(READY)  ## the fault sweeps in their long form, and the short ones (about 8 minutes on two cores)
+faults: $(READY)  ## the fault sweeps in their long form, and the short ones (about 4 minutes on two cores)
 	$(PYTEST) tests/faults -m "not data and not gpu" -n $(WORKERS) --dist worksteal --timeout 1200
 
 clean:  ## remove the environment and what builds and tests leave behind

@@ -174,9 +174,10 @@ def promise(bench: Bench) -> None:
         )
         assert made.speed is not None
         reached = made.speed.throughput_ratio
+        off = f"{100 * (reached / wanted - 1):+.1f} %"
         rows.append(
             {
-                "asked for": f"{wanted:.2f}x", "reached, reloaded": f"{reached:.2f}x", "off by": f"{100 * (reached / wanted - 1):+.1f} %",
+                "asked for": f"{wanted:.2f}x", "reached, reloaded": f"{reached:.2f}x", "off by": off,
                 "spread": round(made.speed.spread, 3), "exit code": 0 if made.met else 4,
                 "points on validation": f"{made.difference.value:+.2f}", "MACs": f"{made.compressed.macs_ratio:.3f}x",
             }

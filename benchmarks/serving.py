@@ -5,6 +5,7 @@
     python benchmarks/serving.py single    # the same, one sentence at a time
     python benchmarks/serving.py imdb      # texts up to 512 tokens, the model of ltp_imdb.py
     python benchmarks/serving.py fashion   # a ViT, the model of ltp_images.py
+    python benchmarks/serving.py composed composed-single composed-imdb   # the models of compose.py
     python benchmarks/serving.py           # all of these
 
 Wants the extras ``onnx`` and ``openvino`` for those peers, and a quiet machine: half an hour on two cores in all. ``live`` is
@@ -70,6 +71,18 @@ JOBS = {
         "ViT of width 128, depth 4, on Fashion-MNIST, batches of 32", "fashion_mnist",
         (RUNS / "ltp-fashion/ltp-0.6-60000-8-0.5+2",), RUNS / "ltp-fashion/dense-60000-8",
         PEERS, rows=1000,
+    ),
+    "composed": Job(
+        "MiniLM on SST-2, tokens, heads and filters, batches of 32", "sst2", (RUNS / "compose/ltp048-ftpp-0.2",), MINILM,
+        PEERS, rows=416,
+    ),
+    "composed-single": Job(
+        "MiniLM on SST-2, tokens, heads and filters, one sentence at a time", "sst2", (RUNS / "compose/ltp048-ftpp-0.2",),
+        MINILM, PEERS, batch=1, order="arrival", rows=200,
+    ),
+    "composed-imdb": Job(
+        "MiniLM on IMDB, tokens, heads and filters, batches of 32", "imdb", (RUNS / "compose/imdb-ftpp-0.2",),
+        RUNS / "ltp-imdb/dense-5000-1.5", PEERS, "test", rows=64, test_rows=2000, order="arrival",
     ),
 }  # fmt: skip
 

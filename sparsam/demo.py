@@ -1,6 +1,10 @@
-"""The demo: no network, no files. A small ViT learns scikit-learn's handwritten digits, then learns which patches to drop."""
+"""The demo: no network, no files. A small ViT learns scikit-learn's handwritten digits, then to do with less.
+
+It learns which patches to drop, loses heads and filters, and learns to live with both.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +14,15 @@ from sparsam.bench import Benchmark, bench
 from sparsam.compress import Compressed, Progress, compress, finetune
 from sparsam.cost import Budget
 from sparsam.report import check_target, write_report
+from sparsam.structure import FTPP
 from sparsam.task import Task
 from sparsam.tokens import LTP
 from sparsam.training.loop import Settings
 
 MODEL = "vit:width=64,layers=4,heads=4,patch=2"
-BUDGET = Budget(macs=0.6)
+BUDGET = Budget(macs=0.4)
 DENSE = Settings(epochs=40, lr=1e-3, batch_tokens=1088, warmup=0.1, weight_decay=0.05)
-METHOD = LTP(
+TOKENS = LTP(
     soft_epochs=15,
     hard_epochs=40,
     lr=3e-4,
@@ -29,6 +34,8 @@ METHOD = LTP(
     distill_states=0.5,
     steer_every=50,
 )
+METHODS = (TOKENS, FTPP(), replace(TOKENS, soft_epochs=0, hard_epochs=15))
+"""Patches first, then heads and filters without training, then the weights that are left learn to live with both."""
 
 
 def run_demo(
@@ -42,13 +49,15 @@ def run_demo(
     task = Task.load("digits")
     say(f"A ViT of width 64 with 4 layers learns {len(task.train or ())} handwritten digits.")
     finetune(MODEL, task, out / "dense", settings=DENSE, progress=progress)
-    say("It learns which patches it can do without, within 0.6x of its multiply-accumulates.")
+    say(
+        f"It learns which patches to drop, and loses heads and filters: {BUDGET.macs}x of its operations may stay."
+    )
     settings = Settings(batch_tokens=DENSE.batch_tokens, weight_decay=DENSE.weight_decay)
     return compress(
         str(out / "dense"),
         task,
         out=out / "compressed",
-        methods=[METHOD],
+        methods=METHODS,
         budget=BUDGET,
         settings=settings,
         progress=progress,

@@ -1,13 +1,17 @@
 """A budget that names no method: heads, filters and tokens as the search chose them, trained, timed and corrected."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+import json
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsam.artifact.manifest import read_json
+from sparsam.artifact.staging import write_whole
 from sparsam.compress.evaluation import Progress
 from sparsam.compress.method_run import Method
 from sparsam.compress.opening import Opened
@@ -16,8 +20,10 @@ from sparsam.compress.start import removes_tokens
 from sparsam.compress.structure_run import StructureRun
 from sparsam.compress.token_run import TokenRun
 from sparsam.cost import Budget
-from sparsam.errors import Usage
+from sparsam.errors import SparsamError, Usage
 from sparsam.models.apply import units_of
+from sparsam.models.digest import weights_digest
+from sparsam.plan import LayerPlan
 from sparsam.search.compose import Curve
 from sparsam.structure import FTPP
 from sparsam.structure.ftpp import Prices, Scores
@@ -65,21 +71,15 @@ class ChosenRun:
         self.budget, self.settings, self.work, self.progress = budget, settings, work, progress
         self.structure = next(method for method in methods if isinstance(method, FTPP))
         self.tokens = next((method for method in methods if isinstance(method, LTP)), None)
-        self.run = StructureRun(
-            opened,
-            taught,
-            feed,
-            wanted,
-            self.structure,
-            Budget(),
-            settings,
-            self._folder("structure"),
-            progress,
-        )
         self.batch = batch
         self.history: dict[str, dict[str, float]] = {}
         self.notes: tuple[str, ...] = ()
         self.identity: dict[str, Any] = {"budget": budget.to_json(), "batch": batch}
+        self.facts = {
+            "model": weights_digest(opened.model),
+            "methods": [asdict(method) for method in methods],
+            "settings": asdict(settings),
+        }
 
     def _folder(self, name: str) -> Path | None:
         return None if self.work is None else self.work / name
@@ -96,18 +96,20 @@ class ChosenRun:
         run = self._structure_run()
         scores = run.scores()
         search = self._search(run)
-        choice = None
         if self.tokens is not None and search.target is not None:
-            curves = curves_of(self.taught, self.feed, self.wanted, self.settings, self.progress)
-            choice = search.compose(scores, curves, TRIALS, self.settings.seed)
-        if choice is not None and choice.tokens is not None:
-            self._tokens_then_structure(choice.tokens)
-            return
-        choice = search.structure(scores)
-        self._cut(run, choice.prices, scores)
+            share = self._remembered("tokens", lambda: self._share(search, scores))
+            if share is not None:
+                self._tokens_then_structure(share)
+                return
+        self._cut(run, lambda: search.structure(scores).prices, scores)
         run.recover()
         self.history |= run.history
         self._tell(None)
+
+    def _share(self, search: StructureSearch, scores: Scores) -> float | None:
+        """How much a token rule is to leave; None for none."""
+        curves = curves_of(self.taught, self.feed, self.wanted, self.settings, self.progress)
+        return search.compose(scores, curves, TRIALS, self.settings.seed).tokens
 
     def _structure_run(self) -> StructureRun:
         return StructureRun(
@@ -120,11 +122,29 @@ class ChosenRun:
             run, self.budget, self.opened, self.taught, self.task, batch=self.batch, progress=self.progress
         )
 
-    def _cut(self, run: StructureRun, prices: Prices, scores: Scores | None = None) -> None:
-        run.identity |= self.identity | {"prices": _summary(prices)}
-        run.prune(prices, scores)
+    def _cut(self, run: StructureRun, prices: Callable[[], Prices], scores: Scores | None = None) -> None:
+        """Cut to what the search keeps; what it kept before an interruption is kept again, whatever the clock says now."""
+        found = self._remembered("structure", lambda: [asdict(one) for one in run.plans(prices(), scores)])
+        plans = [LayerPlan(tuple(one["heads"]), tuple(one["filters"])) for one in found]
+        run.identity |= self.identity
+        run.prune(plans)
         self.history |= run.history
         self.notes += run.notes
+
+    def _remembered(self, name: str, make: Callable[[], Any]) -> Any:
+        """What the search found for these settings, from the run's working folder if it stands there."""
+        folder = self._folder("search")
+        if folder is None:
+            return make()
+        file, key = folder / f"{name}.json", json.loads(json.dumps(self.identity | self.facts))
+        with suppress(SparsamError):
+            held = read_json(file)
+            if held.get("key") == key:
+                return held["found"]
+        found = json.loads(json.dumps(make()))
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(file, json.dumps({"key": key, "found": found}) + "\n")
+        return found
 
     def _tokens_then_structure(self, share: float | None) -> None:
         """Learn the rule on all heads (unless the model has one), cut by prices of its survivors, train what is left."""
@@ -137,13 +157,11 @@ class ChosenRun:
             self.opened, self.taught, self.feed, self.wanted, replace(method, soft_epochs=0.0), Budget(),
             self.settings, None, None,
         )  # fmt: skip
-        if search.target is None:
-            prices = search.in_bytes(run.scores())
-            curve = Curve(1.0, *reader.survivors())
-        else:
-            curve = Curve(1.0, *reader.survivors())
-            prices = search.prices(curve, search.target)
-        self._cut(run, prices)
+        curve = Curve(1.0, *reader.survivors())
+        target = search.target
+        self._cut(
+            run, lambda: search.in_bytes(run.scores()) if target is None else search.prices(curve, target)
+        )
         self._tell(share)
         macs = min(1.0, macs_at(run, curve))
         again = self.structure.recover_epochs or method.hard_epochs / 2
@@ -198,8 +216,3 @@ def check_searched(methods: Sequence[Method], budget: Budget) -> None:
             "method alone give macs.",
             code="search-methods",
         )
-
-
-def _summary(prices: Prices) -> list[float]:
-    """What tells one set of prices from another."""
-    return [prices.budget, prices.fixed, *(float(c[-1]) for _, c in (*prices.heads, *prices.filters))]

@@ -362,7 +362,7 @@ def _clean(folder: Path) -> None:
     """Remove the checkpoints of a run that is finished."""
     if not folder.is_dir():
         return
-    for path in folder.rglob("checkpoint-*"):  # nothing else there is ours
+    for path in [*folder.rglob("checkpoint-*"), *folder.glob("search/*.json")]:  # nothing else there is ours
         path.unlink(missing_ok=True)
     for path in [*sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True), folder]:
         with suppress(OSError):  # not empty: somebody keeps files here

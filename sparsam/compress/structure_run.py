@@ -161,19 +161,21 @@ class StructureRun:
             raise Usage(
                 "FTPP needs to know how much may stay, such as --budget macs=0.6x.", code="structure-target"
             )
-        plans = self.prune(prices or self.macs_prices(self.target or 1.0), scores)
+        scores, given = scores or self.scores(), prices or self.macs_prices(self.target or 1.0)
+        plans = self.plans(given, scores)
+        self.prune(plans, self._reference(scores))
         self.recover()
         return plans
 
-    def prune(self, given: Prices, scores: Scores | None = None) -> list[LayerPlan]:
-        """Score, search, cut and reconstruct; nothing is trained."""
-        scores = scores or self.scores()
-        keep = self.kept(scores, given)
-        reference = self._reference(scores, given)
-        plans = to_plans(keep)
+    def plans(self, given: Prices, scores: Scores | None = None) -> list[LayerPlan]:
+        """What is to be kept within prices; the model is not changed."""
+        return to_plans(self.kept(scores or self.scores(), given))
+
+    def prune(self, plans: list[LayerPlan], reference: Any = None) -> None:
+        """Cut, and reproduce what a reference gives: the model as it came, if absent. Nothing is trained."""
+        reference = copy.deepcopy(self.model) if reference is None else reference
         cut(self.model, plans)
         self.tune(reference)
-        return plans
 
     def kept(self, scores: Scores, prices: Prices) -> Keep:
         """Search, and rearrangement."""
@@ -275,7 +277,7 @@ class StructureRun:
 
     # ---- Making up for what is gone ----------------------------------------------------------------------------------
 
-    def _reference(self, scores: Scores, prices: Prices) -> Any:
+    def _reference(self, scores: Scores) -> Any:
         """The model whose outputs are reproduced: the one that came; for the released code one pruned at the budget's root."""
         larger = copy.deepcopy(self.model)
         if self.method.variant == "released" and self.target is not None:

@@ -1,5 +1,6 @@
 """FTPP on tiny models of every kind, to the saved folder and back: budgets, controls, variants, refusals, recovery."""
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -401,3 +402,38 @@ def test_a_budget_that_is_missed_is_said(texts: Checkpoints, tmp_path: Path) -> 
         )  # fmt: skip
     assert raised.value.exit_code == 4
     assert (tmp_path / "tiny" / "config.json").is_file()
+
+
+def test_an_interrupted_search_keeps_what_it_chose(
+    texts: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped while training, a run goes on with the same structure, whatever the clock would say the second time."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys.modules["sparsam.search.tables"], "SWEEPS", 2)
+    given: dict[str, Any] = {
+        "out": tmp_path / "fast", "methods": [FTPP(multiple=1, recover_epochs=1)], "budget": "throughput=1.05x",
+        "settings": SETTINGS, "strict": False, "batch": 8,
+    }  # fmt: skip
+
+    class Stopped(RuntimeError):
+        pass
+
+    def stop(stage: str, step: int, total: int, logs: Any) -> None:
+        if stage == "recover" and step == 2:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        compress(str(texts.dense), str(texts.task), progress=stop, **given)
+    assert not (tmp_path / "fast").exists()
+    (kept,) = (tmp_path / "fast.work" / "search").glob("*.json")
+    chosen = kept.read_text()
+    monkeypatch.setattr(
+        sys.modules["sparsam.compress.search_run"].StructureSearch,
+        "structure",
+        lambda *args: pytest.fail("searched again"),
+    )
+    found = compress(str(texts.dense), str(texts.task), **given)
+    assert [list(one.filters or ()) for one in found.plan.layers] == [
+        one["filters"] for one in json.loads(chosen)["found"]
+    ]
+    assert not (tmp_path / "fast.work").exists()
