@@ -21,6 +21,7 @@ from sparsam.cost import Budget
 from sparsam.errors import BudgetMissed, Refused, Usage
 from sparsam.models import stack_of
 from sparsam.models.apply import units_of
+from sparsam.search import Speed
 from sparsam.structure import FTPP
 from sparsam.structure.mask import HALVES
 from sparsam.task import Task
@@ -40,6 +41,39 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
     return tiny_checkpoints.image_checkpoints(tmp_path_factory.mktemp("images"), rows=48)
+
+
+@pytest.fixture
+def clockwork(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine on which a head takes 1 ms, ten filters as long, and everything else 2 ms: no test waits for a clock."""
+    tables, searching = (sys.modules[f"sparsam.{name}"] for name in ("search.tables", "compress.search_run"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def measured(block: Any, profile: Any, progress: Any) -> Any:
+        total = sum(profile["lengths"])
+        of_heads, of_filters = (
+            tables.Table(tuple(units), (1, total), tuple((each * one / total, each * one) for one in units))
+            for units, each in ((range(5), 1.0), (tables.offered_filters(profile["filters"]), 0.1))
+        )
+        return tables.Tables(tables.facts_here(), profile, of_heads, of_heads, of_filters)
+
+    def of(timer: Any, model: Any, rounds: int = 5) -> Any:
+        dense, own = (2.0 + sum(h + 0.1 * f for h, f in units) for units in ([(4, 44)] * 3, units_of(model)))
+        size = 1 if timer.single else len(timer.batches[0].lengths if texts_in(timer) else timer.batches[0])
+        found = Speed(
+            (1000 * size / dense, 1000 * size / own),
+            (dense, own),
+            (1.0, dense / own),
+            (1.0, own / dense),
+            1.0,
+        )
+        return own / dense, found
+
+    def texts_in(timer: Any) -> bool:
+        return hasattr(timer.batches[0], "lengths")
+
+    monkeypatch.setattr(tables, "_measured", measured)
+    monkeypatch.setattr(searching.Timer, "of", of)
 
 
 def run_on(made: Checkpoints, method: FTPP, macs: float | None = 0.6, seed: int = 0) -> StructureRun:
@@ -224,18 +258,16 @@ def test_tokens_then_heads_and_filters(texts: Checkpoints, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("kind", ["texts", "images"])
 def test_a_budget_of_a_clock(
-    kind: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path, clockwork: None
 ) -> None:
     """Throughput, of the reloaded model beside packed dense: reached, or said to be missed; what was chosen is noted."""
     made = request.getfixturevalue(kind)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(sys.modules["sparsam.search.tables"], "SWEEPS", 2)
     found = compress(
-        str(made.dense), str(made.task), out=tmp_path / "fast", methods=[FINE], budget="throughput=1.05x", settings=SETTINGS,
+        str(made.dense), str(made.task), out=tmp_path / "fast", methods=[FINE], budget="throughput=2x", settings=SETTINGS,
         strict=False, batch=8,
     )  # fmt: skip
     assert found.speed is not None and found.speed.batch == 8
-    assert found.met == (found.speed.throughput_ratio >= 0.95 * 1.05)
+    assert found.met and 2.0 <= found.speed.throughput_ratio < 2.1
     assert any(note.startswith("Chosen: ") for note in found.notes)
     assert list((tmp_path / "cache" / "sparsam" / "tables").glob("*.json"))
     with pytest.raises(Refused, match="throughput=1000x cannot be reached on this machine"):
@@ -247,11 +279,9 @@ def test_a_budget_of_a_clock(
 
 
 def test_a_composition_is_searched_trained_and_timed(
-    texts: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    texts: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clockwork: None
 ) -> None:
     """No method named: tokens, heads and filters, and how fast the reloaded model is; going on from it works, too."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(sys.modules["sparsam.search.tables"], "SWEEPS", 2)
     chosen = sys.modules["sparsam.compress.chosen_run"]
     monkeypatch.setattr(chosen, "TRIALS", 4)
     monkeypatch.setattr(chosen, "CORRECTIONS", 0)
@@ -259,7 +289,7 @@ def test_a_composition_is_searched_trained_and_timed(
         sys.modules["sparsam.compress.search_run"], "LEFT_BY_TRAINING", 0.0
     )  # so that a rule is chosen
     found = compress(
-        str(texts.dense), str(texts.task), out=tmp_path / "auto", methods=[FINE, QUICK], budget="throughput=1.03x",
+        str(texts.dense), str(texts.task), out=tmp_path / "auto", methods=[FINE, QUICK], budget="throughput=1.5x",
         settings=SETTINGS, strict=False,
     )  # fmt: skip
     assert found.speed is not None and found.speed.batch == 32
@@ -405,13 +435,11 @@ def test_a_budget_that_is_missed_is_said(texts: Checkpoints, tmp_path: Path) -> 
 
 
 def test_an_interrupted_search_keeps_what_it_chose(
-    texts: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    texts: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clockwork: None
 ) -> None:
     """Stopped while training, a run goes on with the same structure, whatever the clock would say the second time."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(sys.modules["sparsam.search.tables"], "SWEEPS", 2)
     given: dict[str, Any] = {
-        "out": tmp_path / "fast", "methods": [FTPP(multiple=1, recover_epochs=1)], "budget": "throughput=1.05x",
+        "out": tmp_path / "fast", "methods": [FTPP(multiple=1, recover_epochs=1)], "budget": "throughput=1.5x",
         "settings": SETTINGS, "strict": False, "batch": 8,
     }  # fmt: skip
 
@@ -433,7 +461,8 @@ def test_an_interrupted_search_keeps_what_it_chose(
         lambda *args: pytest.fail("searched again"),
     )
     found = compress(str(texts.dense), str(texts.task), **given)
-    assert [list(one.filters or ()) for one in found.plan.layers] == [
+    whole = list(range(44))
+    assert [whole if one.filters is None else list(one.filters) for one in found.plan.layers] == [
         one["filters"] for one in json.loads(chosen)["found"]
     ]
     assert not (tmp_path / "fast.work").exists()
