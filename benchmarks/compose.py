@@ -40,12 +40,11 @@ def row(name: str, task: Task, dense: str, folder: Path, splits: tuple[str, ...]
     before, after = (np.concatenate([one.predictions for one in side]) for side in (a, b))
     found = paired_difference("accuracy", before, after, labels)
     macs = sum(one.cost.macs for one in b) / sum(one.dense.macs for one in b)
-    sizes = [(Path(one) / "model.safetensors").stat().st_size for one in (folder, dense)]
     return {
         "model": name, "MACs": f"{macs:.3f}x", "rows": len(labels), "dense": f"{100 * (before == labels).mean():.2f}",
         "score": f"{100 * (after == labels).mean():.2f}",
         "difference": f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]",
-        "lost/won": f"{found.extra['lost']}/{found.extra['won']}", "file": f"{sizes[0] / sizes[1]:.2f}x",
+        "lost/won": f"{found.extra['lost']}/{found.extra['won']}",
     }  # fmt: skip
 
 
@@ -89,8 +88,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     jobs = {"sst2": sst2, "imdb": imdb}
-    parser.add_argument("jobs", nargs="*", choices=[*jobs, []], default=list(jobs))
-    named = parser.parse_args().jobs
+    parser.add_argument(
+        "jobs", nargs="*", metavar="JOB", help=f"some of {', '.join(jobs)}; all if none is named"
+    )
+    named = parser.parse_args().jobs or list(jobs)
     rows = [line for name in named for line in jobs[name]()]
     store("compose", "Tokens, heads and filters together: MiniLM", "python benchmarks/compose.py", rows)
 

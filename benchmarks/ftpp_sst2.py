@@ -144,7 +144,8 @@ def speed(bench: Bench) -> None:
         artifact.save(run.model, folder, processor=bench.dense.processor)
         reloaded = open_model(str(folder), bench.task)
         after, figures = timer.of(reloaded.model, rounds=9)
-        size = (folder / "model.safetensors").stat().st_size / (MODEL / "model.safetensors").stat().st_size
+        whole = 4 * sum(p.numel() for p in bench.dense.model.parameters())
+        size = (folder / "model.safetensors").stat().st_size / whole
         rows.append(
             {
                 "budget": f"{macs}x", "times packed dense bf16": f"{1 / before:.2f}", "after reload": f"{1 / after:.2f}",
@@ -224,9 +225,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     jobs = {"accuracy": accuracy, "speed": speed, "promise": promise, "base": base}
-    parser.add_argument("jobs", nargs="*", choices=[*jobs, []], default=list(jobs))
+    parser.add_argument(
+        "jobs", nargs="*", metavar="JOB", help=f"some of {', '.join(jobs)}; all if none is named"
+    )
+    named = parser.parse_args().jobs or list(jobs)
     bench = Bench()
-    for name in parser.parse_args().jobs:
+    for name in named:
         jobs[name](bench)
 
 

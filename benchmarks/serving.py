@@ -125,10 +125,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("jobs", nargs="*", choices=[*JOBS, []], default=list(JOBS))
+    parser.add_argument(
+        "jobs", nargs="*", metavar="JOB", help=f"some of {', '.join(JOBS)}; all if none is named"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    for name in args.jobs:
+    for name in args.jobs or JOBS:
         job = JOBS[name]
         if job.dense == MINILM:
             make_live()
