@@ -81,7 +81,7 @@ JOBS = {
         MINILM, PEERS, batch=1, order="arrival", rows=200,
     ),
     "composed-imdb": Job(
-        "MiniLM on IMDB, tokens, heads and filters, batches of 32", "imdb", (RUNS / "compose/imdb-ftpp-0.2",),
+        "MiniLM on IMDB, tokens, heads and filters, batches of 32", "imdb", (RUNS / "compose/imdb-ftpp-0.28",),
         RUNS / "ltp-imdb/dense-5000-1.5", PEERS, "test", rows=64, test_rows=2000, order="arrival",
     ),
 }  # fmt: skip

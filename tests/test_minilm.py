@@ -9,8 +9,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 
 import sparsam
 from sparsam.compress import compress, evaluate, open_model
+from sparsam.compress.opening import split_of
 from sparsam.models import dense_plan, lift, plan_of
 from sparsam.plan import Plan
+from sparsam.structure import FTPP
 from sparsam.task import Task
 from sparsam.tokens import LTP
 from sparsam.tokens.control import Control
@@ -86,3 +88,33 @@ def test_learned_thresholds_beat_random_ones_on_sentences(shared: Path, tmp_path
     error = 2 * (0.15 * 0.85 / 872) ** 0.5
     assert right["ltp"] >= right["linear"] - error
     assert right["ltp"] > right["random"] + 0.04
+
+
+def test_heads_and_filters_leave_without_training(place: tuple[str, Task], tmp_path: Path) -> None:
+    """At 0.5x each step of FTPP comes nearer to the dense model's answers, and the whole of it loses next to nothing."""
+    folder, task = place
+    forms = {
+        "random": FTPP(samples=512, score="random", rearrange=False, tune="none"),
+        "search": FTPP(samples=512, rearrange=False, tune="none"),
+        "scaled": FTPP(samples=512, tune="scale"),
+        "full": FTPP(samples=512),
+    }
+    made = {
+        name: compress(folder, task, out=tmp_path / name, methods=[method], budget="macs=0.5x")
+        for name, method in forms.items()
+    }
+    points = {name: found.difference.value for name, found in made.items()}
+    assert points["random"] < -5 < points["search"]
+    assert points["full"] > -1.5
+    batches = split_of(task, "validation").take(np.arange(256)).texts
+    assert batches is not None
+    dense = sparsam.freeze(open_model(folder, task).model, processor=made["full"].processor, dtype="float32")
+    wanted = torch.from_numpy(dense.predict(batches)).log_softmax(1)
+    apart = {}
+    for name, found in made.items():
+        own = torch.from_numpy(
+            sparsam.freeze(found.model, processor=found.processor, dtype="float32").predict(batches)
+        ).log_softmax(1)
+        apart[name] = float((wanted.exp() * (wanted - own)).sum(1).mean())
+    assert apart["full"] < apart["scaled"] < apart["search"] < apart["random"]
+    assert apart["full"] < 0.3 * apart["scaled"]
