@@ -224,7 +224,6 @@ def _on_ray(address: str, model: str, task: str, jobs: Sequence[dict[str, Any]])
             configure_logging=False,
         )  # fmt: skip
 
-    @ray.remote(num_cpus=1)
     def make(given: dict[str, Any]) -> None:
         import torch
 
@@ -232,7 +231,8 @@ def _on_ray(address: str, model: str, task: str, jobs: Sequence[dict[str, Any]])
         compress(model, task, **given)
 
     try:
-        waiting = [make.remote(given | {"out": given["out"].absolute()}) for given in jobs]
+        remote: Any = ray.remote(num_cpus=1)(make)
+        waiting = [remote.remote(given | {"out": given["out"].absolute()}) for given in jobs]
         while waiting:
             ready, waiting = ray.wait(waiting, num_returns=1)
             for one in ready:
