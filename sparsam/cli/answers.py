@@ -56,6 +56,9 @@ def answer_compressed(
     rows = {"dense": (made.dense, made.dense_bytes), "compressed": (made.compressed, made.compressed_bytes)}
     console.print(score_table(f"{task}, {made.compressed.split}", rows))
     console.print(difference_line(made.difference))
+    for line in (structure_line(made), speed_line(made)):
+        if line is not None:
+            console.print(plain(line), soft_wrap=True)
     console.print(f"Saved in {plain(made.folder)}; both rows were measured, the compressed one after reload.")
     for line in lines:
         console.print(plain(line), soft_wrap=True)
@@ -125,6 +128,37 @@ def difference_line(found: "Measurement") -> str:
         line += f"; {extra['lost']} lost, {extra['won']} won, {extra['changed']} answers changed"
         line += f", p = {float(extra['p']):.3g}"
     return line + "."
+
+
+def structure_line(made: "Compressed") -> str | None:
+    """Heads and filters that are left; None where all are."""
+    if not made.plan.changes_shapes:
+        return None
+    from sparsam.models import inspect_model
+    from sparsam.models.apply import units_of
+
+    left, whole = units_of(made.model), inspect_model(made.model.config).layers
+    heads, filters = (sum(count) for count in zip(*left, strict=True))
+    all_heads, all_filters = (sum(layer[kind] for layer in whole) for kind in ("heads", "filters"))
+    each = ", ".join(f"{h}/{f}" for h, f in left)
+    return (
+        f"Left: {heads} of {all_heads} heads, {filters:,} of {all_filters:,} filters; layer by layer {each}."
+    )
+
+
+def speed_line(made: "Compressed") -> str | None:
+    """How fast the reloaded model is, beside what and where; None where nothing was timed."""
+    speed = made.speed
+    if speed is None:
+        return None
+    machine = f"{speed.machine['processor']}, {speed.machine['threads']} threads"
+    (before, after), (slow, quick) = speed.throughput, speed.p50
+    if speed.batch == 1:
+        return f"p50 {speed.latency_ratio:.2f}x of {speed.baseline} ({slow:.2f} → {quick:.2f} ms, one at a time; {machine})."
+    return (
+        f"Throughput {speed.throughput_ratio:.2f}x of {speed.baseline} ({before:,.0f} → {after:,.0f} /s, batch {speed.batch}, "
+        f"arrival; {machine})."
+    )
 
 
 def cut_note(found: "Evaluation") -> str | None:

@@ -13,6 +13,7 @@ import torch
 from tiny_checkpoints import Checkpoints
 
 import sparsam
+from sparsam.cli import main
 from sparsam.compress import compress, evaluate, open_model, plan_run
 from sparsam.compress.opening import feed_of, split_of
 from sparsam.compress.structure_run import StructureRun
@@ -466,3 +467,27 @@ def test_an_interrupted_search_keeps_what_it_chose(
         one["filters"] for one in json.loads(chosen)["found"]
     ]
     assert not (tmp_path / "fast.work").exists()
+
+
+def test_the_command_says_what_is_left_and_how_fast(
+    texts: Checkpoints, tmp_path: Path, clockwork: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Heads and filters of the whole and layer by layer; the ratio with its baseline, batch and machine in the same line."""
+    arguments = [
+        "compress",
+        str(texts.dense),
+        "--task",
+        str(texts.task),
+        "--method",
+        "ftpp",
+        "--multiple",
+        "1",
+    ]
+    assert main([*arguments, "--budget", "throughput=2x", "--batch", "8", "--out", str(tmp_path / "a")]) == 0
+    shown = capsys.readouterr().out
+    assert " of 12 heads, " in shown and " of 132 filters; layer by layer " in shown
+    assert "x of packed dense " in shown and "batch 8, arrival; " in shown
+    assert main([*arguments, "--budget", "latency=0.5x", "--out", str(tmp_path / "b")]) == 0
+    assert "one at a time; " in capsys.readouterr().out
+    assert main([*arguments, "--budget", "throughput=900x", "--out", str(tmp_path / "c")]) == 3
+    assert "[budget-unreachable]" in capsys.readouterr().err
