@@ -184,10 +184,10 @@ def promise(bench: Bench) -> None:
             }
         )  # fmt: skip
         print(rows[-1], flush=True)
-    store(
-        "search-promise", "Ten random budgets of throughput: asked for and reached (MiniLM, heads and filters alone)",
-        "python benchmarks/ftpp_sst2.py promise", rows, ["batches of 32 in arrival order, beside packed dense bf16"],
-    )  # fmt: skip
+        store(
+            "search-promise", f"{len(rows)} random budgets of throughput: asked for and reached (MiniLM)",
+            "python benchmarks/ftpp_sst2.py promise", rows, ["batches of 32 in arrival order, beside packed dense bf16"],
+        )  # fmt: skip
 
 
 def base(bench: Bench) -> None:
