@@ -128,10 +128,11 @@ def main() -> None:
     taught = answers(teacher, feed, np.arange(len(feed)), precision="bf16" if bf16 else "fp32")
 
     soft_model, hard_model, plain = (copy.deepcopy(opened.model) for _ in range(3))
-    first = score_quantiles(soft_model, stack_of(soft_model), [feed.collate(np.arange(size))], 0.05)
-    method = LTP()
+    method, sample = LTP(), [feed.collate(np.arange(size))]
+    first, low, high = score_quantiles(soft_model, stack_of(soft_model), sample, (method.initial, 0.25, 0.75))
+    spread = [max(b - a, 1e-3) for a, b in zip(low, high, strict=True)]
     soft = SoftStage(
-        soft_model, method.start(first, True), teacher=teacher, distillation=Distillation(), target=0.5, weight=None,
+        soft_model, method.start(first, True, spread), teacher=teacher, distillation=Distillation(), target=0.5, weight=None,
         threshold_lr=5e-3, dropout=method.dropout,
     )  # fmt: skip
     unit = method.relative_to
