@@ -8,6 +8,7 @@ import platform
 import re
 import secrets
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -206,3 +207,12 @@ def failures(target: Path) -> Iterator[None]:
         raise InputOutput(
             f"{target} could not be saved: {said}. What stood there before is untouched. {mend}", code=code
         ) from error
+
+
+def user_cache(name: str) -> Path:
+    """``sparsam/NAME`` in the user's cache; a new temporary folder for a user without a home."""
+    try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        base = Path(tempfile.mkdtemp(prefix="cache-"))
+    return base / "sparsam" / name

@@ -4,14 +4,13 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 from sparsam.artifact.manifest import sha256_of
-from sparsam.artifact.staging import beside, collect, failures, flush, flush_folder
+from sparsam.artifact.staging import beside, collect, failures, flush, flush_folder, user_cache
 from sparsam.errors import InputOutput
 
 DIGESTS = "digests.json"
@@ -19,12 +18,8 @@ DIGESTS = "digests.json"
 
 
 def default_cache() -> Path:
-    """``sparsam/exports`` in the user's cache; a new temporary folder for a user without a home."""
-    try:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:
-        base = Path(tempfile.mkdtemp(prefix="cache-"))
-    return base / "sparsam" / "exports"
+    """``sparsam/exports`` in the user's cache."""
+    return user_cache("exports")
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from sparsam.compress.start import removes_tokens
 from sparsam.compress.structure_run import StructureRun
 from sparsam.compress.token_run import TokenRun
 from sparsam.cost import Budget
-from sparsam.errors import SparsamError, Usage
+from sparsam.errors import SparsamError
 from sparsam.models.apply import units_of
 from sparsam.models.digest import weights_digest
 from sparsam.plan import LayerPlan
@@ -29,7 +29,6 @@ from sparsam.structure import FTPP
 from sparsam.structure.ftpp import Prices, Scores
 from sparsam.task import Task
 from sparsam.tokens import LTP
-from sparsam.tokens.control import Control
 from sparsam.training.feed import Feed
 from sparsam.training.loop import Settings
 
@@ -49,7 +48,8 @@ class ChosenRun:
     A model that removes tokens already goes on from there: only heads and filters are searched for.
 
     Args:
-        methods: :class:`FTPP`, :class:`LTP`, or both; only what is named is used. They bring their settings.
+        methods: :class:`FTPP`, :class:`LTP`, or both; only what is named is used. They bring their settings. A rule
+            that a model brings stays as it is where LTP is not named.
     """
 
     def __init__(
@@ -66,7 +66,6 @@ class ChosenRun:
         progress: Progress | None,
         batch: int,
     ) -> None:
-        check_searched(methods, budget)
         self.opened, self.taught, self.task, self.feed, self.wanted = opened, taught, task, feed, wanted
         self.budget, self.settings, self.work, self.progress = budget, settings, work, progress
         self.structure = next(method for method in methods if isinstance(method, FTPP))
@@ -101,7 +100,7 @@ class ChosenRun:
             if share is not None:
                 self._tokens_then_structure(share)
                 return
-        self._cut(run, lambda: search.structure(scores).prices, scores)
+        self._cut(run, lambda: search.structure(scores), scores)
         run.recover()
         self.history |= run.history
         self._tell(None)
@@ -109,7 +108,7 @@ class ChosenRun:
     def _share(self, search: StructureSearch, scores: Scores) -> float | None:
         """How much a token rule is to leave; None for none."""
         curves = curves_of(self.taught, self.feed, self.wanted, self.settings, self.progress)
-        return search.compose(scores, curves, TRIALS, self.settings.seed).tokens
+        return search.compose(scores, curves, TRIALS, self.settings.seed)
 
     def _structure_run(self) -> StructureRun:
         return StructureRun(
@@ -163,6 +162,8 @@ class ChosenRun:
             run, lambda: search.in_bytes(run.scores()) if target is None else search.prices(curve, target)
         )
         self._tell(share)
+        if self.tokens is None:
+            return
         macs = min(1.0, macs_at(run, curve))
         again = self.structure.recover_epochs or method.hard_epochs / 2
         for number in range(1 + CORRECTIONS):
@@ -192,27 +193,4 @@ class ChosenRun:
         rule = "" if tokens is None else f", a token rule of {tokens:.2f}x before they were cut"
         self.notes += (
             f"Chosen: {heads} of {all_heads} heads, {filters:,} of {all_filters:,} filters{rule}.",
-        )
-
-
-def check_searched(methods: Sequence[Method], budget: Budget) -> None:
-    """Refuse what the search cannot work with, before any of it.
-
-    Raises:
-        Usage: ``budget-several``, ``search-methods``.
-    """
-    given = [key for key in ("macs", "throughput", "latency", "bytes") if getattr(budget, key) is not None]
-    if len(given) > 1:
-        raise Usage(
-            f"the budget names {' and '.join(given)}, each of which says by itself how much may stay. Give one of them; "
-            "accuracy may stand beside it.",
-            code="budget-several",
-        )
-    if any(isinstance(method, Control) for method in methods) or not any(
-        isinstance(method, FTPP) for method in methods
-    ):
-        raise Usage(
-            f"a budget for {given[0]} is met by heads and filters, with tokens or without: --method ftpp, or none. For a token "
-            "method alone give macs.",
-            code="search-methods",
         )

@@ -57,6 +57,29 @@ def check_methods(methods: Sequence[Method]) -> None:
         )
 
 
+def check_searched(methods: Sequence[Method], budget: Budget) -> None:
+    """Refuse what the search cannot work with, before any of it.
+
+    Raises:
+        Usage: ``budget-several``, ``search-methods``.
+    """
+    given = [key for key in ("macs", "throughput", "latency", "bytes") if getattr(budget, key) is not None]
+    if len(given) > 1:
+        raise Usage(
+            f"the budget names {' and '.join(given)}, each of which says by itself how much may stay. Give one of them; "
+            "accuracy may stand beside it.",
+            code="budget-several",
+        )
+    if any(isinstance(method, Control) for method in methods) or not any(
+        isinstance(method, FTPP) for method in methods
+    ):
+        raise Usage(
+            f"a budget for {given[0]} is met by heads and filters, with tokens or without: --method ftpp, or none. For a token "
+            "method alone give macs.",
+            code="search-methods",
+        )
+
+
 def share_of(number: int, methods: Sequence[Method], budget: Budget) -> Budget:
     """What one of the methods may leave: the last ones leave what the budget says, a first one goes part of the way."""
     method = methods[number]

@@ -9,7 +9,7 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +132,7 @@ def pareto(
     folders = [out / (f"macs-{macs:g}" + (f"-seed{seed}" if len(seeds) > 1 else "")) for macs, seed in wanted]
     jobs: list[dict[str, Any]] = []
     for (macs, seed), folder in zip(wanted, folders, strict=True):
-        own = Settings(**(asdict(settings) | {"seed": seed}))
+        own = replace(settings, seed=seed)
         given = {"out": folder, "methods": tuple(methods), "budget": Budget(macs=macs), "settings": own}
         if not _made(folder, given, source):
             jobs.append(given | {"truncate": truncate, "strict": False})
@@ -299,5 +299,5 @@ def _fronted(points: Sequence[Point]) -> tuple[Point, ...]:
             and (other.throughput_ratio, other.metric["value"]) != (one.throughput_ratio, one.metric["value"])
             for other in points
         )
-        marked.append(Point(**(vars(one) | {"on_front": not beaten})))
+        marked.append(replace(one, on_front=not beaten))
     return tuple(marked)

@@ -13,7 +13,7 @@ import torch
 from sparsam import artifact
 from sparsam.compress.chosen_run import ChosenRun
 from sparsam.compress.evaluation import Evaluation, Progress, evaluate
-from sparsam.compress.method_run import Method, default_methods, run_of, share_of
+from sparsam.compress.method_run import Method, check_searched, default_methods, run_of, share_of
 from sparsam.compress.opening import Opened, feed_of, open_model, split_of, weight_bytes
 from sparsam.compress.search_run import timer_of
 from sparsam.compress.start import start_compressing, start_finetuning
@@ -185,6 +185,8 @@ def compress(
     budget = Budget.parse(budget) if isinstance(budget, str) else budget or Budget()
     settings = settings or Settings()
     methods = tuple(methods if methods is not None else default_methods(budget))
+    if budget.searched:
+        check_searched(methods, budget)
     if out is not None:
         artifact.check_target(Path(out))
     torch.manual_seed(settings.seed)

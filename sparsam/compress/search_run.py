@@ -72,17 +72,6 @@ class Timer:
         return (found.latency_ratios[1] if self.single else 1 / found.ratios[1]), found
 
 
-@dataclass(frozen=True)
-class Choice:
-    """What was chosen: prices whose knapsack gives the structure, and a token rule's share of the dense MACs, if any."""
-
-    prices: Prices
-    tokens: float | None
-    predicted: float
-    """Time relative to dense, by the tables."""
-    considered: tuple[dict[str, float], ...] = ()
-
-
 def timer_of(opened: Opened, task: Task, *, batch: int, single: bool) -> Timer:
     """A timer on the validation rows, labels not looked at."""
     split = split_of(task, "validation")
@@ -100,7 +89,7 @@ class StructureSearch:
     Args:
         run: scores and cuts; its model is not changed here.
         budget: ``throughput``, ``latency`` or ``bytes``.
-        opened: the model that is cut, without a token rule; it is not changed.
+        opened: the model that is to be cut; it is not changed.
         taught: the dense model, which times are relative to.
         task: gives the inputs that are timed.
         batch: samples of a batch for ``throughput``.
@@ -162,16 +151,16 @@ class StructureSearch:
             self.tables, curve, self.units, limit=share * self.dense_ms, fixed=self.fixed, alone=self.alone
         )
 
-    def structure(self, scores: Scores) -> Choice:
+    def structure(self, scores: Scores) -> Prices:
         """Heads and filters alone: the cut model is timed, and the limit corrected, until it keeps the budget.
 
         Raises:
             Refused: ``budget-unreachable`` with the least that is possible.
         """
         if self.target is None:
-            return Choice(self.in_bytes(scores), None, 1.0)
+            return self.in_bytes(scores)
         assert self.timer is not None
-        share, best, tried = self.target, None, []
+        share, best = self.target, None
         for _ in range(6):
             prices = self.prices(self.whole, share)
             try:
@@ -183,7 +172,6 @@ class StructureSearch:
             trial = copy.deepcopy(self.opened.model)
             cut(trial, plans)
             reached, _ = self.timer.of(trial)
-            tried.append({"limit": share, "reached": reached})
             if reached <= self.target and (best is None or reached > best[1]):
                 best = (prices, reached)
             if self.target * (1 - CLOSE) <= reached <= self.target:
@@ -191,7 +179,7 @@ class StructureSearch:
             share *= (1 - CLOSE / 2) * self.target / reached
         if best is None:
             raise self._unreachable()
-        return Choice(best[0], None, best[1], tuple(tried))
+        return best[0]
 
     def _unreachable(self) -> Refused:
         least = (self.fixed + sum(float(c.min()) for _, c in self._least())) / self.dense_ms
@@ -234,8 +222,10 @@ class StructureSearch:
 
     # ---- With tokens -------------------------------------------------------------------------------------------------
 
-    def compose(self, scores: Scores, curves: Sequence[Curve], trials: int, seed: int) -> Choice:
-        """How strong a token rule, and how many heads and filters beside it: least loss among what is fast enough.
+    def compose(self, scores: Scores, curves: Sequence[Curve], trials: int, seed: int) -> float | None:
+        """The share of MACs that a token rule is to leave, with as many heads and filters beside it as are fast enough.
+
+        The one of least loss; None where that is no rule at all.
 
         Raises:
             Refused: ``budget-unreachable``.
@@ -249,7 +239,6 @@ class StructureSearch:
         study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
         for macs in (1.0, *(curve.macs for curve in curves)):
             study.enqueue_trial({"tokens": macs})
-        considered: list[dict[str, float]] = []
 
         def loss(trial: Any) -> float:
             macs = trial.suggest_float("tokens", weakest, 1.0)
@@ -258,21 +247,16 @@ class StructureSearch:
                 plans = to_plans(search(scores, self.prices(curve, self.target or 1.0)))
             except Refused:
                 return 1e6
-            of_structure = self._divergence(plans)
-            found = of_structure + LEFT_BY_TRAINING * curve.divergence
-            considered.append(
-                {"tokens": macs, "structure": of_structure, "rule": curve.divergence, "loss": found}
-            )
+            found = self._divergence(plans) + LEFT_BY_TRAINING * curve.divergence
             if self.progress is not None:
-                self.progress("search", len(considered), trials, {"loss": found})
+                self.progress("search", trial.number + 1, trials, {"loss": found})
             return found
 
         study.optimize(loss, n_trials=trials)
         if study.best_value >= 1e6:
             raise self._unreachable()
         macs = float(study.best_params["tokens"])
-        prices = self.prices(between(known, macs), self.target)
-        return Choice(prices, macs if macs < 0.97 else None, self.target, tuple(considered))
+        return macs if macs < 0.97 else None
 
     def _divergence(self, plans: Sequence[LayerPlan]) -> float:
         """From the dense model's answers on calibration rows, cut and reconstructed on a few."""

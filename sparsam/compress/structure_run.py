@@ -42,7 +42,7 @@ from sparsam.structure.ftpp import (
     to_plans,
 )
 from sparsam.structure.mask import HALVES, Gates
-from sparsam.training.feed import Feed, matched_rows
+from sparsam.training.feed import Feed, by_length, matched_rows
 from sparsam.training.loop import Settings, compute_device, precision_here, train
 from sparsam.training.tokens import Distillation, Student
 
@@ -61,7 +61,7 @@ class StructureRun:
 
     Args:
         opened: the model; it is changed in place.
-        taught: the dense model, whose outputs are reproduced and which recovery learns from.
+        taught: the dense model, which recovery learns from.
         feed: training rows; labels are read unless the method samples them.
         wanted: lengths of the inputs in use, which cost is counted on.
         method, budget, settings: what to do.
@@ -124,12 +124,10 @@ class StructureRun:
 
     def _batches(self, rows: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], dict[str, Tensor]]]:
         """Rows by length, about :data:`TOKENS` real tokens at a time."""
-        order = rows[np.argsort(self.feed.lengths[rows], kind="stable")]
-        ends = np.cumsum(self.feed.lengths[order])
         device = next(self.model.parameters()).device
-        for part in np.split(order, np.flatnonzero(np.diff(ends // TOKENS)) + 1):
-            if len(part):
-                yield part, {name: x.to(device) for name, x in self.feed.collate(part).items()}
+        for group in by_length(self.feed.lengths[rows], TOKENS):
+            part = rows[group]
+            yield part, {name: x.to(device) for name, x in self.feed.collate(part).items()}
 
     @contextmanager
     def _stage(self, name: str, samples: int) -> Iterator[None]:
@@ -361,14 +359,7 @@ class StructureRun:
             identity=self.identity,
             progress=None if show is None else (lambda s, t, logs: show("recover", s, t, logs)),
         )
-        self.history["recover"] = {
-            "steps": history.steps,
-            "seconds": round(history.seconds, 1),
-            "samples": history.samples,
-            "tokens": history.tokens,
-            "epochs": method.recover_epochs,
-            "lr": method.recover_lr,
-        }
+        self.history["recover"] = history.record(method.recover_epochs, method.recover_lr)
 
 
 def _magnitude(model: Any) -> Scores:

@@ -258,14 +258,7 @@ class TokenRun:
             identity=self.identity,
             progress=None if show is None else (lambda s, t, logs: show(stage, s, t, logs)),
         )
-        self.history[stage] = {
-            "steps": history.steps,
-            "seconds": round(history.seconds, 1),
-            "samples": history.samples,
-            "tokens": history.tokens,
-            "epochs": epochs,
-            "lr": lr,
-        }
+        self.history[stage] = history.record(epochs, lr)
 
     def timed(self, steps: int) -> list[Timed]:
         """A few steps of each stage on the clock; the teacher's answers to as many batches before them."""

@@ -8,8 +8,6 @@ so that a disturbance falls on all of them.
 import copy
 import hashlib
 import json
-import os
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -23,7 +21,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from sparsam.artifact.manifest import read_json
-from sparsam.artifact.staging import write_whole
+from sparsam.artifact.staging import user_cache, write_whole
 from sparsam.errors import Refused
 from sparsam.measure import machine_facts
 from sparsam.models import stack_of
@@ -146,22 +144,13 @@ def tables_of(
         "lengths": [int(n) for n in lengths],
     }  # fmt: skip
     key = json.dumps([SCHEMA, facts_here(), profile], sort_keys=True)
-    file = (cache or default_cache()) / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
+    file = (cache or user_cache("tables")) / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
     if file.is_file():
         return Tables.load(file)
     found = _measured(stack.blocks[0], profile, progress)
     file.parent.mkdir(parents=True, exist_ok=True)
     found.save(file)
     return found
-
-
-def default_cache() -> Path:
-    """``sparsam/tables`` in the user's cache; a new temporary folder for a user without a home."""
-    try:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:
-        base = Path(tempfile.mkdtemp(prefix="cache-"))
-    return base / "sparsam" / "tables"
 
 
 def offered_filters(count: int) -> list[int]:

@@ -101,11 +101,10 @@ def answers(
     """
     device = next(model.parameters()).device
     model.eval()
-    order = rows[np.argsort(feed.lengths[rows], kind="stable")]
-    ends = np.cumsum(feed.lengths[order])
     found: Tensor | None = None
     done = 0
-    for group in np.split(order, np.flatnonzero(np.diff(ends // tokens)) + 1):
+    for part in by_length(feed.lengths[rows], tokens):
+        group = rows[part]
         batch = {name: x.to(device) for name, x in feed.collate(group).items() if name != "labels"}
         with head_alone(model), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             logits = model(**batch).logits.float().cpu()
@@ -117,6 +116,14 @@ def answers(
             progress(done, len(rows))
     assert found is not None, "no rows"
     return found
+
+
+def by_length(lengths: NDArray[np.int64], tokens: int) -> list[NDArray[np.int64]]:
+    """Row numbers from the shortest to the longest, in groups of about ``tokens`` real tokens."""
+    order = np.argsort(lengths, kind="stable")
+    ends = np.cumsum(lengths[order])
+    groups = np.split(order, np.flatnonzero(np.diff(ends // tokens)) + 1)
+    return [group for group in groups if len(group)]
 
 
 def tensors(batch: dict[str, NDArray[Any]]) -> dict[str, Tensor]:
@@ -146,13 +153,10 @@ def streamed(
     for rows in split.batches(CHUNK):
         part = encode(processor, rows, max_length=max_length, truncate=truncate)
         lengths = part.lengths if part.input_ids is not None else np.full(len(part), image_tokens, np.int64)
-        order = np.argsort(lengths, kind="stable")
-        ends = np.cumsum(lengths[order])
         cut = part.truncated
-        for group in np.split(order, np.flatnonzero(np.diff(ends // tokens)) + 1):
-            if len(group):
-                yield start + group, tensors(collate(part, group, pad_id)), cut
-                cut = 0
+        for group in by_length(lengths, tokens):
+            yield start + group, tensors(collate(part, group, pad_id)), cut
+            cut = 0
         start += len(part)
 
 

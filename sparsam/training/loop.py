@@ -134,6 +134,13 @@ class History:
     samples: int = 0
     logs: list[dict[str, float]] = field(default_factory=list)
 
+    def record(self, epochs: float, lr: float) -> dict[str, float]:
+        """What is kept of a stage beside the model."""
+        return {
+            "steps": self.steps, "seconds": round(self.seconds, 1), "samples": self.samples, "tokens": self.tokens,
+            "epochs": epochs, "lr": lr,
+        }  # fmt: skip
+
 
 def on_main_process(write: Callable[[], object]) -> None:
     """Do something once, whatever the number of processes, and let all of them go on after it."""
