@@ -16,7 +16,9 @@ from pydantic.dataclasses import dataclass
 
 from sparsam.errors import Refused
 
-VERSION = 1
+VERSION = 2
+"""2 since products have number formats; plans of version 1 are read as they are."""
+
 MAX_CHARACTERS = 2_000_000
 """What is read of a plan's text: several times what a plan of the largest encoders takes."""
 
@@ -24,12 +26,40 @@ _strict = pydantic.ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 Index = Annotated[int, pydantic.Field(ge=0)]
 
 
+PRODUCTS = ("qkv", "o", "up", "down")
+"""A layer's products, by what they read: queries, keys and values have one input, and one format."""
+
+
+@dataclass(frozen=True, config=_strict)
+class Format:
+    """How a product is computed in integers: weights of ``bits`` bits, symmetric, one scale an output; inputs of 8, affine.
+
+    The weights' scales lie beside the weights. ``scale`` and ``zero`` are the input's, as calibrated for all tokens;
+    with ``input`` ``token`` each token has its own, worked out while the model runs, and these serve exports alone.
+    """
+
+    bits: Annotated[int, pydantic.Field(ge=2, le=8)] = 8
+    input: Literal["token", "tensor"] = "token"
+    scale: Annotated[float, pydantic.Field(gt=0)] | None = None
+    zero: Annotated[int, pydantic.Field(ge=0, le=255)] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.scale is None) != (self.zero is None):
+            raise ValueError(f"scale and zero go together; got {self.scale} and {self.zero}")
+        if self.input == "tensor" and self.scale is None:
+            raise ValueError("input 'tensor' needs the scale and zero that calibration gives")
+
+
 @dataclass(frozen=True, config=_strict)
 class LayerPlan:
-    """One layer: indices of the dense layer's heads and filters that are kept; ``None`` keeps all of them."""
+    """One layer: indices of the dense layer's heads and filters that are kept; ``None`` keeps all of them.
+
+    ``formats`` holds the number formats of its products (:data:`PRODUCTS`); one that is not named is in floating point.
+    """
 
     heads: tuple[Index, ...] | None = None
     filters: tuple[Index, ...] | None = None
+    formats: dict[Literal["qkv", "o", "up", "down"], Format] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for kind, kept in (("heads", self.heads), ("filters", self.filters)):
@@ -60,6 +90,8 @@ class Plan:
     family: str
     layers: tuple[LayerPlan, ...]
     tokens: TokenPlan | None = None
+    embeddings: Annotated[int, pydantic.Field(ge=2, le=8)] | None = None
+    """Bits of the words' embeddings, symmetric, one scale a word; None for floating point."""
     version: Annotated[int, pydantic.Field(ge=1, le=VERSION)] = VERSION
 
     def __post_init__(self) -> None:
@@ -80,9 +112,19 @@ class Plan:
         """Whether the weights of this plan differ in shape from the dense model's."""
         return any(layer.heads is not None or layer.filters is not None for layer in self.layers)
 
+    @property
+    def in_integers(self) -> bool:
+        """Whether any weights are integers: those of a product, or the words' embeddings."""
+        return self.embeddings is not None or any(layer.formats for layer in self.layers)
+
     def to_json(self) -> dict[str, Any]:
         """A JSON object; :meth:`from_json` reads it back to an equal plan."""
         made: dict[str, Any] = _adapter.dump_python(self, mode="json")
+        for layer in made["layers"]:
+            if not layer["formats"]:  # as plans of version 1 are written, whose digests stand in files
+                del layer["formats"]
+        if self.embeddings is None:
+            del made["embeddings"]
         return made
 
     @staticmethod

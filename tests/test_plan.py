@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsam.errors import Refused
-from sparsam.plan import VERSION, LayerPlan, Plan, TokenPlan
+from sparsam.plan import VERSION, Format, LayerPlan, Plan, TokenPlan
 from sparsam.tokens import RULES, rule_of
 
 indices = st.none() | st.sets(st.integers(0, 10_000), max_size=8).map(lambda s: tuple(sorted(s)))
@@ -310,3 +310,29 @@ def test_two_thousand_mutated_plans_are_refused_or_valid() -> None:
                 texts[error.code] = max(texts[error.code], len(str(error)))
     assert 50 < kinds["valid"] < 1500
     assert set(texts) == {"plan-invalid", "plan-version", "token-rule"} and 0 < max(texts.values()) < 2000
+
+
+def test_formats_are_written_where_there_are_any() -> None:
+    """A product's number format comes back from JSON; a layer without one is written as before there were formats."""
+    eight = Format(8, "tensor", 0.031, 117)
+    plan = Plan("bert", (LayerPlan(formats={"qkv": eight, "up": Format(4)}), LayerPlan()))
+    written = plan.to_json()
+    assert Plan.from_json(json.dumps(written)) == plan
+    assert plan.in_integers and not Plan.dense("bert", 2).in_integers
+    assert written["layers"][1] == {"heads": None, "filters": None}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"bits": 1},
+        {"bits": 9},
+        {"scale": 0.1},
+        {"input": "tensor"},
+        {"scale": -1.0, "zero": 0},
+        {"scale": 1.0, "zero": 256},
+    ],
+)
+def test_impossible_format_is_refused(given: dict[str, Any]) -> None:
+    """A format says how its inputs are read, or is refused when the plan is."""
+    refused({"family": "bert", "layers": [{"formats": {"o": given}}]}, "plan-invalid")
