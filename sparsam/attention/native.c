@@ -12,7 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#ifdef __AVX512F__
+#if defined(SPARSAM_LANES) /* vectors of another processor, for tests: compilers make them of what there is */
+#define LANES SPARSAM_LANES
+#elif defined(__AVX512F__)
 #define LANES 16
 #else
 #define LANES 8

@@ -2,22 +2,11 @@
 
 Torch's fused attention is made for long sequences; on a batch of sentences it is a third of a frozen model's time, and it
 does not tell what attention a token received. This kernel does both (docs/decisions/0010-a-kernel-of-our-own.md). Where
-there is no compiler, :func:`attend` is :func:`sparsam.attention.softmax.attend`, the same numbers from torch's operators.
-
-    SPARSAM_NATIVE=0    leave it out
-    CC                  the compiler; else cc, gcc or clang
-
-The kernel's threads are torch's: it leaves GOMP's functions open, and the dynamic linker finds those torch has loaded.
+there is no compiler (:mod:`sparsam.native`), :func:`attend` is :func:`sparsam.attention.softmax.attend`, the same numbers
+from torch's operators.
 """
 
 import ctypes
-import hashlib
-import os
-import platform
-import shutil
-import stat
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -27,89 +16,24 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sparsam import native
 from sparsam.attention import softmax
 from sparsam.attention.single import attend_single as plain_single
 from sparsam.attention.softmax import PairBias
 
 SOURCE = Path(__file__).with_name("native.c")
-FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fPIC", "-fopenmp", "-c")
-PATIENCE = 120
-"""Seconds a compiler may take."""
-
-
-def compiler() -> str | None:
-    """The C compiler to call, None where there is none or native code is switched off."""
-    if os.environ.get("SPARSAM_NATIVE", "1") == "0" or os.name != "posix":
-        return None
-    named = os.environ.get("CC")
-    return next(
-        (found for name in ((named,) if named else ("cc", "gcc", "clang")) if (found := shutil.which(name))),
-        None,
-    )
 
 
 @lru_cache
 def kernel() -> ctypes.CDLL | None:
     """The compiled kernel; None where it cannot be had. The first call on a machine compiles for about a second."""
-    program = compiler()
-    if program is None:
-        return None
-    try:
-        found = ctypes.CDLL(str(_built(program)))
-    except (OSError, subprocess.SubprocessError):
+    found = native.library(SOURCE)
+    if found is None:
         return None
     call, pointer, number = found.sparsam_attend, ctypes.c_void_p, ctypes.c_int
     call.argtypes = [pointer] * 9 + [ctypes.c_long] * 3 + [number] * 3 + [ctypes.c_float] + [number] * 3
     call.restype = number
     return found
-
-
-def _built(program: str) -> Path:
-    """The shared library's path, compiled if it is not in the cache."""
-    version = subprocess.run([program, "--version"], capture_output=True, timeout=PATIENCE, check=True).stdout
-    told = b"\0".join([SOURCE.read_bytes(), " ".join(FLAGS).encode(), version, _processor()])
-    folder = _cache()
-    place = folder / f"attention-{hashlib.sha256(told).hexdigest()[:24]}.so"
-    if place.is_file() and _ours(place):
-        return place
-    with tempfile.TemporaryDirectory(dir=folder) as work:
-        compiled, linked = Path(work) / "native.o", Path(work) / "native.so"
-        for command in (
-            [program, *FLAGS, str(SOURCE), "-o", str(compiled)],
-            [program, "-shared", str(compiled), "-o", str(linked)],
-        ):
-            subprocess.run(command, capture_output=True, timeout=PATIENCE, check=True)
-        os.replace(linked, place)
-    return place
-
-
-def _cache() -> Path:
-    """A folder that only this user writes to."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = base / "sparsam" / "native"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if _ours(folder) and os.access(folder, os.W_OK):
-            return folder
-    except OSError:
-        pass
-    return Path(tempfile.mkdtemp(prefix="sparsam-native-"))
-
-
-def _ours(path: Path) -> bool:
-    """Whether nobody else could have written this: what is loaded from here runs."""
-    facts = path.stat()
-    return facts.st_uid == os.getuid() and not facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-
-
-def _processor() -> bytes:
-    """What ``-march=native`` looks at: a cache may be shared between machines."""
-    try:
-        lines = Path("/proc/cpuinfo").read_bytes().splitlines()
-    except OSError:
-        return platform.processor().encode()
-    wanted = (b"model name", b"flags", b"Features", b"CPU part")
-    return b"\n".join(sorted({line for line in lines if line.startswith(wanted)}))
 
 
 def attend(

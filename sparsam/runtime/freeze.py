@@ -22,6 +22,7 @@ from sparsam.models.heads import why_not
 from sparsam.models.lift import base_of, family_of
 from sparsam.models.positions import first_position, longest_text
 from sparsam.packed import Packed
+from sparsam.runtime.ends import embedded, head_of, pictured, positions_of
 from sparsam.runtime.frozen import FrozenEncoder, FrozenLayers, FrozenStack
 from sparsam.runtime.product import prepacks
 from sparsam.task.encode import pixels_of
@@ -68,6 +69,7 @@ class Frozen:
         config = model.config
         self.labels: Mapping[int, str] = config.id2label
         self.first_position = first_position(config)
+        self.head = head_of(model)
 
     @torch.inference_mode()
     def logits(self, batch: Batch) -> Float[Tensor, "b c"]:
@@ -83,6 +85,9 @@ class Frozen:
                 "a sequence has no tokens; expected the tokenizer's special tokens at least. Leave it out.",
                 code="empty-sequence",
             )
+        if self.head is not None:
+            positions = positions_of(batch.lengths, self.first_position)
+            return self._through(batch.lengths, embedded(self.model, batch.ids, positions, batch.kinds))
         tokens, positions = _lay_out(batch.lengths)
         inputs = {"input_ids": batch.ids[None], "position_ids": (positions + self.first_position)[None]}
         if batch.kinds is not None:
@@ -94,8 +99,21 @@ class Frozen:
         """The head's output for pictures as the image processor gives them, in float32."""
         embeddings = base_of(self.model).embeddings
         n = int(embeddings.position_embeddings.shape[1])
-        tokens, _ = _lay_out(torch.full((pixels.shape[0],), n))
+        lengths = torch.full((pixels.shape[0],), n)
+        if self.head is not None and len(pixels):
+            return self._through(lengths, pictured(self.model, pixels.to(self.dtype)))
+        tokens, _ = _lay_out(lengths)
         return self._run(tokens, {"pixel_values": pixels.to(self.dtype)})
+
+    def _through(self, lengths: Tensor, x: Tensor) -> Tensor:
+        """Encoder and head, without the model's own forward pass around them."""
+        assert self.head is not None
+        stack = self.encoder.stack
+        if stack.layers is not None:  # the two calls do not ask where a token lay
+            states = stack.in_two_calls(x, lengths)
+        else:
+            states = stack.read(_lay_out(lengths)[0].with_values(x))
+        return self.head(self.model, states).float()
 
     def _run(self, tokens: Packed, inputs: dict[str, Tensor]) -> Tensor:
         self.encoder.tokens = tokens

@@ -3,12 +3,12 @@
 import copy
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
@@ -17,20 +17,9 @@ from sparsam.attention import native
 from sparsam.models.encoder import Block, Linear, Stack, call
 from sparsam.models.lift import RelativeBias
 from sparsam.packed import Packed
-from sparsam.runtime.product import Product, activation_name
-
-Norm = tuple[Tensor, Tensor, float]
-
-
-@runtime_checkable
-class Serves(Protocol):
-    """A rule that also decides on host arrays, in a few microseconds a layer; the others are asked as in training."""
-
-    def kept(
-        self, layer: int, scores: Float[NDArray[Any], " t"] | None, starts: Int[NDArray[np.int64], " b1"]
-    ) -> Bool[NDArray[Any], " t"]:
-        """Which tokens go on. The first of each sequence does, whatever it says."""
-        ...
+from sparsam.runtime.encoder import NativeLayer, Norm, Serves, Workspace, layout, machine, run
+from sparsam.runtime.integers import product_of
+from sparsam.runtime.product import activation_name
 
 
 class FrozenBlock(Block):
@@ -42,14 +31,19 @@ class FrozenBlock(Block):
     def __init__(self, block: Block, dtype: torch.dtype, last: bool) -> None:
         self.family, self.left = block.family, block.left
         q, k, v, o, up, down = (block.part(role) for role in ("q", "k", "v", "o", "up", "down"))
+        formats = block.left.formats
         self.head_width = int(block.part("head_width"))
-        self.q = Product.of([q], dtype) if last else None  # in the last layer not every token asks
-        self.mix = Product.of([k, v] if last else [q, k, v], dtype)
-        self.out = {"attention": Product.of([o], dtype), "ffn": Product.of([down], dtype)}
+        # In the last layer not every token asks.
+        self.q = product_of([q], formats.get("qkv"), dtype) if last else None
+        self.mix = product_of([k, v] if last else [q, k, v], formats.get("qkv"), dtype)
+        self.out = {
+            "attention": product_of([o], formats.get("o"), dtype),
+            "ffn": product_of([down], formats.get("down"), dtype),
+        }
         act = block.part("act")
         name = activation_name(act)
         self.act = None if name is not None else act
-        self.up = Product.of([up], dtype, name or "none")
+        self.up = product_of([up], formats.get("up"), dtype, name or "none")
         self.norms = {role: _norm(block.part(role), dtype) for role in ("attention_norm", "ffn_norm")}
 
     @property
@@ -116,8 +110,49 @@ class FrozenBlock(Block):
         return self.out[half](x, residual=residual)
 
 
+def _starts(lengths: Int[Tensor, " b"]) -> Int[NDArray[np.int64], " b1"]:
+    """Where each sequence begins, and the end."""
+    starts = np.zeros(lengths.shape[0] + 1, np.int64)
+    np.cumsum(lengths.numpy(), out=starts[1:])
+    return starts
+
+
 def _norm(module: Any, dtype: torch.dtype) -> Norm:
     return module.weight.detach().to(dtype), module.bias.detach().to(dtype), float(module.eps)
+
+
+def native_layers(stack: Stack, dtype: torch.dtype) -> list[NativeLayer] | None:
+    """A stack's layers for the two calls; None where they do not have what the model needs, or are not the faster way.
+
+    Products in integers always go there. In float32 they do on processors with AVX2 alone, where they are as fast as torch's
+    own and the calls around them are saved; AVX-512 and bfloat16 are oneDNN's (docs/decisions/0014-machine-code.md).
+    """
+    code = machine()
+    if code is None or stack.bias is not None or stack.family.protected != 1:
+        return None
+    if stack.rule is not None and not isinstance(stack.rule, Serves):
+        return None
+    _, lanes, instruction = layout(code)
+    integers = any(left.formats for left in stack.left)
+    if not integers and (dtype != torch.float32 or lanes != 8 or not instruction):
+        return None
+    names = [activation_name(block.part("act")) for block in stack.blocks]
+    if None in names:
+        return None
+    roles, last = ("q", "k", "v", "o", "up", "down"), len(stack.left) - 1
+    return [
+        NativeLayer(
+            {role: block.part(role) for role in roles},
+            dict(block.left.formats),
+            {role: _norm(block.part(role), torch.float32) for role in ("attention_norm", "ffn_norm")},
+            int(block.part("head_width")),
+            name or "none",
+            pre_norm=stack.family.pre_norm,
+            alone=index == last,
+            code=code,
+        )
+        for index, (block, name) in enumerate(zip(stack.blocks, names, strict=True))
+    ]
 
 
 class FrozenStack(Stack):
@@ -126,8 +161,12 @@ class FrozenStack(Stack):
     def __init__(self, stack: Stack, dtype: torch.dtype) -> None:
         super().__init__(stack.family, stack.holder, stack.left)
         last = len(stack.left) - 1
+        self.layers = native_layers(stack, dtype)
+        """In machine code, two calls a layer, where this machine and this model have it so; the blocks then are not made."""
+        self.room = Workspace()
         self.frozen: list[FrozenBlock] = [
-            FrozenBlock(block, dtype, index == last) for index, block in enumerate(stack.blocks)
+            FrozenBlock(block, dtype, index == last)
+            for index, block in enumerate(stack.blocks if self.layers is None else ())
         ]
         self.holder = self  # the user's layers are not needed any more
         self.rule, self.bias = stack.rule, copy.copy(stack.bias)
@@ -140,14 +179,14 @@ class FrozenStack(Stack):
 
     def read(self, tokens: Packed) -> Float[Tensor, "b p d"]:
         """The protected tokens' last states: by the native kernel where it is to be had, else as in training."""
+        if self.layers is not None:
+            return self.in_two_calls(tokens.values, tokens.lengths)
         b, d, rule = tokens.lengths.shape[0], tokens.values.shape[1], self.rule
         usual = self.bias is not None or self.family.protected != 1
         if usual or native.kernel() is None or not (rule is None or isinstance(rule, Serves)):
             survivors, _ = self.run(tokens)
             return survivors.values.view(b, -1, d)
-        x, last = tokens.values, len(self.frozen) - 1
-        starts = np.zeros(b + 1, np.int64)
-        np.cumsum(tokens.lengths.numpy(), out=starts[1:])
+        x, last, starts = tokens.values, len(self.frozen) - 1, _starts(tokens.lengths)
         for index, block in enumerate(self.frozen):
             asked = rule is not None and index < last and rule.prunes(index)
             wanted = asked and rule is not None and rule.wants_scores(index)
@@ -159,6 +198,13 @@ class FrozenStack(Stack):
                     starts[1:] = np.cumsum(np.add.reduceat(keep, starts[:-1], dtype=np.int64))
             x = block.ffn(x, linear=call)
         return x.view(b, 1, d)
+
+    def in_two_calls(self, x: Float[Tensor, "t d"], lengths: Int[Tensor, " b"]) -> Float[Tensor, "b 1 d"]:
+        """:meth:`read` in machine code, two calls a layer."""
+        assert self.layers is not None
+        assert self.rule is None or isinstance(self.rule, Serves)
+        states = run(self.layers, x, _starts(lengths), self.rule, self.room)
+        return states.view(lengths.shape[0], 1, x.shape[1])
 
     def own_layers(self) -> Sequence[nn.Module]:
         """None: their weights were copied."""

@@ -9,6 +9,7 @@ import torch
 
 from sparsam.attention import native, softmax
 from sparsam.attention.single import attend_single
+from sparsam.native import built, compiler
 
 LENGTHS = ((1,), (5,), (7, 3, 0, 33), (16, 17, 32, 31), (130, 257))
 WIDTHS = (8, 16, 24, 32, 64, 80)
@@ -16,7 +17,7 @@ ERRORS = {torch.float32: 2e-5, torch.bfloat16: 3e-2}
 
 
 @pytest.fixture
-def built() -> None:
+def compiled() -> None:
     """Skips where this machine cannot compile."""
     if native.kernel() is None:
         pytest.skip("no C compiler, or SPARSAM_NATIVE=0")
@@ -30,7 +31,7 @@ def tensors(lengths: tuple[int, ...], width: int, dtype: torch.dtype, heads: int
     return [part.view(t, heads, width) for part in mixed.chunk(3, 1)]
 
 
-@pytest.mark.usefixtures("built")
+@pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("dtype", list(ERRORS), ids=str)
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
@@ -48,7 +49,7 @@ def test_the_numbers_are_the_references(lengths: tuple[int, ...], width: int, dt
         assert native.attend(q, k, v, lengths, **(settings | {"scores": False}))[1] is None
 
 
-@pytest.mark.usefixtures("built")
+@pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("dtype", list(ERRORS), ids=str)
 @pytest.mark.parametrize("biased", [False, True])
 def test_one_query_a_sequence(dtype: torch.dtype, biased: bool) -> None:
@@ -62,7 +63,7 @@ def test_one_query_a_sequence(dtype: torch.dtype, biased: bool) -> None:
     torch.testing.assert_close(got.float(), want, atol=ERRORS[dtype], rtol=0)
 
 
-@pytest.mark.usefixtures("built")
+@pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("size", [0.0, 1e-30, 30.0, 1e4])
 def test_large_and_small_logits(size: float) -> None:
     """The largest logit of each row is taken off before the exponential, however large it is."""
@@ -74,7 +75,7 @@ def test_large_and_small_logits(size: float) -> None:
     torch.testing.assert_close(sums, expected, atol=2e-3, rtol=0)
 
 
-@pytest.mark.usefixtures("built")
+@pytest.mark.usefixtures("compiled")
 def test_a_number_that_is_none_is_not_hidden() -> None:
     q, k, v = tensors((8,), 32, torch.bfloat16)
     q = q.clone()
@@ -85,7 +86,7 @@ def test_a_number_that_is_none_is_not_hidden() -> None:
     assert torch.isfinite(out[4]).all()
 
 
-@pytest.mark.usefixtures("built")
+@pytest.mark.usefixtures("compiled")
 def test_threads_change_nothing() -> None:
     lengths = tuple(range(1, 40))
     q, k, v = tensors(lengths, 32, torch.float32)
@@ -140,27 +141,27 @@ def test_without_a_compiler_torch_computes(
         native.kernel.cache_clear()
 
 
-@pytest.mark.usefixtures("built")
+@pytest.mark.usefixtures("compiled")
 @pytest.mark.skipif(sys.platform == "win32", reason="file modes")
 def test_a_library_that_others_could_have_written_is_not_loaded(
     monkeypatch: pytest.MonkeyPatch, tmp_path: "os.PathLike[str]"
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    program = native.compiler()
+    program = compiler()
     assert program is not None
-    place = native._built(program)
+    place = built(program, native.SOURCE)
     assert str(place).startswith(str(tmp_path))
     good = place.read_bytes()
-    assert native._built(program) == place, "the second call takes what is there"
+    assert built(program, native.SOURCE) == place, "the second call takes what is there"
     place.write_bytes(b"not a library")
     place.chmod(0o666)
-    assert native._built(program).read_bytes() == good
+    assert built(program, native.SOURCE).read_bytes() == good
     place.parent.chmod(0o777)
-    elsewhere = native._built(program)
+    elsewhere = built(program, native.SOURCE)
     assert elsewhere.parent != place.parent
 
 
-@pytest.mark.usefixtures("built")
+@pytest.mark.usefixtures("compiled")
 def test_many_at_once() -> None:
     """Threads of one process share the kernel; each has room of its own."""
     from concurrent.futures import ThreadPoolExecutor
