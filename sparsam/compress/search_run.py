@@ -180,6 +180,8 @@ class StructureSearch:
         self.run, self.budget, self.opened, self.progress = run, budget, opened, progress
         self.asked, self.dense = asked or budget, dense or Dense()
         self.units = units_of(opened.model)
+        if budget.bytes is not None:
+            self._in_bytes(budget.bytes)  # what is refused is refused before anything is timed
         show = progress
         told = None if show is None else (lambda done, total: show("times", done, total, {}))
         self.clocks = [
