@@ -99,6 +99,31 @@ def dense_cost(shapes: Sequence[Shape], lengths: NDArray[np.integer[Any]]) -> Co
     return encoder_cost(plain, [lengths] * len(plain), [lengths] * len(plain))
 
 
+ABSOLUTE = {
+    "macs": "macs_per_sample",
+    "throughput": "samples_per_second",
+    "latency": "latency_ms",
+    "bytes": "size_bytes",
+}
+"""The field of a limit in its own unit, by the key of a limit that is relative to the dense model."""
+
+
+@dataclass(frozen=True)
+class Dense:
+    """What the dense model takes, which absolute limits are made relative by; None for what no limit asks about."""
+
+    macs_per_sample: float | None = None
+    samples_per_second: float | None = None
+    latency_ms: float | None = None
+    size_bytes: float | None = None
+
+    def of(self, key: str) -> float:
+        """The figure that belongs to a key."""
+        found = getattr(self, ABSOLUTE[key])
+        assert found is not None, key
+        return float(found)
+
+
 @dataclass(frozen=True)
 class Budget:
     """What may be spent or lost. A relative limit is one of sparsam's own packed dense bfloat16 form of the same model.
@@ -106,6 +131,9 @@ class Budget:
     ``macs=0.5x`` at most half the MACs (met up to 2 % more after reload, on other inputs); ``throughput=2.5x`` at least so many
     times its samples a second, in batches; ``latency=0.4x`` at most that share of its median time, one sample at a time;
     ``bytes=0.5x`` at most half its weights; ``accuracy=-1`` at most one point of the task's metric lost.
+
+    The same limits in their own units: ``macs=120M`` of a sample, on average; ``throughput=900/s``; ``latency=8ms``;
+    ``bytes=20MB``. Several may be given, each in one form; all of them are kept.
     """
 
     macs: float | None = None
@@ -113,6 +141,10 @@ class Budget:
     throughput: float | None = None
     latency: float | None = None
     bytes: float | None = None
+    macs_per_sample: float | None = None
+    samples_per_second: float | None = None
+    latency_ms: float | None = None
+    size_bytes: float | None = None
 
     KEYS = ("macs", "throughput", "latency", "bytes", "accuracy")
 
@@ -136,29 +168,85 @@ class Budget:
                 "One point lost at most is accuracy=-1.",
                 code="budget-range",
             )
+        for key, field in ABSOLUTE.items():
+            value = getattr(self, field)
+            if value is not None and not 0 < value < math.inf:
+                raise Usage(
+                    f"{field} must be above 0 and finite; got {value!r}. For example {_EXAMPLES[key]}.",
+                    code="budget-range",
+                )
+            if value is not None and getattr(self, key) is not None:
+                raise Usage(
+                    f"the budget limits {key} twice, by {key} and by {field}; keep one.", code="budget-key"
+                )
+
+    def names(self, key: str) -> bool:
+        """Whether a limit is given for a key, in either form."""
+        return any(getattr(self, field) is not None for field in (key, ABSOLUTE[key]))
+
+    @property
+    def limits(self) -> tuple[str, ...]:
+        """The keys that are limited, in either form; accuracy aside."""
+        return tuple(key for key in ABSOLUTE if self.names(key))
+
+    @property
+    def absolute(self) -> tuple[str, ...]:
+        """The keys whose limit is in its own unit."""
+        return tuple(key for key, field in ABSOLUTE.items() if getattr(self, field) is not None)
 
     @property
     def timed(self) -> bool:
         """Whether a clock decides if it is met."""
-        return self.throughput is not None or self.latency is not None
+        return self.names("throughput") or self.names("latency")
 
     @property
     def searched(self) -> bool:
         """Whether what to keep has to be searched for: it names more than MACs and accuracy."""
-        return self.timed or self.bytes is not None
+        return self.timed or self.names("bytes")
+
+    def said(self, key: str) -> str:
+        """A limit as it is written, such as ``latency=8ms``."""
+        field = ABSOLUTE[key]
+        return (
+            written(key, getattr(self, key))
+            if getattr(self, field) is None
+            else written(field, getattr(self, field))
+        )
+
+    def reach(self, key: str, ratio: float, dense: Dense) -> str:
+        """What a figure relative to the dense model's is in the form that the limit has."""
+        if key not in self.absolute:
+            return f"{key}={ratio:.1f}x" if key == "throughput" else f"{key}={ratio:.2f}x"
+        return written(ABSOLUTE[key], float(f"{ratio * dense.of(key):.3g}"))
+
+    def relative_to(self, dense: Dense) -> tuple["Budget", tuple[str, ...]]:
+        """The same limits relative to a dense model, and the keys whose absolute limit it keeps already: those are left out."""
+        found: dict[str, float] = {
+            key: value for key in self.KEYS if (value := getattr(self, key)) is not None
+        }
+        met = []
+        for key in self.absolute:
+            ratio = getattr(self, ABSOLUTE[key]) / dense.of(key)
+            if ratio <= 1 if key == "throughput" else ratio >= 1:
+                met.append(key)
+            else:
+                found[key] = ratio
+        return Budget(**found), tuple(met)
 
     def to_json(self) -> dict[str, float]:
         """The limits that were given."""
-        return {key: value for key in self.KEYS if (value := getattr(self, key)) is not None}
+        fields = (*self.KEYS, *ABSOLUTE.values())
+        return {key: value for key in fields if (value := getattr(self, key)) is not None}
 
     @staticmethod
     def parse(text: str) -> "Budget":
-        """Read ``macs=0.5x,accuracy=-1``.
+        """Read ``macs=0.5x,accuracy=-1`` or ``latency=8ms,bytes=20MB``.
 
         Raises:
             Usage: ``budget-key``, ``budget-value`` or ``budget-range``.
         """
         found: dict[str, float] = {}
+        seen: set[str] = set()
         for item in filter(None, (part.strip() for part in text.split(","))):
             key, equals, value = (part.strip() for part in item.partition("="))
             key = "macs" if key == "flops" else key
@@ -168,17 +256,47 @@ class Budget:
                     f"{', '.join(Budget.KEYS)}.",
                     code="budget-key",
                 )
-            if key in found:
+            if key in seen:
                 raise Usage(f"the budget {text!r} names {key} twice; keep one.", code="budget-key")
-            form = r"([+-]?(?:\d+(?:\.\d*)?|\.\d+))" if key == "accuracy" else r"(\d+(?:\.\d*)?|\.\d+)x"
-            match = re.fullmatch(form, value.replace("−", "-"))
-            if match is None:
-                wanted = "points such as -1" if key == "accuracy" else _WANTED[key]
-                raise Usage(f"cannot read {key}={value!r}; expected {wanted}.", code="budget-value")
-            found[key] = float(match.group(1))
+            seen.add(key)
+            field, number = _read(key, value)
+            found[field] = number
         if not found:
             raise Usage(f"the budget {text!r} is empty; expected e.g. macs=0.5x.", code="budget-key")
         return Budget(**found)
+
+
+def _read(key: str, value: str) -> tuple[str, float]:
+    """The field that a value belongs to, and the number."""
+    if key == "accuracy":
+        match = re.fullmatch(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+))", value.replace("−", "-"))
+        if match is None:
+            raise Usage(f"cannot read accuracy={value!r}; expected points such as -1.", code="budget-value")
+        return key, float(match.group(1))
+    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*(\S+)", value)
+    if match is not None and match.group(2) == "x":
+        return key, float(match.group(1))
+    if match is None or match.group(2) not in _UNITS[key]:
+        raise Usage(
+            f"cannot read {key}={value!r}; expected {_WANTED[key]}, or {_EXAMPLES[key]} (units are {', '.join(_UNITS[key])}).",
+            code="budget-value",
+        )
+    return ABSOLUTE[key], float(match.group(1)) * _UNITS[key][match.group(2)]
+
+
+def written(field: str, value: float) -> str:
+    """A limit as :meth:`Budget.parse` reads it, in the unit that suits its size."""
+    key = next((key for key, absolute in ABSOLUTE.items() if absolute == field), None)
+    if key is None:
+        return f"{field}={value:g}x"
+    units = {
+        "latency": ("ms",),
+        "throughput": ("/s",),
+        "bytes": ("kB", "MB", "GB"),
+        "macs": ("k", "M", "G", "T"),
+    }[key]
+    unit = next((one for one in units[::-1] if value >= _UNITS[key][one]), units[0])
+    return f"{key}={value / _UNITS[key][unit]:.6g}{unit}"
 
 
 _WANTED = {
@@ -186,4 +304,16 @@ _WANTED = {
     "latency": "a share of the dense model's time such as 0.5x",
     "bytes": "a share of the dense model's size such as 0.5x",
     "throughput": "a multiple of the dense model's such as 2.5x",
+}
+_EXAMPLES = {
+    "macs": "macs=120M for a sample, on average",
+    "latency": "latency=8ms",
+    "bytes": "bytes=20MB",
+    "throughput": "throughput=900/s",
+}
+_UNITS = {
+    "macs": {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12},
+    "latency": {"ms": 1.0, "us": 1e-3, "s": 1e3},
+    "bytes": {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30},
+    "throughput": {"/s": 1.0},
 }

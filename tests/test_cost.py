@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from sparsam.cost import Budget, Cost, Shape, dense_cost, encoder_cost, layer_cost
+from sparsam.cost import Budget, Cost, Dense, Shape, dense_cost, encoder_cost, layer_cost
 from sparsam.errors import Usage
 
 BASE = Shape(width=768, heads=12, head_width=64, filters=3072)
@@ -129,6 +129,49 @@ def test_budgets_of_a_clock_and_of_size() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "field", "value", "said"),
+    [
+        ("latency=8ms", "latency_ms", 8.0, "latency=8ms"),
+        ("latency=0.008s", "latency_ms", 8.0, "latency=8ms"),
+        ("throughput=900/s", "samples_per_second", 900.0, "throughput=900/s"),
+        ("throughput = 900 /s", "samples_per_second", 900.0, "throughput=900/s"),
+        ("bytes=20MB", "size_bytes", 20e6, "bytes=20MB"),
+        ("bytes=1KiB", "size_bytes", 1024.0, "bytes=1.024kB"),
+        ("bytes=12B", "size_bytes", 12.0, "bytes=0.012kB"),
+        ("macs=120M", "macs_per_sample", 120e6, "macs=120M"),
+        ("flops=1.5G", "macs_per_sample", 1.5e9, "macs=1.5G"),
+    ],
+)
+def test_limits_in_their_own_units(text: str, field: str, value: float, said: str) -> None:
+    """Each unit is read, kept by a field that names it, and written again in a form that reads the same."""
+    found = Budget.parse(text)
+    assert found.to_json() == pytest.approx({field: value})
+    assert found.said(found.limits[0]) == said and Budget.parse(said) == found
+    assert found.absolute == found.limits and found.names(found.limits[0])
+    assert found.searched == (field != "macs_per_sample")
+
+
+def test_absolute_limits_become_relative_to_a_dense_model() -> None:
+    """By division; those it keeps already are left out and named; relative ones and accuracy stay."""
+    dense = Dense(macs_per_sample=2e8, samples_per_second=300.0, latency_ms=16.0, size_bytes=4e7)
+    given = Budget.parse("macs=50M,throughput=900/s,latency=8ms,bytes=20MB,accuracy=-1")
+    assert given.relative_to(dense) == (Budget(0.25, -1.0, 3.0, 0.5, 0.5), ())
+    assert given.limits == ("macs", "throughput", "latency", "bytes")
+    given = Budget.parse("throughput=300/s,latency=20ms,bytes=0.5x")
+    assert given.relative_to(dense) == (Budget(bytes=0.5), ("throughput", "latency"))
+    assert Budget(latency=0.5).relative_to(Dense()) == (Budget(latency=0.5), ())
+
+
+def test_what_can_be_reached_is_said_in_the_limits_own_form() -> None:
+    """Milliseconds where milliseconds were asked for, a multiple where a multiple was."""
+    dense = Dense(samples_per_second=300.0, latency_ms=16.0)
+    given = Budget.parse("latency=1ms,throughput=900x")
+    assert given.reach("latency", 0.25, dense) == "latency=4ms"
+    assert given.reach("throughput", 3.0, dense) == "throughput=3.0x"
+    assert Budget.parse("latency=0.1x").reach("latency", 0.25, dense) == "latency=0.25x"
+
+
+@pytest.mark.parametrize(
     ("text", "code", "says"),
     [
         ("", "budget-key", "is empty; expected e.g. macs=0.5x"),
@@ -136,7 +179,16 @@ def test_budgets_of_a_clock_and_of_size() -> None:
         ("macs", "budget-key", "cannot read 'macs' in the budget"),
         ("speed=2x", "budget-key", "expected e.g. macs=0.5x,accuracy=-1"),
         ("throughput=2.5", "budget-value", "expected a multiple of the dense model's such as 2.5x"),
-        ("latency=8ms", "budget-value", "expected a share of the dense model's time such as 0.5x"),
+        ("latency=8", "budget-value", "such as 0.5x, or latency=8ms \\(units are ms, us, s\\)"),
+        ("throughput=900", "budget-value", "or throughput=900/s"),
+        ("bytes=20mb", "budget-value", "or bytes=20MB .units are B, kB, MB, GB, KiB"),
+        ("macs=120Q", "budget-value", "or macs=120M for a sample, on average"),
+        (
+            "latency=0ms",
+            "budget-range",
+            "latency_ms must be above 0 and finite; got 0.0. For example latency=8ms",
+        ),
+        ("latency=8ms,latency=0.5x", "budget-key", "names latency twice"),
         ("bytes=0.5", "budget-value", "expected a share of the dense model's size such as 0.5x"),
         (
             "throughput=0.9x",
@@ -174,6 +226,9 @@ def test_budget_checks_its_numbers_without_text_too() -> None:
     for macs in (0.0, -1.0, 1.1, math.nan, math.inf):
         with pytest.raises(Usage, match="macs"):
             Budget(macs=macs)
+    with pytest.raises(Usage, match="limits latency twice, by latency and by latency_ms") as caught:
+        Budget(latency=0.5, latency_ms=8.0)
+    assert caught.value.code == "budget-key"
     for accuracy in (0.1, math.nan, -math.inf):
         with pytest.raises(Usage, match="accuracy"):
             Budget(accuracy=accuracy)

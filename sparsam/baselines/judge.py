@@ -1,11 +1,12 @@
 """What the contestants' answers are worth, and how far they are from the dense model's."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsam.baselines.dense import Checkpoint
 from sparsam.baselines.entrants import Entrant
 from sparsam.baselines.peers import EAGER
 from sparsam.clock import Race
@@ -29,12 +30,15 @@ class Judge:
         return self.known[label, order]
 
     def _answers(self, label: str, order: str) -> NDArray[Any]:
-        """In the task's classes, -1 - output for one that it lacks; or numbers."""
         said = self.found.timings[label].facts["answers"][order]
-        if self.task.problem == "regression":
-            return np.asarray(said, np.float32)
-        checkpoint = self.running[label].checkpoint
-        classes = -1 - np.arange(int(checkpoint.config.num_labels))
-        classes[list(checkpoint.outputs)] = np.arange(len(checkpoint.outputs))
-        found: NDArray[Any] = classes[np.asarray(said, np.int64)]
-        return found
+        return in_classes(self.task, self.running[label].checkpoint, said)
+
+
+def in_classes(task: Task, checkpoint: Checkpoint, said: Sequence[float]) -> NDArray[Any]:
+    """A contestant's answers in the task's classes, -1 - output for one that it lacks; or as numbers."""
+    if task.problem == "regression":
+        return np.asarray(said, np.float32)
+    classes = -1 - np.arange(int(checkpoint.config.num_labels))
+    classes[list(checkpoint.outputs)] = np.arange(len(checkpoint.outputs))
+    found: NDArray[Any] = classes[np.asarray(said, np.int64)]
+    return found

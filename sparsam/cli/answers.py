@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from sparsam.cli.working import Shown
     from sparsam.compress import Compressed, DryRun, Evaluation
+    from sparsam.compress.road import Faster
     from sparsam.measure import Measurement
     from sparsam.task import Task
 
@@ -56,7 +57,7 @@ def answer_compressed(
     rows = {"dense": (made.dense, made.dense_bytes), "compressed": (made.compressed, made.compressed_bytes)}
     console.print(score_table(f"{task}, {made.compressed.split}", rows))
     console.print(difference_line(made.difference))
-    for line in (structure_line(made), speed_line(made)):
+    for line in (structure_line(made), *map(speed_line, made.speeds)):
         if line is not None:
             console.print(plain(line), soft_wrap=True)
     console.print(f"Saved in {plain(made.folder)}; both rows were measured, the compressed one after reload.")
@@ -146,11 +147,8 @@ def structure_line(made: "Compressed") -> str | None:
     )
 
 
-def speed_line(made: "Compressed") -> str | None:
-    """How fast the reloaded model is, beside what and where; None where nothing was timed."""
-    speed = made.speed
-    if speed is None:
-        return None
+def speed_line(speed: "Faster") -> str:
+    """How fast the reloaded model is, beside what and where."""
     machine = f"{speed.machine['processor']}, {speed.machine['threads']} threads"
     (before, after), (slow, quick) = speed.throughput, speed.p50
     if speed.batch == 1:

@@ -45,6 +45,7 @@ app = typer.Typer()
         "sparsam compress runs/dense --task nyu-mll/glue:sst2 --budget macs=0.4x,accuracy=-1 \\",
         "    --epochs 6 --out runs/small",
         "sparsam compress runs/dense --task nyu-mll/glue:sst2 --budget throughput=2.5x,accuracy=-1 --out runs/fast",
+        "sparsam compress runs/dense --task nyu-mll/glue:sst2 --budget latency=8ms,bytes=40MB --out runs/edge",
         "sparsam compress runs/half --teacher runs/dense --task nyu-mll/glue:sst2 \\",
         "    --budget macs=0.35x --out runs/third",
         "sparsam compress runs/dense --task nyu-mll/glue:sst2 --method top-k --budget macs=0.5x \\",
@@ -62,7 +63,8 @@ def _compress(
             metavar="KEY=VALUE,...",
             help="What may be spent and lost: macs=0.5x (share of the dense model's multiply-accumulates), bytes=0.5x, "
             "throughput=2.5x (of the packed dense form, samples a second), latency=0.4x (of its p50, one at a time), "
-            "accuracy=-1 (points of the metric).",
+            "accuracy=-1 (points of the metric). In their own units: macs=120M (a sample), bytes=20MB, throughput=900/s, "
+            "latency=8ms. All that are named are kept.",
         ),
     ] = None,
     method: Annotated[
@@ -225,7 +227,7 @@ def _compress(
         from sparsam.compress import compress, plan_run
         from sparsam.training.loop import Settings
 
-        name = method or ("ltp+ftpp" if allowed.timed else "ftpp" if allowed.bytes is not None else "ltp")
+        name = method or ("ltp+ftpp" if allowed.timed else "ftpp" if allowed.names("bytes") else "ltp")
         chosen = METHODS[name](**{name: value for name, value in given.items() if value is not None})
         settings = Settings(batch_tokens=batch_tokens, seed=seed, precision=precision)
         data = load_task(
@@ -236,7 +238,7 @@ def _compress(
         if dry_run:
             planned = plan_run(
                 model, data, methods=chosen, budget=allowed, teacher=teacher, settings=settings,
-                truncate=not no_truncate,
+                truncate=not no_truncate, batch=batch,
             )  # fmt: skip
         else:
             made = compress(

@@ -41,8 +41,8 @@ Number = TypeVar("Number", int, float)
     "pareto",
     short_help="The whole accuracy-speed front of a model, as table and picture.",
     help="Compress a dense model to several budgets, reload and evaluate each, time them in turn beside the packed dense form, "
-    "and say which are worth having. Writes a checkpoint for each point, pareto.json and report.html. What is there already is "
-    "not made again.",
+    "race other runtimes of the dense model against that form, too, and say which of all are worth having. Writes a checkpoint "
+    "for each point, pareto.json and report.html. What is there already is not made again.",
     epilog=examples(
         "sparsam pareto runs/dense --task nyu-mll/glue:sst2 --out runs/front",
         "sparsam pareto runs/dense --task nyu-mll/glue:sst2 --method ltp+ftpp --points 0.5,0.35,0.25 --out runs/front",
@@ -69,6 +69,13 @@ def _pareto(
         int,
         typer.Option("--batch", metavar="N", min=1, help="Samples of a batch when throughput is measured."),
     ] = 32,
+    no_baselines: Annotated[
+        bool,
+        typer.Option(
+            "--no-baselines",
+            help="Leave out the dense model in other runtimes (transformers, ONNX Runtime, OpenVINO).",
+        ),
+    ] = False,
     ray: Annotated[
         str | None,
         typer.Option(
@@ -92,6 +99,7 @@ def _pareto(
     with working(as_json, debug, out) as show:
         shares = None if points is None else _numbers(points, float, "--points", "0.6,0.4")
         drawn = _numbers(seeds, int, "--seeds", "0,1,2")
+        from sparsam.baselines.beside import OTHERS
         from sparsam.compress.pareto import POINTS, pareto
         from sparsam.report import write_report
         from sparsam.training.loop import Settings
@@ -109,8 +117,16 @@ def _pareto(
         show.say(f"making {len(shares or POINTS) * len(drawn)} points of {model} with {method}")
         front = pareto(
             model, data if ray is None else task, out, methods=chosen, points=shares or POINTS, seeds=drawn,
-            settings=settings, truncate=not no_truncate, batch=batch, ray=ray, progress=show.progress,
+            settings=settings, truncate=not no_truncate, batch=batch, baselines=() if no_baselines else OTHERS, ray=ray,
+            progress=show.progress,
         )  # fmt: skip
+        if front.race is not None:
+            show.note_all(
+                [
+                    *front.race.warnings,
+                    *(f"not measured: {who}: {why}" for who, why in front.race.absent.items()),
+                ]
+            )
         page = write_report([out], out / "report.html")
     if as_json:
         return answer(front.to_json() | {"folder": str(out), "report": str(page), "notes": show.notes})
@@ -120,6 +136,11 @@ def _pareto(
         f"Ratios are of {front.baseline}, rows as they came; all were timed in turn after reload (spread {front.spread:.2f}). "
         "▲ no other point is as good and as fast."
     )
+    if front.race is not None and any(point.runtime for point in front.points):
+        console.print(
+            "◇ the dense model in another runtime, raced in a process of its own against the packed dense form, which its "
+            f"ratios are of (spread {front.race.spread:.2f})."
+        )
     console.print(f"Report: {plain(page)}", soft_wrap=True)
     return 0
 
@@ -152,6 +173,7 @@ def _table(front: "Front") -> "Table":
     )
     table = new_table(f"{front.task}, {front.split}, batches of {front.batch}", *columns)
     for point in front.points:
+        mark = ("▲ " if point.on_front else "  ") + ("◇ " if point.runtime else "")
         scale = 100 if point.metric["unit"] == "fraction" else 1
         value, low, high = (scale * point.metric[key] for key in ("value", "low", "high"))
         away = (
@@ -160,7 +182,7 @@ def _table(front: "Front") -> "Table":
             else "{value:+.2f} ({low:+.2f} to {high:+.2f})".format(**point.difference)
         )
         table.add_row(
-            ("▲ " if point.on_front else "  ") + plain(point.name), f"{value:.2f} ({low:.2f}–{high:.2f})", away,
+            mark + plain(point.name), f"{value:.2f} ({low:.2f}–{high:.2f})", away,
             f"{point.macs_ratio:.3f}x", f"{point.throughput_ratio:.2f}x ({point.throughput:,.0f}/s)",
             f"{point.latency_ratio:.2f}x ({point.p50_ms:.2f} ms)", f"{point.bytes / 1e6:.1f} MB",
         )  # fmt: skip

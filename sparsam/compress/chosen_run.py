@@ -1,8 +1,6 @@
 """A budget that names no method: heads, filters and tokens as the search chose them, trained, timed and corrected."""
 
-import json
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -10,27 +8,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsam.artifact.manifest import read_json
-from sparsam.artifact.staging import write_whole
 from sparsam.compress.evaluation import Progress
+from sparsam.compress.limits import Limits
 from sparsam.compress.method_run import Method
 from sparsam.compress.opening import Opened
+from sparsam.compress.remembered import remembered
 from sparsam.compress.search_run import CLOSE, StructureSearch, curves_of, macs_at
 from sparsam.compress.start import removes_tokens
 from sparsam.compress.structure_run import StructureRun
 from sparsam.compress.token_run import TokenRun
 from sparsam.cost import Budget
-from sparsam.errors import SparsamError
 from sparsam.models.apply import units_of
 from sparsam.models.digest import weights_digest
 from sparsam.plan import LayerPlan
 from sparsam.search.compose import Curve
 from sparsam.structure import FTPP
-from sparsam.structure.ftpp import Prices, Scores
+from sparsam.structure.ftpp import Scores
 from sparsam.task import Task
 from sparsam.tokens import LTP
 from sparsam.training.feed import Feed
-from sparsam.training.loop import Settings
+from sparsam.training.loop import Settings, over_processes
 
 TRIALS = 12
 """Compositions that are cut, reconstructed and compared."""
@@ -48,6 +45,8 @@ class ChosenRun:
     A model that removes tokens already goes on from there: only heads and filters are searched for.
 
     Args:
+        limits: the budget relative to the dense model, and what that was made relative by.
+        asked: the budget as it was given.
         methods: :class:`FTPP`, :class:`LTP`, or both; only what is named is used. They bring their settings. A rule
             that a model brings stays as it is where LTP is not named.
     """
@@ -60,20 +59,22 @@ class ChosenRun:
         feed: Feed,
         wanted: NDArray[np.int64],
         methods: Sequence[Method],
-        budget: Budget,
+        limits: Limits,
+        asked: Budget,
         settings: Settings,
         work: Path | None,
         progress: Progress | None,
         batch: int,
     ) -> None:
         self.opened, self.taught, self.task, self.feed, self.wanted = opened, taught, task, feed, wanted
-        self.budget, self.settings, self.work, self.progress = budget, settings, work, progress
+        self.budget, self.limits, self.asked = limits.budget, limits, asked
+        self.settings, self.work, self.progress = settings, work, progress
         self.structure = next(method for method in methods if isinstance(method, FTPP))
         self.tokens = next((method for method in methods if isinstance(method, LTP)), None)
         self.batch = batch
         self.history: dict[str, dict[str, float]] = {}
         self.notes: tuple[str, ...] = ()
-        self.identity: dict[str, Any] = {"budget": budget.to_json(), "batch": batch}
+        self.identity: dict[str, Any] = {"budget": self.budget.to_json(), "batch": batch}
         self.facts = {
             "model": weights_digest(opened.model),
             "methods": [asdict(method) for method in methods],
@@ -95,12 +96,12 @@ class ChosenRun:
         run = self._structure_run()
         scores = run.scores()
         search = self._search(run)
-        if self.tokens is not None and search.target is not None:
+        if self.tokens is not None and search.of_tokens:
             share = self._remembered("tokens", lambda: self._share(search, scores))
             if share is not None:
                 self._tokens_then_structure(share)
                 return
-        self._cut(run, lambda: search.structure(scores), scores)
+        self._cut(run, lambda: run.plans(search.structure(scores), scores))
         run.recover()
         self.history |= run.history
         self._tell(None)
@@ -118,12 +119,13 @@ class ChosenRun:
 
     def _search(self, run: StructureRun) -> StructureSearch:
         return StructureSearch(
-            run, self.budget, self.opened, self.taught, self.task, batch=self.batch, progress=self.progress
-        )
+            run, self.budget, self.opened, self.taught, self.task, batch=self.batch, asked=self.asked,
+            dense=self.limits.dense, progress=self.progress,
+        )  # fmt: skip
 
-    def _cut(self, run: StructureRun, prices: Callable[[], Prices], scores: Scores | None = None) -> None:
+    def _cut(self, run: StructureRun, find: Callable[[], list[LayerPlan]]) -> None:
         """Cut to what the search keeps; what it kept before an interruption is kept again, whatever the clock says now."""
-        found = self._remembered("structure", lambda: [asdict(one) for one in run.plans(prices(), scores)])
+        found = self._remembered("structure", lambda: [asdict(one) for one in find()])
         plans = [LayerPlan(tuple(one["heads"]), tuple(one["filters"])) for one in found]
         run.identity |= self.identity
         run.prune(plans)
@@ -132,18 +134,7 @@ class ChosenRun:
 
     def _remembered(self, name: str, make: Callable[[], Any]) -> Any:
         """What the search found for these settings, from the run's working folder if it stands there."""
-        folder = self._folder("search")
-        if folder is None:
-            return make()
-        file, key = folder / f"{name}.json", json.loads(json.dumps(self.identity | self.facts))
-        with suppress(SparsamError):
-            held = read_json(file)
-            if held.get("key") == key:
-                return held["found"]
-        found = json.loads(json.dumps(make()))
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(file, json.dumps({"key": key, "found": found}) + "\n")
-        return found
+        return remembered(self._folder("search"), name, self.identity | self.facts, make)
 
     def _tokens_then_structure(self, share: float | None) -> None:
         """Learn the rule on all heads (unless the model has one), cut by prices of its survivors, train what is left."""
@@ -157,24 +148,20 @@ class ChosenRun:
             self.settings, None, None,
         )  # fmt: skip
         curve = Curve(1.0, *reader.survivors())
-        target = search.target
-        self._cut(
-            run, lambda: search.in_bytes(run.scores()) if target is None else search.prices(curve, target)
-        )
+        self._cut(run, lambda: search.with_rule(run.scores(), curve))
         self._tell(share)
         if self.tokens is None:
             return
-        macs = min(1.0, macs_at(run, curve))
+        macs = min(1.0, macs_at(run, curve), self.budget.macs or 1.0)
         again = self.structure.recover_epochs or method.hard_epochs / 2
         for number in range(1 + CORRECTIONS):
             epochs = again if number == 0 else min(again, AGAIN)
             self._train(f"again-{number}", replace(method, soft_epochs=0.0, hard_epochs=epochs), macs)
-            if search.target is None or search.timer is None:
+            own = max((clock.of(self.opened.model) / clock.target for clock in search.clocks), default=0.0)
+            over = max(over_processes(own))  # all of them train on, or none
+            if over <= 1 + CLOSE:
                 return
-            reached, _ = search.timer.of(self.opened.model)
-            if reached <= search.target * (1 + CLOSE):
-                return
-            macs *= (1 - CLOSE) * search.target / reached
+            macs *= (1 - CLOSE) / over
 
     def _train(self, stage: str, method: LTP, macs: float) -> None:
         """Train the rule to a share of MACs."""

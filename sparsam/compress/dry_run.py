@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 
+from sparsam.compress.limits import dense_figures, limits_of
 from sparsam.compress.method_run import Method, check_searched, default_methods, run_of, share_of
 from sparsam.compress.opening import Opened, feed_of, split_of
 from sparsam.compress.start import start_compressing, start_finetuning
 from sparsam.compress.timed import Timed
 from sparsam.compress.token_run import lengths_of_use
-from sparsam.cost import Budget
+from sparsam.cost import Budget, Dense
 from sparsam.task import Task
 from sparsam.training.loop import Settings, Supervised, precision_here, train
 
@@ -48,6 +49,7 @@ def plan_run(
     processor: Any = None,
     truncate: bool = True,
     steps: int = 3,
+    batch: int = 32,
 ) -> DryRun:
     """What :func:`compress` would train, for how long and with which memory: a few steps of each stage, on a copy.
 
@@ -57,14 +59,17 @@ def plan_run(
     budget = Budget.parse(budget) if isinstance(budget, str) else budget or Budget()
     settings = settings or Settings()
     methods = tuple(methods if methods is not None else default_methods(budget))
-    if budget.searched:
+    searched = budget.searched
+    if searched:
         check_searched(methods, budget)
-        # what the search will choose is not known; about this much it will leave
-        share = budget.latency or budget.bytes or 1 / (budget.throughput or 1.0)
-        budget = Budget(macs=min(1.0, max(0.05, share)))
     opened, taught = start_compressing(model, teacher, task, methods, processor)
     feed = feed_of(opened, split_of(task, "train"), truncate)
     wanted = lengths_of_use(opened, task, feed, truncate)
+    if budget.absolute:
+        budget = limits_of(budget, Dense(**dense_figures(budget, taught, wanted, task, batch))).budget
+    if searched:  # what the search will choose is not known; about this much it will leave
+        shares = (budget.latency, budget.bytes, budget.macs, 1 / (budget.throughput or 1.0))
+        budget = Budget(macs=max(0.05, min(share for share in shares if share is not None)))
     timed: list[Timed] = []
     for number, method in enumerate(methods):
         target = share_of(number, methods, budget)

@@ -34,7 +34,7 @@ def default_methods(budget: Budget) -> tuple[Method, ...]:
     """What is applied where nobody names a method."""
     if budget.timed:
         return FTPP(), LTP()
-    return (FTPP(),) if budget.bytes is not None else (LTP(),)
+    return (FTPP(),) if budget.names("bytes") else (LTP(),)
 
 
 def check_methods(methods: Sequence[Method]) -> None:
@@ -61,20 +61,14 @@ def check_searched(methods: Sequence[Method], budget: Budget) -> None:
     """Refuse what the search cannot work with, before any of it.
 
     Raises:
-        Usage: ``budget-several``, ``search-methods``.
+        Usage: ``search-methods``.
     """
-    given = [key for key in ("macs", "throughput", "latency", "bytes") if getattr(budget, key) is not None]
-    if len(given) > 1:
-        raise Usage(
-            f"the budget names {' and '.join(given)}, each of which says by itself how much may stay. Give one of them; "
-            "accuracy may stand beside it.",
-            code="budget-several",
-        )
     if any(isinstance(method, Control) for method in methods) or not any(
         isinstance(method, FTPP) for method in methods
     ):
+        asked = " and ".join(key for key in budget.limits if key != "macs")
         raise Usage(
-            f"a budget for {given[0]} is met by heads and filters, with tokens or without: --method ftpp, or none. For a token "
+            f"a budget for {asked} is met by heads and filters, with tokens or without: --method ftpp, or none. For a token "
             "method alone give macs.",
             code="search-methods",
         )

@@ -1,7 +1,8 @@
 """The accuracy–speed front of a model on a task: several budgets, each compressed and saved, then timed together.
 
 Points are asked for by MACs, so that they come out alike wherever they are made, one after the other or on the workers of a Ray
-cluster; their speeds are measured afterwards, all of them in turn in one run on this machine.
+cluster; their speeds are measured afterwards, all of them in turn in one run on this machine. Other ways to serve the dense
+model stand in the same picture: they are raced against its packed form, and their ratios over it carry over.
 """
 
 import json
@@ -9,14 +10,17 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from sparsam import artifact
 from sparsam.artifact.staging import write_whole
+from sparsam.baselines.beside import OTHERS, Beside, Other, beside_packed
+from sparsam.baselines.peers import PEERS
 from sparsam.compress.evaluation import Evaluation, Progress, evaluate
 from sparsam.compress.method_run import Method
 from sparsam.compress.opening import Opened, open_model, split_of, weight_bytes
@@ -24,7 +28,7 @@ from sparsam.compress.road import compress
 from sparsam.compress.search_run import ROWS
 from sparsam.cost import Budget
 from sparsam.errors import InputOutput, Usage
-from sparsam.measure import Measurement, machine_facts, paired_difference
+from sparsam.measure import Measurement, machine_facts, metric_interval, paired_difference
 from sparsam.models.digest import weights_digest
 from sparsam.models.positions import longest_text
 from sparsam.runtime import freeze
@@ -57,6 +61,19 @@ class Point:
     latency_ratio: float
     bytes: int
     on_front: bool = False
+    runtime: str | None = None
+    """What serves it, in words, where that is not sparsam."""
+
+
+@dataclass(frozen=True)
+class Race:
+    """How the points of other runtimes came about: how many rows they answered, who could not run and why, and warnings."""
+
+    rows: int
+    spread: float
+    """Largest ratio of a round over the smallest, of the runtime where they differ most."""
+    absent: dict[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,6 +87,8 @@ class Front:
     spread: float
     points: tuple[Point, ...]
     machine: dict[str, Any]
+    race: Race | None = None
+    """Of the dense model in other runtimes, if they were asked for."""
 
     def to_json(self) -> dict[str, Any]:
         """One JSON object."""
@@ -93,6 +112,7 @@ def pareto(
     settings: Settings | None = None,
     truncate: bool = True,
     batch: int = 32,
+    baselines: Sequence[str] = OTHERS,
     ray: str | None = None,
     progress: Progress | None = None,
 ) -> Front:
@@ -109,16 +129,23 @@ def pareto(
         seeds: one model a point and seed.
         settings: batch size and precision; the seed is set for each point.
         batch: samples of a batch when speed is measured.
+        baselines: other ways to serve the dense model, by their names in ``sparsam bench``; those that cannot run here are left
+            out by name. None of them if empty.
         ray: address of a Ray cluster (``local`` starts one here), whose workers see the same files; in this process if absent.
 
     Raises:
-        Usage: ``points``, ``ray-missing``, ``ray-task``.
+        Usage: ``points``, ``baseline-unknown``, ``ray-missing``, ``ray-task``.
         Refused, InputOutput: those of :func:`sparsam.compress.compress`.
     """
     if not points or not all(0 < macs <= 1 for macs in points):
         raise Usage(
             f"points are shares of the dense model's work in (0, 1]; got {list(points)!r}. For example 0.6, 0.4.",
             code="points",
+        )
+    unknown = next((name for name in baselines if name not in PEERS), None)
+    if unknown is not None:
+        raise Usage(
+            f"there is no baseline {unknown!r}; choose from {', '.join(PEERS)}.", code="baseline-unknown"
         )
     if ray is not None and isinstance(task, Task):
         raise Usage(
@@ -148,7 +175,7 @@ def pareto(
     for finished in _each(ray)(model, spec, jobs):
         finished.result()
         told()
-    front = _measured(dense, folders, data, batch, truncate, progress)
+    front = _measured(dense, folders, data, batch, truncate, baselines, progress)
     front.save(out)
     return front
 
@@ -249,7 +276,13 @@ def _on_ray(address: str, model: str, task: str, jobs: Sequence[dict[str, Any]])
 
 
 def _measured(
-    dense: Opened, folders: Sequence[Path], task: Task, batch: int, truncate: bool, progress: Progress | None
+    dense: Opened,
+    folders: Sequence[Path],
+    task: Task,
+    batch: int,
+    truncate: bool,
+    baselines: Sequence[str],
+    progress: Progress | None,
 ) -> Front:
     """Every point reloaded, evaluated, and timed in turn with all others beside the packed dense model."""
     opened = [open_model(str(folder), task) for folder in folders]
@@ -273,7 +306,32 @@ def _measured(
     ]  # fmt: skip
     baseline = f"packed dense {'bf16' if dtype == 'bfloat16' else 'fp32'}"
     spread = max(together.spread, alone.spread)
-    return Front(task.name, "validation", baseline, batch, spread, _fronted(points), machine_facts())
+    raced = None
+    if baselines:
+        show = progress
+        found = beside_packed(
+            dense.name, task, split, packed=dtype, names=baselines, batch=batch, threads=torch.get_num_threads(),
+            progress=None if show is None else (lambda stage, done, total: show(stage, done, total, {})),
+        )  # fmt: skip
+        points[1:1] = [_in_other(one, task.metric, scores[0]) for one in found.others]
+        raced = _race(found)
+    return Front(task.name, "validation", baseline, batch, spread, _fronted(points), machine_facts(), raced)
+
+
+def _in_other(one: Other, metric: str, dense: Evaluation) -> Point:
+    """The dense model in another runtime: its answers in the race, against those of the packed form on the same rows."""
+    n = len(one.predictions)
+    labels = dense.labels[:n]
+    difference = paired_difference(metric, dense.predictions[:n], one.predictions, labels)
+    return Point(
+        one.name, "", True, metric_interval(metric, one.predictions, labels).as_json(), difference.as_json(), 1.0,
+        one.throughput, one.throughput_ratio, one.p50_ms, one.latency_ratio, one.bytes, runtime=one.says,
+    )  # fmt: skip
+
+
+def _race(found: Beside) -> Race:
+    spread = max((one.spread for one in found.others), default=1.0)
+    return Race(found.rows, spread, found.absent, found.warnings)
 
 
 def _point(

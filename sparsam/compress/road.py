@@ -1,7 +1,7 @@
 """The main road: load, methods, save, reload, evaluate."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,16 +9,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from sparsam import artifact
 from sparsam.compress.chosen_run import ChosenRun
 from sparsam.compress.evaluation import Evaluation, Progress, evaluate
+from sparsam.compress.limits import Limits, dense_figures, limits_of
 from sparsam.compress.method_run import Method, check_searched, default_methods, run_of, share_of
 from sparsam.compress.opening import Opened, feed_of, open_model, split_of, weight_bytes
+from sparsam.compress.remembered import remembered
 from sparsam.compress.search_run import timer_of
 from sparsam.compress.start import start_compressing, start_finetuning
 from sparsam.compress.token_run import lengths_of_use
-from sparsam.cost import Budget
+from sparsam.cost import Budget, Dense
 from sparsam.errors import BudgetMissed
 from sparsam.measure import Measurement, machine_facts, paired_difference
 from sparsam.models import dense_plan, plan_of
@@ -71,13 +74,18 @@ class Compressed:
     history: dict[str, dict[str, float]]
     dense_bytes: int
     compressed_bytes: int
-    speed: Faster | None = None
-    """Beside the packed dense form, where the budget names throughput or latency."""
+    speeds: tuple[Faster, ...] = ()
+    """Beside the packed dense form, where the budget names throughput or latency: one for each, in this order."""
 
     @property
     def met(self) -> bool:
         """Whether the reloaded model keeps the budget."""
         return not self.missed
+
+    @property
+    def speed(self) -> Faster | None:
+        """The first of ``speeds``; None where nothing was timed."""
+        return next(iter(self.speeds), None)
 
     def to_json(self) -> dict[str, Any]:
         """All facts as one object."""
@@ -89,6 +97,7 @@ class Compressed:
             "difference": self.difference.as_json(),
             "budget": self.budget.to_json() | {"met": self.met},
             "speed": None if self.speed is None else asdict(self.speed),
+            "speeds": [asdict(one) for one in self.speeds],
             "training": self.history,
             "notes": list(self.notes),
         }
@@ -171,7 +180,8 @@ def compress(
         out: folder to write, whole or not at all; if absent, ``NAME-METHOD`` in the working directory.
         methods: what to apply, in order; if absent LTP, and for a budget of throughput or latency what suits this machine of
             heads, filters and tokens (of bytes: heads and filters).
-        budget: what may be spent and lost, such as ``"macs=0.5x,accuracy=-1"``.
+        budget: what may be spent and lost, such as ``"macs=0.5x,accuracy=-1"`` or ``"latency=8ms,bytes=20MB"``; all of its
+            limits are kept.
         batch: samples of a batch that ``throughput`` is meant for.
         teacher: the dense model to learn from and to compare with; ``model`` as it came, if absent.
         settings: batch size, seed and precision; epochs and rates are the methods' own.
@@ -198,16 +208,18 @@ def compress(
     feed = feed_of(opened, split_of(task, "train"), truncate)
     wanted = lengths_of_use(opened, task, feed, truncate)
     history: dict[str, dict[str, float]] = {}
-    notes: list[str] = []
+    limits = _limits(budget, taught, wanted, task, batch, _work(out))
+    notes = list(limits.notes)
     if budget.searched:
         chosen = ChosenRun(
-            opened, taught, task, feed, wanted, methods, budget, settings, _work(out), progress, batch
+            opened, taught, task, feed, wanted, methods, limits, budget, settings, _work(out), progress, batch
         )
         chosen.identity |= _learned_from(task)
         chosen.apply()
-        history, notes = chosen.history, list(chosen.notes)
+        history = chosen.history
+        notes += chosen.notes
     for number, method in enumerate(() if budget.searched else methods):
-        target, work = share_of(number, methods, budget), _work(out) / str(number)
+        target, work = share_of(number, methods, limits.budget), _work(out) / str(number)
         run = run_of(method, opened, taught, feed, wanted, target, settings, work, progress)
         run.identity |= _learned_from(task)
         run.apply()
@@ -224,8 +236,8 @@ def compress(
     after = evaluate(reloaded, task, truncate=truncate, progress=progress)
     difference = paired_difference(task.metric, dense.predictions, after.predictions, dense.labels)
     sizes = (weight_bytes(taught.model), weight_bytes(reloaded.model))
-    speed = _timed(budget, taught, reloaded, task, batch)
-    missed = _missed(budget, after, difference, sizes, speed)
+    speeds = _timed(budget, taught, reloaded, task, batch)
+    missed = _missed(budget, after, difference, sizes, speeds)
     result = Compressed(
         reloaded.model,
         reloaded.processor,
@@ -239,7 +251,7 @@ def compress(
         (*task.notes, *opened.notes, *_cut(feed), *notes),
         history,
         *sizes,
-        speed,
+        tuple(speeds.values()),
     )
     measured = {
         "model": after.to_json() | {"bytes": result.compressed_bytes},
@@ -281,16 +293,36 @@ def _folder_for(opened: Opened, methods: Sequence[Method]) -> Path:
     return Path(f"{Path(opened.name).name}-{used}")
 
 
-def _timed(budget: Budget, taught: Opened, reloaded: Opened, task: Task, batch: int) -> Faster | None:
-    """The reloaded model beside the packed dense one, on validation rows as they came, where the budget names a time."""
-    if not budget.timed:
-        return None
-    timer = timer_of(taught, task, batch=batch, single=budget.latency is not None)
-    _, found = timer.of(reloaded.model, rounds=9)
-    return Faster(
-        found.ratios[1], found.latency_ratios[1], found.throughput, found.p50, found.spread,
-        1 if timer.single else batch, f"packed dense {'bf16' if timer.dtype == 'bfloat16' else 'fp32'}", machine_facts(),
-    )  # fmt: skip
+def _limits(
+    budget: Budget, taught: Opened, wanted: NDArray[np.int64], task: Task, batch: int, work: Path
+) -> Limits:
+    """The budget relative to the dense model, as that was measured when this run began."""
+    if not budget.absolute:
+        return Limits(budget)
+    facts = {
+        "budget": budget.to_json(),
+        "batch": batch,
+        "dense": weights_digest(taught.model),
+    } | _learned_from(task)
+    found = remembered(
+        work / "search", "dense", facts, lambda: dense_figures(budget, taught, wanted, task, batch)
+    )
+    return limits_of(budget, Dense(**found))
+
+
+def _timed(budget: Budget, taught: Opened, reloaded: Opened, task: Task, batch: int) -> dict[str, Faster]:
+    """The reloaded model beside the packed dense one, on validation rows as they came, for each time that the budget names."""
+    speeds = {}
+    for key in ("throughput", "latency"):
+        if not budget.names(key):
+            continue
+        timer = timer_of(taught, task, batch=batch, single=key == "latency")
+        _, found = timer.of(reloaded.model, rounds=9)
+        speeds[key] = Faster(
+            found.ratios[1], found.latency_ratios[1], found.throughput, found.p50, found.spread,
+            1 if timer.single else batch, f"packed dense {'bf16' if timer.dtype == 'bfloat16' else 'fp32'}", machine_facts(),
+        )  # fmt: skip
+    return speeds
 
 
 def _missed(
@@ -298,36 +330,48 @@ def _missed(
     after: Evaluation,
     difference: Measurement,
     sizes: tuple[int, int],
-    speed: Faster | None,
+    speeds: Mapping[str, Faster],
 ) -> list[str]:
+    """Every limit that the reloaded model does not keep, in a sentence; absolute ones against its own figure."""
     missed = []
-    if (
-        speed is not None
-        and budget.throughput is not None
-        and speed.throughput_ratio < SLOWER * budget.throughput
-    ):
-        missed.append(
-            f"The reloaded model serves {speed.throughput_ratio:.2f}x as many samples a second as {speed.baseline}; "
-            f"{budget.throughput:g}x was asked for."
-        )
-    if speed is not None and budget.latency is not None and speed.latency_ratio > budget.latency / SLOWER:
-        missed.append(
-            f"The reloaded model takes {speed.latency_ratio:.2f}x of the time of {speed.baseline}, one sample at a time; "
-            f"{budget.latency:g}x was asked for."
-        )
-    if budget.bytes is not None and sizes[1] > TOLERANCE * budget.bytes * sizes[0]:
-        missed.append(
-            f"The reloaded model takes {sizes[1] / sizes[0]:.3f}x of the dense model's bytes; {budget.bytes:g}x was asked for."
-        )
-    if budget.macs is not None and after.macs_ratio > TOLERANCE * budget.macs:
-        missed.append(
-            f"The reloaded model takes {after.macs_ratio:.3f}x of the dense MACs; {budget.macs}x was asked for."
-        )
+    for key in budget.limits:
+        kept, own = _kept(key, budget, after, sizes, speeds)
+        if not kept:
+            missed.append(f"The reloaded model {own}; {budget.said(key).partition('=')[2]} was asked for.")
     if budget.accuracy is not None and difference.value < budget.accuracy:
         missed.append(
             f"The reloaded model loses {-difference.value:.2f} points; at most {-budget.accuracy:g} were allowed."
         )
     return missed
+
+
+def _kept(
+    key: str, budget: Budget, after: Evaluation, sizes: tuple[int, int], speeds: Mapping[str, Faster]
+) -> tuple[bool, str]:
+    """Whether a limit is kept, within what clocks and other inputs differ by; and the model's own figure in words."""
+    if key == "throughput":
+        speed = speeds[key]
+        if budget.throughput is None:
+            asked = budget.samples_per_second or 0.0
+            return speed.throughput[1] >= SLOWER * asked, f"serves {speed.throughput[1]:.4g} samples a second"
+        own = f"serves {speed.throughput_ratio:.2f}x as many samples a second as {speed.baseline}"
+        return speed.throughput_ratio >= SLOWER * budget.throughput, own
+    if key == "latency":
+        speed = speeds[key]
+        if budget.latency is None:
+            asked = budget.latency_ms or 0.0
+            return speed.p50[1] <= asked / SLOWER, f"takes {speed.p50[1]:.2f} ms (p50), one sample at a time"
+        own = f"takes {speed.latency_ratio:.2f}x of the time of {speed.baseline}, one sample at a time"
+        return speed.latency_ratio <= budget.latency / SLOWER, own
+    if key == "bytes":
+        if budget.bytes is None:
+            return sizes[1] <= (budget.size_bytes or 0), f"takes {sizes[1] / 1e6:.4g} MB"
+        own = f"takes {sizes[1] / sizes[0]:.3f}x of the dense model's bytes"
+        return sizes[1] <= TOLERANCE * budget.bytes * sizes[0], own
+    if budget.macs is None:
+        each = after.cost.macs / max(after.cost.samples, 1)
+        return each <= TOLERANCE * (budget.macs_per_sample or 0), f"takes {each / 1e6:.4g}M MACs a sample"
+    return after.macs_ratio <= TOLERANCE * budget.macs, f"takes {after.macs_ratio:.3f}x of the dense MACs"
 
 
 def _cut(feed: Feed) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """From a budget that a clock decides to the heads and filters that stay, and to how many tokens: chosen for this machine.
 
-    structure alone   knapsack over this machine's table of times; the cut model is timed, and the limit corrected until it
-                      is met
+    structure alone   knapsack over this machine's tables of times, and over bytes and multiply-accumulates where these are
+                      limited, too; the cut model is timed, and each limit of time corrected until all are met
     with tokens       the same for several strengths of a token rule: its survivors change what every head and filter costs;
                       the strength whose losses, before any training, are least is taken
 
@@ -10,7 +10,7 @@ dense model with an untrained rule, weighed by how much of it training is known 
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,10 @@ import torch
 from numpy.typing import NDArray
 
 from sparsam.compress.evaluation import Progress
-from sparsam.compress.opening import Opened, split_of
+from sparsam.compress.opening import Opened, split_of, weight_bytes
 from sparsam.compress.structure_run import StructureRun
 from sparsam.compress.token_run import TokenRun
-from sparsam.cost import Budget, layer_cost
+from sparsam.cost import Budget, Dense, layer_cost
 from sparsam.errors import Refused
 from sparsam.models import dense_plan, head_alone, lift, plan_of, reads_class_token, stack_of
 from sparsam.models.apply import cut, units_of
@@ -50,6 +50,9 @@ LEFT_BY_TRAINING = 0.12
 
 CLOSE = 0.02
 """A limit is corrected until the time is within this share of it."""
+
+TRIES = 6
+"""Models that are cut and timed while a limit of time is corrected; for each of them, where there are several."""
 
 ROWS = 416
 """Rows that speed is measured on while searching: thirteen batches of 32."""
@@ -83,16 +86,81 @@ def timer_of(opened: Opened, task: Task, *, batch: int, single: bool) -> Timer:
     return Timer(freeze(opened.model, dtype=dtype), batches_of(encoded, size), len(encoded), dtype, single)
 
 
+class Clock:
+    """One limit of time: what measures it, and the tables of this machine that its prices are made of.
+
+    Args:
+        key: ``throughput`` or ``latency``.
+        target: the share of the dense model's time that is allowed.
+        opened: the model that is to be cut.
+        taught: the dense model, which times are relative to.
+        task: gives the inputs that are timed.
+        wanted: lengths of the inputs in use.
+        batch: samples of a batch for ``throughput``.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        target: float,
+        opened: Opened,
+        taught: Opened,
+        task: Task,
+        wanted: NDArray[np.int64],
+        *,
+        batch: int,
+        cache: Path | None,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        self.key, self.target = key, target
+        self.units, self.alone = units_of(opened.model), reads_class_token(opened.model)
+        single = key == "latency"
+        self.timer = timer_of(taught, task, batch=batch, single=single)
+        generator = np.random.default_rng(0)
+        size = 1 if single else batch
+        lengths = np.sort(generator.choice(wanted, size)) if size > 1 else [int(np.median(wanted))]
+        self.tables = tables_of(
+            taught.model, [int(n) for n in lengths], self.timer.dtype, cache=cache, progress=progress
+        )
+        _, speed = self.timer.of(taught.model, rounds=5)
+        tokens = float(np.sum(lengths))
+        per_batch = speed.p50[0] if single else 1000 * size / speed.throughput[0]
+        per_batch *= tokens / (
+            float(np.mean(wanted)) * size
+        )  # the profile's tokens for those that were timed
+        self.dense_ms = per_batch
+        whole, self.whole = units_of(taught.model), Curve.whole(len(self.units))
+        prices = in_time(self.tables, self.whole, whole, limit=np.inf, fixed=0.0, alone=self.alone)
+        self.fixed = max(0.02 * per_batch, per_batch - price_of(prices, whole))
+
+    def prices(self, curve: Curve, share: float) -> Prices:
+        """Prices at which a batch takes ``share`` of the dense model's time."""
+        return in_time(
+            self.tables, curve, self.units, limit=share * self.dense_ms, fixed=self.fixed, alone=self.alone
+        )
+
+    def of(self, model: Any) -> float:
+        """A model's time on the clock, relative to the dense one's."""
+        return self.timer.of(model)[0]
+
+    @property
+    def least(self) -> float:
+        """About the share of time that is left without any head or filter."""
+        prices = self.prices(self.whole, 1.0)
+        return (self.fixed + sum(float(c.min()) for _, c in (*prices.heads, *prices.filters))) / self.dense_ms
+
+
 class StructureSearch:
-    """Looks for prices and a limit at which FTPP's knapsack meets a budget.
+    """Looks for prices and limits at which FTPP's knapsack meets a budget.
 
     Args:
         run: scores and cuts; its model is not changed here.
-        budget: ``throughput``, ``latency`` or ``bytes``.
+        budget: ``throughput``, ``latency``, ``bytes`` and ``macs`` in any company, all relative to the dense model.
         opened: the model that is to be cut; it is not changed.
         taught: the dense model, which times are relative to.
         task: gives the inputs that are timed.
         batch: samples of a batch for ``throughput``.
+        asked: the budget as it was given, for what is said; ``dense`` is what it was made relative by.
     """
 
     def __init__(
@@ -104,126 +172,144 @@ class StructureSearch:
         task: Task,
         *,
         batch: int = 32,
+        asked: Budget | None = None,
+        dense: Dense | None = None,
         cache: Path | None = None,
         progress: Progress | None = None,
     ) -> None:
         self.run, self.budget, self.opened, self.progress = run, budget, opened, progress
+        self.asked, self.dense = asked or budget, dense or Dense()
         self.units = units_of(opened.model)
-        self.alone = reads_class_token(opened.model)
-        self.target, self.single = _target(budget)
-        self.timer: Timer | None = None
-        if self.target is None:
-            return
-        self.timer = timer_of(taught, task, batch=batch, single=self.single)
-        generator = np.random.default_rng(0)
-        size = 1 if self.single else batch
-        lengths = np.sort(generator.choice(run.wanted, size)) if size > 1 else [int(np.median(run.wanted))]
-        self.tables = tables_of(
-            taught.model,
-            [int(n) for n in lengths],
-            self.timer.dtype,
-            cache=cache,
-            progress=self._show("times"),
-        )
-        _, speed = self.timer.of(taught.model, rounds=5)
-        tokens = float(np.sum(lengths))
-        per_batch = speed.p50[0] if self.single else 1000 * size / speed.throughput[0]
-        per_batch *= tokens / (
-            float(np.mean(run.wanted)) * size
-        )  # the profile's tokens for those that were timed
-        self.dense_ms = per_batch
-        whole = units_of(taught.model)
-        prices = in_time(self.tables, self.whole, whole, limit=np.inf, fixed=0.0, alone=self.alone)
-        self.fixed = max(0.02 * per_batch, per_batch - price_of(prices, whole))
+        if budget.bytes is not None:
+            self._in_bytes(budget.bytes)  # what is refused is refused before anything is timed
+        show = progress
+        told = None if show is None else (lambda done, total: show("times", done, total, {}))
+        self.clocks = [
+            Clock(key, target, opened, taught, task, run.wanted, batch=batch, cache=cache, progress=told)
+            for key, target in targets_of(budget)
+        ]
 
     @property
     def whole(self) -> Curve:
         """Every token stays."""
         return Curve.whole(len(self.units))
 
-    def _show(self, stage: str) -> Any:
-        show = self.progress
-        return None if show is None else (lambda done, total: show(stage, done, total, {}))
+    @property
+    def of_tokens(self) -> bool:
+        """Whether leaving out tokens helps to keep the budget."""
+        return bool(self.clocks) or self.budget.macs is not None
 
-    def prices(self, curve: Curve, share: float) -> Prices:
-        """Prices at which a batch takes ``share`` of the dense model's time."""
-        return in_time(
-            self.tables, curve, self.units, limit=share * self.dense_ms, fixed=self.fixed, alone=self.alone
-        )
+    def prices(self, curve: Curve) -> tuple[Prices, ...]:
+        """The prices of every limit, with the tokens that a curve leaves."""
+        return (*(clock.prices(curve, clock.target) for clock in self.clocks), *self.counted(curve))
 
-    def structure(self, scores: Scores) -> Prices:
-        """Heads and filters alone: the cut model is timed, and the limit corrected, until it keeps the budget.
+    def counted(self, curve: Curve | None = None) -> tuple[Prices, ...]:
+        """Prices in bytes and in MACs, where these are limited: exact, nothing to correct."""
+        found = [] if self.budget.bytes is None else [self._in_bytes(self.budget.bytes)]
+        if self.budget.macs is not None:
+            living = None if curve is None else self.run.living_at(curve.attention, curve.ffn)
+            found.append(replace(self.run.macs_prices(self.budget.macs, living), uniform=None))
+        return tuple(found)
+
+    def structure(self, scores: Scores) -> tuple[Prices, ...]:
+        """Heads and filters alone: the cut model is timed, and limits of time corrected, until it keeps the budget.
 
         Raises:
             Refused: ``budget-unreachable`` with the least that is possible.
         """
-        if self.target is None:
-            return self.in_bytes(scores)
-        assert self.timer is not None
-        share, best = self.target, None
-        for _ in range(6):
-            prices = self.prices(self.whole, share)
+        counted = self.counted()
+        if not self.clocks:
+            self._check(scores, counted)
+            return counted
+        shares = [clock.target for clock in self.clocks]
+        best: tuple[tuple[Prices, ...], float] | None = None
+        before: list[LayerPlan] = []
+        for _ in range(TRIES * len(shares)):
+            prices = (
+                *(clock.prices(self.whole, share) for clock, share in zip(self.clocks, shares, strict=True)),
+                *counted,
+            )
             try:
                 plans = to_plans(search(scores, prices))
             except Refused:
-                if best is None and share < self.target:
-                    break
-                raise self._unreachable() from None
+                break
             trial = copy.deepcopy(self.opened.model)
             cut(trial, plans)
-            reached, _ = self.timer.of(trial)
-            if reached <= self.target and (best is None or reached > best[1]):
-                best = (prices, reached)
-            if self.target * (1 - CLOSE) <= reached <= self.target:
+            reached = [clock.of(trial) / clock.target for clock in self.clocks]
+            if max(reached) <= 1 and (best is None or max(reached) > best[1]):
+                best = (prices, max(reached))
+            if 1 - CLOSE <= max(reached) <= 1 or (max(reached) <= 1 and plans == before):
                 break
-            share *= (1 - CLOSE / 2) * self.target / reached
+            before = plans
+            shares = [
+                min(share * (1 - CLOSE / 2) / own, 1.0) for share, own in zip(shares, reached, strict=True)
+            ]
         if best is None:
             raise self._unreachable()
         return best[0]
 
+    def with_rule(self, scores: Scores, curve: Curve) -> list[LayerPlan]:
+        """What to keep of a model that removes tokens: its times at the tokens of a curve, its MACs at those it leaves itself.
+
+        Raises:
+            Refused: ``budget-unreachable``.
+        """
+        prices = (*(clock.prices(curve, clock.target) for clock in self.clocks), *self.counted())
+        self._check(scores, prices)
+        return self.run.plans(prices, scores)
+
+    def _check(self, scores: Scores, prices: Sequence[Prices]) -> None:
+        """Refuse in words of the budget what the knapsack cannot keep."""
+        try:
+            search(scores, prices)
+        except Refused:
+            raise self._unreachable() from None
+
     def _unreachable(self) -> Refused:
-        least = (self.fixed + sum(float(c.min()) for _, c in self._least())) / self.dense_ms
-        wanted = (
-            f"latency={self.budget.latency:g}x" if self.single else f"throughput={self.budget.throughput:g}x"
-        )
-        reach = f"latency={least:.2f}x" if self.single else f"throughput={1 / least:.1f}x"
+        """Which limit cannot be kept, and the least that is possible."""
+        slow = next((clock for clock in self.clocks if clock.least > clock.target), None)
+        if slow is None and len(self.asked.limits) == 1 and self.clocks:
+            slow = self.clocks[0]
+        if slow is None:
+            each = " and ".join(self.asked.said(key) for key in self.asked.limits)
+            return Refused(
+                f"{each} cannot be kept together on this machine by leaving out heads and filters, though each may be alone. "
+                "Ask for less of one.",
+                code="budget-unreachable",
+            )
+        reach = slow.least if slow.key == "latency" else 1 / slow.least
         return Refused(
-            f"{wanted} cannot be reached on this machine by leaving out heads and filters: without any of them it would be "
-            f"about {reach}. Ask for less.",
+            f"{self.asked.said(slow.key)} cannot be reached on this machine by leaving out heads and filters: without any of "
+            f"them it would be about {self.asked.reach(slow.key, reach, self.dense)}. Ask for less.",
             code="budget-unreachable",
         )
 
-    def _least(self) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
-        prices = self.prices(self.whole, 1.0)
-        return [*prices.heads, *prices.filters]
+    def _in_bytes(self, share: float) -> Prices:
+        """Prices in bytes.
 
-    def in_bytes(self, scores: Scores) -> Prices:
-        """Prices in bytes: exact, nothing to correct."""
-        assert self.budget.bytes is not None
-        stack = stack_of(self.opened.model)
-        block = stack.blocks[0]
-        whole = 4 * sum(p.numel() for p in self.run.teacher.parameters())
+        Raises:
+            Refused: ``budget-unreachable`` where what is neither head nor filter takes more.
+        """
+        block = stack_of(self.opened.model).blocks[0]
+        whole, now = weight_bytes(self.run.teacher), weight_bytes(self.opened.model)
         width = int(block.part("q").weight.shape[1])
         prices = prices_in_bytes(
             width, int(block.part("head_width")), self.units, self.run.method.multiple, budget=0.0, fixed=0.0
         )
-        now = 4 * sum(p.numel() for p in self.opened.model.parameters())
         fixed = now - sum(float(c[-1]) for _, c in (*prices.heads, *prices.filters))
-        prices = replace(prices, budget=self.budget.bytes * whole, fixed=fixed)
-        try:
-            search(scores, prices)
-        except Refused:
+        if fixed > share * whole:
+            least = self.asked.reach("bytes", fixed / whole, self.dense)
             raise Refused(
-                f"bytes={self.budget.bytes:g}x cannot be reached by leaving out heads and filters: embeddings, norms and head "
-                f"take {fixed / whole:.2f}x. Ask for more.",
+                f"{self.asked.said('bytes')} cannot be reached by leaving out heads and filters: embeddings, norms and head "
+                f"take {least.removeprefix('bytes=')}. Ask for more.",
                 code="budget-unreachable",
-            ) from None
-        return prices
+            )
+        return replace(prices, budget=share * whole, fixed=fixed)
 
     # ---- With tokens -------------------------------------------------------------------------------------------------
 
     def compose(self, scores: Scores, curves: Sequence[Curve], trials: int, seed: int) -> float | None:
-        """The share of MACs that a token rule is to leave, with as many heads and filters beside it as are fast enough.
+        """The share of MACs that a token rule is to leave, with as many heads and filters beside it as the budget lets.
 
         The one of least loss; None where that is no rule at all.
 
@@ -232,7 +318,6 @@ class StructureSearch:
         """
         import optuna
 
-        assert self.target is not None
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         known = [*curves, self.whole]
         weakest = min(curve.macs for curve in curves)
@@ -244,7 +329,7 @@ class StructureSearch:
             macs = trial.suggest_float("tokens", weakest, 1.0)
             curve = between(known, macs)
             try:
-                plans = to_plans(search(scores, self.prices(curve, self.target or 1.0)))
+                plans = to_plans(search(scores, self.prices(curve)))
             except Refused:
                 return 1e6
             found = self._divergence(plans) + LEFT_BY_TRAINING * curve.divergence
@@ -285,11 +370,10 @@ def macs_at(run: StructureRun, curve: Curve) -> float:
     return cost / dense
 
 
-def _target(budget: Budget) -> tuple[float | None, bool]:
-    """The share of the dense model's time, and whether of one sample at a time."""
-    if budget.latency is not None:
-        return budget.latency, True
-    return (None if budget.throughput is None else 1 / budget.throughput), False
+def targets_of(budget: Budget) -> list[tuple[str, float]]:
+    """The limits of time: key, and the share of the dense model's time that is allowed."""
+    found = [] if budget.throughput is None else [("throughput", 1 / budget.throughput)]
+    return found if budget.latency is None else [*found, ("latency", budget.latency)]
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -54,6 +54,12 @@ TUNING_TOKENS = 24
 of them the divergence from the dense model is a tenth larger, with twice as many a twentieth smaller."""
 
 Keep = list[tuple[NDArray[np.bool_], NDArray[np.bool_]]]
+Within = Prices | Sequence[Prices]
+"""Prices of one limit, or of several that are all kept."""
+
+Lengths = NDArray[np.int64]
+Living = tuple[list[Lengths], list[Lengths], Lengths]
+"""Tokens alive at each layer's attention and feed-forward part, (b,) each, and those each sequence starts with."""
 
 
 class StructureRun:
@@ -149,7 +155,7 @@ class StructureRun:
 
     # ---- The method, in the paper's order ----------------------------------------------------------------------------
 
-    def apply(self, prices: Prices | None = None, scores: Scores | None = None) -> list[LayerPlan]:
+    def apply(self, prices: Within | None = None, scores: Scores | None = None) -> list[LayerPlan]:
         """Prune to the budget, or within given prices (and by given scores); what was kept of the layers as they were.
 
         Raises:
@@ -165,7 +171,7 @@ class StructureRun:
         self.recover()
         return plans
 
-    def plans(self, given: Prices, scores: Scores | None = None) -> list[LayerPlan]:
+    def plans(self, given: Within, scores: Scores | None = None) -> list[LayerPlan]:
         """What is to be kept within prices; the model is not changed."""
         return to_plans(self.kept(scores or self.scores(), given))
 
@@ -175,7 +181,7 @@ class StructureRun:
         cut(self.model, plans)
         self.tune(reference)
 
-    def kept(self, scores: Scores, prices: Prices) -> Keep:
+    def kept(self, scores: Scores, prices: Within) -> Keep:
         """Search, and rearrangement."""
         keep = search(scores, prices)
         return rearranged(scores, keep) if self.method.rearrange else keep
@@ -226,11 +232,16 @@ class StructureRun:
             found = {half: [batch_means(x, order) for x in kept] for half, kept in found.items()}
         return fisher(found["attention"], found["ffn"])
 
-    def macs_prices(self, ratio: float) -> Prices:
-        """Multiply-accumulates of every number of heads and filters, over the lengths in use; a rule's survivors counted."""
+    def macs_prices(self, ratio: float, living: Living | None = None) -> Prices:
+        """Multiply-accumulates of every number of heads and filters, over the lengths in use; a rule's survivors counted.
+
+        Those of the model's own rule, or ``living`` of one that it does not have yet.
+        """
         stack = stack_of(self.model)
         shapes, dense_shapes = shapes_of(stack), dense_shapes_of(self.model, stack)
-        attention, ffn, lengths = self._living()
+        if living is not None:
+            shapes = [replace(shape, scored=at < len(shapes) - 1) for at, shape in enumerate(shapes)]
+        attention, ffn, lengths = living or self._living()
         dense = sum(layer_cost(_unscored(shape), lengths, lengths).macs for shape in dense_shapes)
         head = [
             layer_cost(_with(shape, heads=1, filters=0), n, m).macs
@@ -256,8 +267,17 @@ class StructureRun:
             tables[0], tables[1], float(budget), uniform=(head[0], filter_[0], budget) if same else None
         )
 
-    def _living(self) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]], NDArray[np.int64]]:
-        """Tokens alive at each layer's attention and feed-forward part, (b,) each, and those each sequence starts with."""
+    def living_at(self, attention: Sequence[float], ffn: Sequence[float]) -> Living | None:
+        """The lengths in use, with these shares of their tokens alive in each layer; None where all of them are."""
+        if min(*attention, *ffn) >= 1:
+            return None
+        both = [
+            [np.maximum(1, np.rint(share * self.wanted)).astype(np.int64) for share in kind]
+            for kind in (attention, ffn)
+        ]
+        return both[0], both[1], self.wanted
+
+    def _living(self) -> Living:
         stack = stack_of(self.model)
         layers = len(stack.left)
         if stack.rule is None:

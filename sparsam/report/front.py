@@ -44,6 +44,18 @@ class FrontPoint(pydantic.BaseModel):
     latency_ratio: Positive
     bytes: Annotated[int, pydantic.Field(ge=0)]
     on_front: bool
+    runtime: str | None = None
+    """What serves it, where that is not sparsam; files of before other runtimes were raced have none."""
+
+
+class Race(pydantic.BaseModel):
+    """How the points of other runtimes came about."""
+
+    model_config = _form
+    rows: Annotated[int, pydantic.Field(ge=0)]
+    spread: Positive
+    absent: dict[str, str] = {}
+    warnings: tuple[str, ...] = ()
 
 
 class Front(pydantic.BaseModel):
@@ -59,6 +71,7 @@ class Front(pydantic.BaseModel):
     spread: Positive
     points: Annotated[tuple[FrontPoint, ...], pydantic.Field(min_length=1)]
     machine: dict[str, Any] = {}
+    race: Race | None = None
 
 
 def fronts(paths: Sequence[str | Path]) -> list[Front]:
@@ -84,8 +97,12 @@ def _read(file: Path) -> Front:
 
 
 def _tuples(held: dict[str, Any]) -> dict[str, Any]:
-    points = held.get("points")
-    return held | ({"points": tuple(points)} if isinstance(points, list) else {})
+    """JSON knows lists alone; where a list is not allowed, it is named later."""
+    points, raced = held.get("points"), held.get("race")
+    held = held | ({"points": tuple(points)} if isinstance(points, list) else {})
+    if isinstance(raced, dict) and isinstance(raced.get("warnings"), list):
+        held["race"] = raced | {"warnings": tuple(raced["warnings"])}
+    return held
 
 
 def views(found: Sequence[Front]) -> list[View]:
@@ -99,12 +116,23 @@ def _view(front: Front) -> View:
     for point in front.points:
         score: Any = point.metric
         value, low, high = (scaled(score, x) for x in (score.value, score.low, score.high))
-        drawn.append(Point(point.name, 1 / point.throughput_ratio, value, low, high, point.dense))
+        drawn.append(
+            Point(
+                point.name,
+                1 / point.throughput_ratio,
+                value,
+                low,
+                high,
+                point.dense,
+                point.runtime is not None,
+            )
+        )
         away = point.difference
         rows.append(
             {
                 "name": point.name,
-                "dense": point.dense,
+                "mark": "◇" if point.runtime is not None else "□" if point.dense else "●",
+                "runtime": point.runtime or "",
                 "front": point.on_front,
                 "value": f"{value:.2f}{unit(score)}",
                 "interval": f"{low:.2f} to {high:.2f}",
@@ -117,6 +145,8 @@ def _view(front: Front) -> View:
                 "latency": f"{point.latency_ratio:.2f}×",
                 "p50": f"{point.p50_ms:.2f} ms",
                 "bytes": size(point.bytes),
+                "details": f"{point.throughput_ratio:.2f}× the throughput, {number(point.throughput, 4)} a second; p50 "
+                f"{point.p50_ms:.2f} ms; {point.macs_ratio:.3f}× the multiply-accumulates; {size(point.bytes)}",
             }
         )
     made = plots(drawn, unit(first))
@@ -132,4 +162,14 @@ def _view(front: Front) -> View:
         "plots": made,
         "numbered": not all(plot.named for plot in made),
         "rows": rows,
+        "race": front.race is not None and _race(front.race, first.n),
+    }
+
+
+def _race(race: Race, n: int) -> View:
+    return {
+        "spread": f"{race.spread:.2f}",
+        "rows": "" if race.rows in (0, n) else f"{race.rows:,}",
+        "absent": sorted(race.absent.items()),
+        "warnings": race.warnings,
     }

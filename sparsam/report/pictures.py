@@ -17,6 +17,8 @@ class Point:
     low: float
     high: float
     dense: bool
+    other: bool = False
+    """Served by another runtime."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Mark:
     top: float
     bottom: float
     dense: bool
+    other: bool
     label: str
     figures: str
     label_x: float
@@ -92,6 +95,7 @@ def _plot(points: Sequence[Point], unit: str, size: str, width: int, height: int
             y(point.high),
             y(point.low),
             point.dense,
+            point.other,
             clean(point.label) if named else str(number),
             f"{point.value:.1f}{unit} at {point.cost:.2f}×" if named else "",
             0.0,

@@ -4,7 +4,7 @@
 2204.09656.
 
 1. Scores: the diagonal of the empirical Fisher information of a gate on every head and filter.
-2. Search: the largest summed score within a budget (:mod:`sparsam.structure.knapsack`).
+2. Search: the largest summed score within a budget, or several (:mod:`sparsam.structure.knapsack`).
 3. Rearrangement inside each layer by the layer's full Fisher information (:mod:`sparsam.structure.rearrange`).
 4. Tuning: each half's output reproduced from what is left (:mod:`sparsam.structure.reconstruct`).
 
@@ -17,6 +17,7 @@ and tuning stops at the first system that fails; the first layer's attention is 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 
 from sparsam.errors import Refused, Usage
 from sparsam.plan import LayerPlan
-from sparsam.structure.knapsack import choose, two_costs
+from sparsam.structure.knapsack import choose_within, two_costs
 from sparsam.structure.rearrange import rearrange
 
 SCORES = ("fisher", "magnitude", "random")
@@ -141,26 +142,36 @@ class Prices:
     """Price of one head, price of one filter, and the budget, as exact integers, where every layer's are the same."""
 
 
-def search(scores: Scores, prices: Prices) -> list[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
+def search(
+    scores: Scores, prices: Prices | Sequence[Prices]
+) -> list[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
     """The heads and filters of each layer to keep: boolean masks of the largest summed score within the prices' budget.
+
+    With several prices the budgets of all are kept, and what is on offer is what all of them offer.
 
     Raises:
         Refused: ``budget-unreachable``.
     """
+    given = [prices] if isinstance(prices, Prices) else list(prices)
     shapes = {len(x) for x in scores.heads}, {len(x) for x in scores.filters}
-    if prices.uniform is not None and all(len(kind) == 1 for kind in shapes):
-        found = two_costs(np.stack(scores.heads), np.stack(scores.filters), *prices.uniform)
+    if len(given) == 1 and given[0].uniform is not None and all(len(kind) == 1 for kind in shapes):
+        found = two_costs(np.stack(scores.heads), np.stack(scores.filters), *given[0].uniform)
         return list(zip(*found, strict=True))
-    tables = [pair for layer in zip(prices.heads, prices.filters, strict=True) for pair in layer]
+    tables = [[pair for layer in zip(one.heads, one.filters, strict=True) for pair in layer] for one in given]
+    offers = [
+        reduce(np.intersect1d, (numbers for numbers, _ in block)) for block in zip(*tables, strict=True)
+    ]
+    costs = [
+        [cost[np.searchsorted(numbers, offer)] for (numbers, cost), offer in zip(one, offers, strict=True)]
+        for one in tables
+    ]
     worth = [x for layer in zip(scores.heads, scores.filters, strict=True) for x in layer]
     gains = [
         np.concatenate([[0.0], np.cumsum(np.sort(x)[::-1])])[numbers]
-        for x, (numbers, _) in zip(worth, tables, strict=True)
+        for x, numbers in zip(worth, offers, strict=True)
     ]
-    entries = choose(gains, [costs for _, costs in tables], prices.budget - prices.fixed)
-    keep = [
-        _best(x, int(numbers[entry])) for x, (numbers, _), entry in zip(worth, tables, entries, strict=True)
-    ]
+    entries = choose_within(gains, costs, [one.budget - one.fixed for one in given])
+    keep = [_best(x, int(numbers[entry])) for x, numbers, entry in zip(worth, offers, entries, strict=True)]
     return list(zip(keep[::2], keep[1::2], strict=True))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import tiny_checkpoints
 from tiny_checkpoints import Checkpoints
 
 from sparsam import artifact
+from sparsam.baselines.beside import Beside, Other
 from sparsam.cli import main
 from sparsam.compress.pareto import Front, Point, _fronted, pareto
 from sparsam.errors import InputOutput, Refused, Usage
@@ -26,7 +28,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
     return tiny_checkpoints.text_checkpoints(tmp_path_factory.mktemp("texts"), rows=48)
 
 
-def front_of(made: Checkpoints, out: Path, **more: Any) -> Front:
+def front_of(made: Checkpoints, out: Path, baselines: Sequence[str] = (), **more: Any) -> Front:
     return pareto(
         str(made.dense),
         str(made.task),
@@ -35,6 +37,7 @@ def front_of(made: Checkpoints, out: Path, **more: Any) -> Front:
         points=(0.4, 0.7),
         settings=SETTINGS,
         batch=8,
+        baselines=baselines,
         **more,
     )
 
@@ -63,6 +66,69 @@ def test_points_are_made_once_measured_and_shown(
         front_of(texts, tmp_path / "front", seeds=(0, 1))
     page = write_report([tmp_path / "front"], tmp_path / "page.html").read_text()
     assert "and speed: " in page and "▲ front" in page and "macs-0.4" in page
+
+
+def test_the_dense_model_in_other_runtimes_stands_in_the_picture(
+    texts: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its own mark, what serves it, its answers against the packed form's; one that is better beats compressed points."""
+    module = sys.modules["sparsam.compress.pareto"]
+    seen = []
+
+    def raced(source: str, task: Any, split: Any, **given: Any) -> Beside:
+        seen.append((source, given["names"], given["batch"]))
+        fast = Other("openvino-int8", "OpenVINO, int8", 900.0, 90.0, 0.2, 0.1, 1.2, 7_000, split.labels[:40])
+        slow = Other("eager-fp32", "transformers", 1.0, 0.5, 9.0, 2.0, 1.1, 9_000, split.labels[:40] * 0)
+        return Beside((fast, slow), 40, {"onnxruntime-fp32": "needs onnxruntime"}, ("the machine is busy",))
+
+    monkeypatch.setattr(module, "beside_packed", raced)
+    found = front_of(texts, tmp_path / "front", ("openvino-int8", "eager-fp32", "onnxruntime-fp32"))
+    assert seen == [(str(texts.dense), ("openvino-int8", "eager-fp32", "onnxruntime-fp32"), 8)]
+    dense, fast, slow, *compressed = found.points
+    assert (dense.runtime, fast.runtime, slow.runtime) == (None, "OpenVINO, int8", "transformers")
+    assert fast.dense and (fast.throughput_ratio, fast.latency_ratio, fast.bytes) == (90.0, 0.1, 7_000)
+    assert fast.metric["value"] == 1.0 and fast.metric["n"] == 40 and fast.difference is not None
+    assert fast.on_front and not slow.on_front and not any(one.on_front for one in compressed)
+    assert found.race is not None and (found.race.rows, found.race.spread) == (40, 1.2)
+    page = write_report([tmp_path / "front"], tmp_path / "page.html").read_text()
+    for shown in ("a diamond the same model in another runtime", "OpenVINO, int8", "on the first 40 rows", "needs onnxruntime",
+                  'class="other"', "p50 9.00 ms", "the machine is busy"):  # fmt: skip
+        assert shown in page
+
+
+def test_fronts_of_before_other_runtimes_are_read(texts: Checkpoints, tmp_path: Path) -> None:
+    """A file without their fields has a page, without a word of them; what is no race is named by its place."""
+    front_of(texts, tmp_path / "front")
+    file = tmp_path / "front" / "pareto.json"
+    held = json.loads(file.read_text())
+    assert held.pop("race") is None
+    for one in held["points"]:
+        assert one.pop("runtime") is None
+    file.write_text(json.dumps(held))
+    assert "diamond" not in write_report([file], tmp_path / "page.html").read_text()
+    file.write_text(json.dumps(held | {"race": {"rows": -1, "spread": 1.0}}))
+    with pytest.raises(Refused, match=r"not a front of sparsam's at race\.rows"):
+        write_report([file], tmp_path / "page.html")
+
+
+@pytest.mark.slow  # starts processes, and exports a model
+@pytest.mark.data
+@pytest.mark.timeout(900)
+def test_real_runtimes_beside_a_real_model(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MiniLM on SST-2 in transformers and ONNX Runtime, each in its process: the stock answers, slower than packed dense."""
+    pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    found = pareto(
+        str(shared / "models" / "minilm-sst2"), str(shared / "data" / "sst2"), tmp_path / "front", points=(0.5,),
+        methods=(FTPP(samples=256),), baselines=("eager-fp32", "onnxruntime-fp32", "onnxruntime-int8"),
+    )  # fmt: skip
+    assert found.race is not None and found.race.absent == {} and found.race.rows == 872
+    dense, eager, onnx, small, half = found.points
+    assert eager.metric["extra"]["right"] == onnx.metric["extra"]["right"] == 781
+    assert eager.throughput_ratio < 1 and small.bytes < 0.5 * onnx.bytes
+    assert half.throughput_ratio > 1 and dense.throughput_ratio == 1.0
 
 
 @pytest.mark.slow  # starts a cluster of two workers
@@ -96,6 +162,8 @@ def test_what_cannot_be_a_point(texts: Checkpoints, tmp_path: Path) -> None:
 
     with pytest.raises(Usage, match=r"points are shares.*got \[1\.5\]"):
         pareto(str(texts.dense), str(texts.task), tmp_path, points=(1.5,))
+    with pytest.raises(Usage, match="there is no baseline 'x'; choose from eager-fp32"):
+        pareto(str(texts.dense), str(texts.task), tmp_path, baselines=("x",))
     with pytest.raises(Usage, match="give the task by its name"):
         pareto(str(texts.dense), Task.load(str(texts.task)), tmp_path, ray="local")
     arguments = ["pareto", str(texts.dense), "--task", str(texts.task), "--out", str(tmp_path / "o")]
@@ -108,6 +176,7 @@ def test_the_command(texts: Checkpoints, tmp_path: Path, capsys: pytest.CaptureF
     """Table, page and JSON."""
     arguments = [
         "pareto", str(texts.dense), "--task", str(texts.task), "--out", str(tmp_path / "o"), "--points", "0.6", "--batch", "8",
+        "--no-baselines",
     ]  # fmt: skip
     assert main(arguments) == 0
     shown = capsys.readouterr().out

@@ -14,8 +14,10 @@ from tiny_checkpoints import Checkpoints
 
 import sparsam
 from sparsam.cli import main
-from sparsam.compress import compress, evaluate, open_model, plan_run
+from sparsam.compress import compress, evaluate, open_model, plan_run, weight_bytes
 from sparsam.compress.opening import feed_of, split_of
+from sparsam.compress.remembered import remembered
+from sparsam.compress.road import Faster, _missed
 from sparsam.compress.structure_run import StructureRun
 from sparsam.compress.token_run import lengths_of_use
 from sparsam.cost import Budget
@@ -342,13 +344,170 @@ def test_a_budget_of_bytes(texts: Checkpoints, tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("budget", "speeds", "used"),
+    [
+        ("latency=0.4x,throughput=2x", 2, "time"),
+        ("throughput=1.2x,bytes=0.75x", 1, "bytes"),
+        ("macs=0.5x,latency=0.9x,bytes=0.95x", 1, "macs"),
+        ("macs=0.6x,bytes=0.9x", 0, "macs"),
+    ],
+)
+def test_several_limits_are_all_kept(
+    texts: Checkpoints, tmp_path: Path, clockwork: None, budget: str, speeds: int, used: str
+) -> None:
+    """Each is held against the reloaded model; the tightest of them is nearly used up."""
+    found = compress(
+        str(texts.dense), str(texts.task), out=tmp_path / "small", methods=[FINE], budget=budget, settings=SETTINGS, batch=8,
+    )  # fmt: skip
+    asked = Budget.parse(budget)
+    assert found.met and len(found.speeds) == speeds == len(found.to_json()["speeds"])
+    size = found.compressed_bytes / found.dense_bytes
+    time = found.speeds[0].latency_ratio if found.speeds else 1.0
+    assert size <= (asked.bytes or 1) and found.compressed.macs_ratio <= 1.02 * (asked.macs or 1)
+    assert time <= min(asked.latency or 1, 1 / (asked.throughput or 1))
+    reached, limit = {
+        "time": (time, asked.latency), "bytes": (size, asked.bytes), "macs": (found.compressed.macs_ratio, asked.macs),
+    }[used]  # fmt: skip
+    assert limit is not None and reached > 0.9 * limit
+
+
+def test_several_limits_with_tokens(
+    texts: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clockwork: None
+) -> None:
+    """A rule is chosen where that loses least; MACs and bytes hold beside the clock, and what is kept stays within both."""
+    chosen = sys.modules["sparsam.compress.chosen_run"]
+    monkeypatch.setattr(chosen, "TRIALS", 3)
+    monkeypatch.setattr(chosen, "CORRECTIONS", 0)
+    monkeypatch.setattr(sys.modules["sparsam.compress.search_run"], "LEFT_BY_TRAINING", 0.0)
+    found = compress(
+        str(texts.dense), str(texts.task), out=tmp_path / "auto", methods=[FINE, QUICK],
+        budget="throughput=1.3x,macs=0.6x,bytes=0.95x", settings=SETTINGS, strict=False, batch=8,
+    )  # fmt: skip
+    assert found.plan.tokens is not None and found.plan.changes_shapes
+    assert found.compressed.macs_ratio < 0.65 and found.compressed_bytes <= 0.95 * found.dense_bytes
+
+
+def test_limits_in_their_own_units_are_kept(texts: Checkpoints, tmp_path: Path, clockwork: None) -> None:
+    """Milliseconds and kilobytes: the reloaded model's own figures; what they were relative to is noted."""
+    task = Task.load(str(texts.task))
+    allowed = 0.8 * weight_bytes(open_model(str(texts.dense), task).model)
+    found = compress(
+        str(texts.dense), task, out=tmp_path / "small", methods=[FINE], budget=f"latency=20ms,bytes={allowed / 1e3:.3f}kB",
+        settings=SETTINGS,
+    )  # fmt: skip
+    assert found.speed is not None and found.speed.p50 == (pytest.approx(27.2), found.speed.p50[1])
+    assert found.speed.p50[1] <= 20 and found.compressed_bytes <= allowed
+    assert any(
+        note.startswith("latency=20ms: the packed dense model's is 27.2ms, so latency=0.735x")
+        for note in found.notes
+    )
+    assert sparsam.load(tmp_path / "small").facts["budget"]["latency_ms"] == 20
+    counted = compress(
+        str(texts.dense), task, out=tmp_path / "counted", methods=[FINE],
+        budget=f"macs={0.5 * found.dense.cost.macs / found.dense.cost.samples / 1e3:.3f}k", settings=SETTINGS,
+    )  # fmt: skip
+    assert counted.met and 0.45 < counted.compressed.macs_ratio <= 0.51
+    planned = plan_run(str(texts.dense), task, methods=[FINE], budget="latency=20ms", settings=SETTINGS)
+    assert [stage["stage"] for stage in planned.stages] == ["gradients", "tuning"]
+
+
+def test_limits_that_the_dense_model_keeps_already(
+    texts: Checkpoints, tmp_path: Path, clockwork: None
+) -> None:
+    """Nothing to compress for is an error of usage, before any work; beside another limit it is a note."""
+    arguments: dict[str, Any] = {"methods": [FINE], "settings": SETTINGS}
+    with pytest.raises(
+        Usage, match=r"latency=30ms: the packed dense model's is 27\.2ms.*nothing to compress for"
+    ) as caught:
+        compress(
+            str(texts.dense),
+            str(texts.task),
+            out=tmp_path / "none",
+            budget="latency=30ms,accuracy=-1",
+            **arguments,
+        )
+    assert caught.value.code == "budget-met" and not (tmp_path / "none").exists()
+    found = compress(
+        str(texts.dense),
+        str(texts.task),
+        out=tmp_path / "some",
+        budget="latency=30ms,bytes=0.8x",
+        **arguments,
+    )
+    assert found.met and found.speed is not None
+    assert "latency=30ms: the packed dense model's is 27.2ms, which keeps it already" in found.notes
+
+
+def test_limits_that_cannot_be_reached_name_the_least(
+    texts: Checkpoints, tmp_path: Path, clockwork: None
+) -> None:
+    """In the unit that was asked for; of several limits the one that cannot be."""
+    arguments: dict[str, Any] = {"methods": [FINE], "settings": SETTINGS, "out": tmp_path / "none"}
+    for budget, says in (
+        ("latency=0.5ms", r"latency=0\.5ms cannot be reached.*it would be about latency=\d\.\d+ms"),
+        ("throughput=1.5x,bytes=1kB", r"bytes=1kB cannot be reached.*embeddings, norms and head take \d.*kB"),
+        ("throughput=90x,bytes=0.9x", r"throughput=90x cannot be reached.*about throughput=\d+\.\dx"),
+    ):
+        with pytest.raises(Refused, match=says) as caught:
+            compress(str(texts.dense), str(texts.task), budget=budget, **arguments)
+        assert caught.value.code == "budget-unreachable"
+    assert not (tmp_path / "none").exists()
+
+
+def test_every_limit_that_is_missed_is_said(texts: Checkpoints) -> None:
+    """Relative ones with ratios, absolute ones with the model's own figures; within what clocks differ by none is missed."""
+    found = evaluate(str(texts.dense), str(texts.task))
+    speed = Faster(1.5, 0.5, (100.0, 150.0), (10.0, 5.0), 1.1, 8, "packed dense fp32", {})
+    speeds, sizes = {"throughput": speed, "latency": speed}, (4_000_000, 3_000_000)
+    loss = replace(found.metric, value=-2.0, unit="points")
+    said = _missed(
+        Budget.parse("throughput=2x,latency=0.4x,bytes=0.5x,macs=0.5x,accuracy=-1"),
+        found,
+        loss,
+        sizes,
+        speeds,
+    )
+    assert [line.split("; ")[1] for line in said] == [
+        "0.5x was asked for.", "2x was asked for.", "0.4x was asked for.", "0.5x was asked for.", "at most 1 were allowed.",
+    ]  # fmt: skip
+    assert said[1].startswith("The reloaded model serves 1.50x as many samples a second as packed dense fp32")
+    said = _missed(Budget.parse("throughput=200/s,latency=4ms,bytes=2MB,macs=1k"), found, loss, sizes, speeds)
+    assert said[1:] == [
+        "The reloaded model serves 150 samples a second; 200/s was asked for.",
+        "The reloaded model takes 5.00 ms (p50), one sample at a time; 4ms was asked for.",
+        "The reloaded model takes 3 MB; 2MB was asked for.",
+    ]
+    assert said[0].endswith("MACs a sample; 1k was asked for.")
+    assert not _missed(
+        Budget.parse("throughput=155/s,latency=4.9ms,bytes=3MB,macs=1G"), found, loss, sizes, speeds
+    )
+    assert not _missed(
+        Budget.parse("throughput=1.55x,latency=0.49x,bytes=0.75x,macs=1x"), found, loss, sizes, speeds
+    )
+
+
+def test_what_was_found_by_a_clock_is_remembered(tmp_path: Path) -> None:
+    """For the same facts; other facts, no folder or a damaged file find again."""
+    count = iter(range(9))
+    assert [remembered(None, "x", {}, lambda: next(count)) for _ in range(2)] == [0, 1]
+    assert [remembered(tmp_path / "a", "x", {"b": (1,)}, lambda: next(count)) for _ in range(2)] == [2, 2]
+    assert remembered(tmp_path / "a", "x", {"b": (2,)}, lambda: next(count)) == 3
+    (tmp_path / "a" / "x.json").write_text("{")
+    assert remembered(tmp_path / "a", "x", {"b": (2,)}, lambda: next(count)) == 4
+
+
 def test_budgets_that_do_not_go_together(texts: Checkpoints, tmp_path: Path) -> None:
-    """Two that each say how much may stay, or a clock's budget for tokens alone."""
+    """A clock's budget for tokens alone, one limit in two forms."""
     arguments: dict[str, Any] = {"out": tmp_path / "out", "settings": SETTINGS}
-    with pytest.raises(Usage, match="names macs and throughput.*Give one of them"):
-        compress(str(texts.dense), str(texts.task), budget="macs=0.5x,throughput=2x", **arguments)
-    with pytest.raises(Usage, match="met by heads and filters, with tokens or without"):
-        compress(str(texts.dense), str(texts.task), budget="throughput=2x", methods=[LTP()], **arguments)
+    with pytest.raises(
+        Usage, match="a budget for throughput and bytes is met by heads and filters, with tokens or without"
+    ):
+        compress(
+            str(texts.dense), str(texts.task), budget="throughput=2x,bytes=0.9x", methods=[LTP()], **arguments
+        )
+    with pytest.raises(Usage, match="names bytes twice"):
+        compress(str(texts.dense), str(texts.task), budget="bytes=0.5x,bytes=20MB", **arguments)
 
 
 def test_a_rules_survivors_are_what_is_paid_for(texts: Checkpoints) -> None:
