@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sparsam.errors import Refused, Usage
-from sparsam.models import lift, stack_of
+from sparsam.models import lift, plan_of, stack_of
 from sparsam.models.encoder import Stack
 from sparsam.models.heads import why_not
 from sparsam.models.lift import base_of, family_of
@@ -186,7 +186,7 @@ def freeze(model: Any, *, processor: Any = None, dtype: str | None = None) -> Fr
 
     Raises:
         Refused: ``freeze-head`` for another head than a classifier's, ``freeze-device`` for a model that is not on the CPU,
-            ``family-unknown``, ``family-refused``.
+            ``freeze-format`` for one whose products are in integers, ``family-unknown``, ``family-refused``.
         Usage: ``dtype``.
     """
     if dtype is not None and dtype not in DTYPES:
@@ -204,6 +204,13 @@ def freeze(model: Any, *, processor: Any = None, dtype: str | None = None) -> Fr
         raise Refused(
             f"the model is on {device}; a frozen model runs on the CPU so far. Move it there: model.to('cpu').",
             code="freeze-device",
+        )
+    plan = plan_of(model)
+    if plan is not None and any(left.formats for left in plan.layers):
+        raise Refused(
+            "the model's products are in integers; the frozen form multiplies floats, and would not round their inputs. "
+            "Run the model as it is: model(**batch).",
+            code="freeze-format",
         )
     own = copy.deepcopy(model).eval().requires_grad_(False)
     lift(own)
