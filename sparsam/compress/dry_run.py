@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from sparsam.compress.method_run import Method, check_searched, default_methods, run_of, share_of
+from sparsam.compress.method_run import Method, default_methods, is_searched, run_of, share_of
 from sparsam.compress.opening import Opened, feed_of, split_of
 from sparsam.compress.start import start_compressing, start_finetuning
 from sparsam.compress.timed import Timed
@@ -57,8 +57,7 @@ def plan_run(
     budget = Budget.parse(budget) if isinstance(budget, str) else budget or Budget()
     settings = settings or Settings()
     methods = tuple(methods if methods is not None else default_methods(budget))
-    if budget.searched:
-        check_searched(methods, budget)
+    if is_searched(methods, budget):
         # what the search will choose is not known; about this much it will leave
         share = budget.latency or budget.bytes or 1 / (budget.throughput or 1.0)
         budget = Budget(macs=min(1.0, max(0.05, share)))

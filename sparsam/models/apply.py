@@ -4,6 +4,7 @@ Written once for all families: a method gives indices and matrices by layer and 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -62,7 +63,7 @@ def cut(model: Any, keep: Sequence[LayerPlan]) -> Plan:
             LayerPlan(_within(now.heads, heads, queries), _within(now.filters, chosen.filters, filters))
         )
     plan: Plan = model.sparsam_plan
-    new = Plan(plan.family, tuple(left), plan.tokens, plan.version)
+    new = replace(plan, layers=tuple(left))
     lift(model, new)
     return new
 

@@ -98,7 +98,7 @@ def refuse_integers(plan: Plan | None, what: str) -> None:
     """
     if plan is not None and plan.in_integers:
         raise Refused(
-            f"the model's weights are integers; {what} would leave their grid. Start from the model in floating point that "
-            "they were made from; integers come last.",
+            f"the model's weights are integers; {what} would take them off their grid. Start from the model in floating "
+            "point that they were made from; integers come last.",
             code="quantized",
         )
