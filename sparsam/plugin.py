@@ -118,12 +118,12 @@ class SparsamQuantizer(HfQuantizer):
         from sparsam.models import resize
         from sparsam.models.stored import expect
 
-        plan = self.quantization_config.read()
+        plan, files = self.quantization_config.read(), [Path(file) for file in checkpoint_files or ()]
         check_fit(plan, model)
-        check_files([Path(file) for file in checkpoint_files or ()], plan, model.config)
+        check_files(files, plan, model.config)
         if plan.changes_shapes:
             resize(model, plan)
-        expect(model, plan)
+        check_scales(files, expect(model, plan))
         return model
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
@@ -400,6 +400,22 @@ def check_files(files: Sequence[Path], plan: Plan | None, config: Any, *, tensor
             if name not in present:
                 where = next(iter(seen))
                 raise Refused(f"the tensor {name} is missing from {where.parent}. {_MEND}", code="digest")
+
+
+def check_scales(files: Sequence[Path], count: int) -> None:
+    """Whether files hold as many scales as a plan has modules in integers: loading would make up those that are missing.
+
+    Raises:
+        Refused: ``plan-mismatch``.
+        InputOutput: ``safetensors-corrupt``.
+    """
+    names = {name for file in files for name in read_header(file).tensors}
+    found = sum(name.rpartition(".")[2] == "weight_scale" for name in names)
+    if files and found != count:
+        raise Refused(
+            f"the plan has the weights of {count} modules in integers; {files[0].parent} holds the scales of {found}. {_MEND}",
+            code="plan-mismatch",
+        )
 
 
 def check_file(file: Path) -> bool:

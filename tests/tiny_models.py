@@ -251,6 +251,10 @@ def in_integers(
     from dataclasses import replace
 
     import sparsam
+
+    def something_left(left: Any, product: str) -> bool:
+        return left.heads != () if product in ("qkv", "o") else left.filters != ()
+
     from sparsam.models import dense_plan, plan_of
     from sparsam.models.formats import modules_in_integers
     from sparsam.models.integers import put
@@ -260,7 +264,10 @@ def in_integers(
 
     plan = plan_of(model) or dense_plan(model)
     formats = {product: Format(bits, inputs, 0.06, 90 + at) for at, product in enumerate(PRODUCTS)}
-    layers = tuple(replace(left, formats=formats) for left in plan.layers)
+    layers = tuple(
+        replace(left, formats={p: form for p, form in formats.items() if something_left(left, p)})
+        for left in plan.layers
+    )
     plan = replace(
         plan, layers=layers, tokens=tokens or plan.tokens, embeddings=words if name in TEXT else None
     )

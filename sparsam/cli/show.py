@@ -59,7 +59,7 @@ def new_table(title: str, *columns: str) -> "Table":
     return table
 
 
-def integers_in_words(formats: "Mapping[str, Format]") -> str:
+def integers_in_words(formats: "Mapping[Any, Format]") -> str:
     """Which products of a layer are in integers, with how many bits and what grids their inputs are on.
 
     >>> from sparsam.plan import Format

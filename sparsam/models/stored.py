@@ -114,15 +114,17 @@ def _check_range(name: str, integers: Int8[Tensor, "o i"], bits: int) -> None:
         )
 
 
-def expect(model: Any, plan: Plan) -> None:
-    """Give each module that will hold integers the form of files, in place; values are not kept. For loading onto."""
-    for module, bits in in_integers(model, plan).values():
+def expect(model: Any, plan: Plan) -> int:
+    """Give each module that will hold integers the form of files, in place, and tell how many there are. For loading onto."""
+    found = in_integers(model, plan)
+    for module, bits in found.values():
         rows, inputs = module.weight.shape
         width = inputs if bits > HALF else (inputs + 1) // 2
         kind = torch.int8 if bits > HALF else torch.uint8
         form = torch.empty(rows, 1, width, dtype=kind, device=module.weight.device)
         module.weight = nn.Parameter(form, requires_grad=False)
         module.register_buffer(SCALES, torch.empty(rows, device=form.device))
+    return len(found)
 
 
 def receive(model: Any, plan: Plan) -> None:
