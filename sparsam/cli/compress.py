@@ -212,15 +212,15 @@ def _compress(
     ] = None,
     range_: Annotated[
         Literal["minmax", "ema", "percentile", "mse", "kl"] | None,
-        typer.Option("--range", help="int8: where the calibrated grid of inputs ends."),
+        typer.Option("--range", help="int8: where the calibrated grid of inputs ends; mse if not given."),
     ] = None,
     clip: Annotated[
-        Literal["mse", "minmax"] | None,
-        typer.Option("--clip", help="int8: where the grid of an output's weights ends."),
+        Literal["minmax", "mse"] | None,
+        typer.Option("--clip", help="int8: where the grid of an output's weights ends; minmax if not given."),
     ] = None,
     correct: Annotated[
         bool,
-        typer.Option("--no-correct", help="int8: leave the biases as they are."),
+        typer.Option("--correct", help="int8: move the weights' mean error into the biases."),
     ] = False,
     smooth: Annotated[
         float | None,
@@ -269,7 +269,7 @@ def _compress(
         "weight": weight, "soft": soft, "temperature": temperature, "distill": distill,
         "distill_states": distill_states, "samples": samples, "score": score, "rearrange": False if rearrange else None,
         "tune": tune, "multiple": multiple, "labels": labels, "recover_epochs": recover, "recover_lr": recover_lr,
-        "inputs": inputs, "range": range_, "clip": clip, "correct": False if correct else None, "smooth": smooth,
+        "inputs": inputs, "range": range_, "clip": clip, "correct": correct or None, "smooth": smooth,
         "embeddings": embeddings, "qat_epochs": qat, "qat_lr": qat_lr,
     }  # fmt: skip
     with working(as_json, debug, out) as show:

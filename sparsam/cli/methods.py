@@ -109,7 +109,7 @@ METHOD_OPTIONS = (
 
 def _flag(option: str) -> str:
     special = {
-        "recover_epochs": "--recover", "rearrange": "--no-rearrange", "qat_epochs": "--qat", "correct": "--no-correct",
+        "recover_epochs": "--recover", "rearrange": "--no-rearrange", "qat_epochs": "--qat",
     }  # fmt: skip
     return special.get(option, "--" + option.replace("_", "-"))
 
