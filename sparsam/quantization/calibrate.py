@@ -131,7 +131,7 @@ class Averages:
         rows = by_channel(x, self.axis)
         if not rows.shape[1]:
             return
-        rows = rows.view(len(rows), len(x), -1)  # (c, s, n)
+        rows = rows.view(len(rows), len(x), rows.shape[1] // len(x))  # (c, s, n)
         lows, highs = rows.amin(2).double(), rows.amax(2).double()  # (c, s)
         if self.low is not None:
             _check_channels(len(self.low), len(lows))
@@ -273,18 +273,17 @@ class Means:
         return (_seen(self.sums).double() / FRACTION / self.count).float()
 
     def _join(self, steps: Tensor, count: int, largest: float) -> None:
-        self.count, self.largest = self.count + count, max(self.largest, largest)
-        if self.largest * FRACTION * self.count >= 2**62:
+        count, largest = self.count + count, max(self.largest, largest)
+        if largest * FRACTION * count >= 2**62:
             raise Refused(
-                f"{self.count} numbers of up to {self.largest:g} are too much for a sum of 64 bits. "
-                "Calibrate with fewer samples.",
+                f"{count} numbers of up to {largest:g} are too much for a sum of 64 bits. Calibrate with fewer samples.",
                 code="calibration-range",
             )
         sums = steps.long().sum(1)
         if self.sums is not None:
             _check_channels(len(self.sums), len(sums))
             sums = sums + self.sums
-        self.sums = sums
+        self.sums, self.count, self.largest = sums, count, largest
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,9 @@ from sparsam.quantization.calibrate import (
     RangeMethod,
 )
 
+IN_CACHE = 2**15
+"""Weights that are searched at a time: a hundred passes over them should not go to memory."""
+
 HOMOGENEOUS = (None, "identity", "relu", "leaky_relu")
 """Activations with f(s x) = s f(x) for s > 0; None is no activation."""
 
@@ -87,7 +90,12 @@ def _bounds(rows: Float32[Tensor, "r n"], form: Form, method: RangeMethod) -> Bo
         ordered = rows.sort(1).values
         return ordered[:, out], ordered[:, -1 - out]
     if isinstance(method, MSE):
-        return method.search(_error(rows, form, method.power), low, high, form)
+        parts = rows.split(IN_CACHE // rows.shape[1] + 1)
+        ends = [
+            method.search(_error(part, form, method.power), part.amin(1), part.amax(1), form)
+            for part in parts
+        ]
+        return torch.cat([low for low, _ in ends]), torch.cat([high for _, high in ends])
     if isinstance(method, KL):
         found = []
         for row in rows:
@@ -195,7 +203,7 @@ def _density(x: Tensor) -> Tensor:
 
 
 def smoothing(
-    largest: Float[Tensor, " i"], weights: Sequence[Float[Tensor, "o_ i"]], alpha: float = 0.5
+    largest: Float[Tensor, " i"], weights: Sequence[Float[Tensor, "_ i"]], alpha: float = 0.5
 ) -> Float32[Tensor, " i"]:
     """SmoothQuant's factor for each input: s_j = max|X_j|^alpha / max|W_j|^(1 - alpha) (its equation 4).
 

@@ -68,7 +68,7 @@ def test_lsq_gradients_number_by_number(form: Form) -> None:
             if form.axis is not None:
                 at = ((row, column)[form.axis],) + (() if form.group is None else (column // form.group,))
             s, z = float(grid.scale[at]), int(grid.zero[at])
-            v = float(x[row, column]) / s
+            v = float(x.detach()[row, column]) / s
             if form.lowest <= round(v) + z <= form.highest:
                 inside[row, column] = 1.0
                 slope = round(v) - v
@@ -115,7 +115,7 @@ def test_a_learned_scale_finds_the_best_one() -> None:
         optimizer.zero_grad()
         (learned(x) - x).square().mean().mul(len(x) ** 0.5).backward()
         optimizer.step()
-    assert float((learned(x) - x).square().mean()) < 1.02 * best
+    assert float((learned(x) - x).detach().square().mean()) < 1.02 * best
 
 
 def test_a_learned_scale_stays_above_zero() -> None:
@@ -226,9 +226,19 @@ def held_out(net: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
 
 @pytest.fixture(scope="module")
 def dense(digits: tuple[Tensor, Tensor, Tensor, Tensor]) -> nn.Module:
-    """A small network in floating point."""
+    """A small network in floating point, whose channels differ in size by ten, as those of large ones do: same function."""
     torch.manual_seed(0)
-    return trained(nn.Sequential(nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 10)), *digits[:2], 1500, 3e-3)
+    net = nn.Sequential(nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 10))
+    trained(net, *digits[:2], 1000, 3e-3)
+    sizes = torch.logspace(-0.5, 0.5, 24)
+    with torch.no_grad():
+        for weight, factor in (
+            (net[0].weight, sizes[:, None]),
+            (net[0].bias, sizes),
+            (net[2].weight, 1 / sizes),
+        ):
+            weight.mul_(factor)
+    return net
 
 
 def rounded(dense: nn.Module, x: Tensor, bits: int, kind: str) -> nn.Sequential:
@@ -254,17 +264,16 @@ def rounded(dense: nn.Module, x: Tensor, bits: int, kind: str) -> nn.Sequential:
 
 
 @pytest.mark.parametrize("kind", ["fixed", "moving", "learned"])
-@pytest.mark.parametrize("bits", [3, 4])
 def test_training_wins_back_what_rounding_lost(
-    digits: tuple[Tensor, Tensor, Tensor, Tensor], dense: nn.Module, bits: int, kind: str
+    digits: tuple[Tensor, Tensor, Tensor, Tensor], dense: nn.Module, kind: str
 ) -> None:
-    """At least half of the loss that 4 (and 3) bits cost on digits that were held out; a teacher does not hurt."""
+    """At least half of the loss, and of the accuracy, that 4 bits cost on digits that were held out; with a teacher, too."""
     x, y, *rest = digits
-    start = rounded(dense, x, bits, kind)
-    exact, lost = held_out(dense, *rest)[0], held_out(start, *rest)[0]
-    assert lost > 1.05 * exact
-    alone, _ = held_out(trained(copy.deepcopy(start), x, y, 300, 1e-3), *rest)
-    taught, accuracy = held_out(trained(copy.deepcopy(start), x, y, 300, 1e-3, dense), *rest)
-    assert alone - exact < 0.5 * (lost - exact)
-    assert taught - exact < 0.5 * (lost - exact)
-    assert accuracy > held_out(start, *rest)[1] - 0.01
+    start = rounded(dense, x, 4, kind)
+    (exact, right), (lost, worse) = held_out(dense, *rest), held_out(start, *rest)
+    assert lost > 2 * exact and worse < right - 0.1
+    for teacher in (None, dense):
+        net = trained(copy.deepcopy(start), x, y, 150, 1e-3, teacher)
+        loss, accuracy = held_out(net, *rest)
+        assert loss - exact < 0.5 * (lost - exact)
+        assert right - accuracy < 0.5 * (right - worse)

@@ -1,5 +1,6 @@
 """Weights in integers: every kind of grid by every method, biases corrected, and functions that equalisation leaves alone."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -51,14 +52,11 @@ def squared(x: Tensor, y: Tensor) -> float:
     ("axis", "group"), [(None, None), (0, None), (0, 32)], ids=["tensor", "channel", "group"]
 )
 @pytest.mark.parametrize("bits", range(2, 9))
-@pytest.mark.parametrize("method", [MinMax(), Percentile(97.0), MSE(), KL()], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize("method", [MinMax(), Percentile(90.0), MSE(), KL()], ids=lambda m: type(m).__name__)
 def test_grids_of_every_kind_worked_out_as_it_runs(
     symmetric: bool, axis: int | None, group: int | None, bits: int, method: RangeMethod
 ) -> None:
-    """Every combination gives the grid that was asked for, smaller than the full range's where there is a tail, or is refused.
-
-    KL by group is the only one refused.
-    """
+    """Every combination gives the grid that was asked for, and cuts a tail where its method says so; KL by group is refused."""
     form = Form(bits, symmetric, axis=axis, group=group)
     x = torch.distributions.StudentT(2.0).sample((2, 300))
     if group and isinstance(method, KL):
@@ -70,9 +68,12 @@ def test_grids_of_every_kind_worked_out_as_it_runs(
     if isinstance(method, MinMax):
         assert torch.equal(grid.scale, full.scale)
         return
-    assert bool((grid.scale <= full.scale).all()) and bool((grid.scale < full.scale).any())
+    assert bool((grid.scale <= full.scale).all())
     if isinstance(method, MSE):
+        assert bits > 4 or bool((grid.scale < full.scale).any())
         assert squared(x, fake_quantize(x, grid)) <= squared(x, fake_quantize(x, full))
+    else:
+        assert bool((grid.scale < full.scale).any())
 
 
 def test_methods_that_fit_no_tensor() -> None:
@@ -115,7 +116,7 @@ def test_finer_is_nearer() -> None:
     assert error(4) < error(4, method=MinMax())
     assert error(4, group=16) < error(4, group=48) < error(4)
     errors = [error(bits) for bits in range(2, 9)]
-    assert all(a > 2 * b for a, b in zip(errors[1:], errors[2:], strict=False))
+    assert all(a > 2 * b for a, b in pairwise(errors[1:]))
 
 
 @pytest.mark.parametrize("with_bias", [True, False])
@@ -166,8 +167,9 @@ def test_bias_corrected_without_data() -> None:
     nn.init.normal_(norm.weight, 1.0, 0.2)
     nn.init.normal_(norm.bias, 0.0, 1.0)
     weight = torch.randn(16, 64) / 8
+    norm.requires_grad_(False)
     rounded = dequantize(*quantize_weight(weight, 2))
-    x = norm(torch.randn(4000, 64)).detach()
+    x = norm(torch.randn(4000, 64))
     wanted = (x @ weight.T).mean(0)
     before = ((x @ rounded.T).mean(0) - wanted).norm()
     found = corrected_bias(weight, rounded, None, expected_input(norm.weight, norm.bias))
