@@ -305,7 +305,10 @@ def test_other_labels_may_be_asked_for(folder: Path) -> None:
 
 def test_a_newer_plan_is_refused(copied: Path) -> None:
     """A newer schema asks for an upgrade."""
-    edit(copied / "config.json", lambda c: c["quantization_config"]["plan"].update(version=VERSION + 1, gates=[]))
+    edit(
+        copied / "config.json",
+        lambda c: c["quantization_config"]["plan"].update(version=VERSION + 1, gates=[]),
+    )
     with pytest.raises(Refused, match="Upgrade sparsam") as caught:
         AutoModelForSequenceClassification.from_pretrained(copied)
     assert caught.value.code == "plan-version"
