@@ -222,7 +222,7 @@ def lift(model: Any, plan: Plan | None = None) -> Any:
 
     Raises:
         Refused: ``plan-mismatch``, ``family-refused`` or ``family-unknown``, as the plan or the family has it; ``quantized``
-            for a model that another method has quantized.
+            for a model that another method has quantized, or whose weights are integers that another plan does not name.
     """
     from sparsam.models import dense_plan, plan_of
     from sparsam.models import lift as run_packed
@@ -268,7 +268,8 @@ def _hang(quantizer: SparsamQuantizer, model: Any) -> None:
         module.hf_quantizer = quantizer
     _as_plain(model)
     if not quantizer.is_trainable:
-        model.is_quantized = True  # the Trainer, ``half`` and ``float`` refuse it
+        for module in (model, model.base_model):
+            module.is_quantized = True  # the Trainer, ``half`` and ``float`` refuse it
 
 
 def plan_to_save(model: Any) -> Plan | None:
