@@ -90,7 +90,7 @@ def _bounds(rows: Float32[Tensor, "r n"], form: Form, method: RangeMethod) -> Bo
         ordered = rows.sort(1).values
         return ordered[:, out], ordered[:, -1 - out]
     if isinstance(method, MSE):
-        parts = rows.split(IN_CACHE // rows.shape[1] + 1)
+        parts = torch.split(rows, IN_CACHE // rows.shape[1] + 1)
         ends = [
             method.search(_error(part, form, method.power), part.amin(1), part.amax(1), form)
             for part in parts
