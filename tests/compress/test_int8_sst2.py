@@ -9,7 +9,7 @@ from sparsam.quantization.int8 import Int8
 from sparsam.task import Task
 from sparsam.training.loop import Settings
 
-pytestmark = pytest.mark.data
+pytestmark = [pytest.mark.data, pytest.mark.timeout(900)]
 
 
 def test_int8_loses_half_a_point_at_most(shared: Path, tmp_path: Path) -> None:
