@@ -40,6 +40,7 @@ from sparsam.errors import InputOutput, Refused, Usage
 from sparsam.plan import Plan
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 METHOD = "sparsam"
@@ -103,7 +104,10 @@ class SparsamConfig(QuantizationConfigMixin):
 
 @register_quantizer(METHOD)
 class SparsamQuantizer(HfQuantizer):
-    """Loads and saves models with a plan. Nothing is quantized by it; transformers calls this seam so."""
+    """Loads and saves models with a plan. Nothing is quantized by it; transformers calls this seam so.
+
+    Weights that the plan has in integers are integers in files (:mod:`sparsam.models.stored`), and floats in memory.
+    """
 
     requires_calibration = True  # only what was compressed before can be loaded
     quantization_config: SparsamConfig
@@ -112,27 +116,62 @@ class SparsamQuantizer(HfQuantizer):
         self, model: Any, checkpoint_files: Sequence[str] | None = None, **kwargs: Any
     ) -> Any:
         from sparsam.models import resize
+        from sparsam.models.stored import expect
 
-        plan = self.quantization_config.read()
+        plan, files = self.quantization_config.read(), [Path(file) for file in checkpoint_files or ()]
         check_fit(plan, model)
-        check_files([Path(file) for file in checkpoint_files or ()], plan, model.config)
+        check_files(files, plan, model.config)
         if plan.changes_shapes:
             resize(model, plan)
+        check_scales(files, expect(model, plan))
         return model
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         from sparsam.models import lift
+        from sparsam.models.stored import receive
 
-        lift(model, self.quantization_config.read())
+        plan = self.quantization_config.read()
+        receive(model, plan)
+        lift(model, plan)
         _hang(self, model)
         return model
+
+    def update_dtype(self, dtype: "torch.dtype") -> "torch.dtype":
+        """The precision asked for; with integers it can only be float32, in which they are held times their scales.
+
+        Raises:
+            Refused: ``quantized``.
+        """
+        if str(dtype) != "torch.float32" and self.quantization_config.read().in_integers:
+            raise Refused(
+                f"the model's weights are integers; they are held in float32, not in {str(dtype).removeprefix('torch.')}. "
+                "Leave dtype out.",
+                code="quantized",
+            )
+        return dtype
+
+    def get_new_dtype(self, converter: Any, param: Any, dtype: Any) -> Any:
+        """What a tensor on disk is cast to: floating point never to integers.
+
+        Raises:
+            Refused: ``plan-mismatch`` for floats where the plan has integers.
+        """
+        found = super().get_new_dtype(converter, param, dtype)
+        if found is not None and not found.is_floating_point:
+            raise Refused(
+                "the file holds floating-point weights where its plan has integers. Restore the folder from where it was "
+                "saved.",
+                code="plan-mismatch",
+            )
+        return found
 
     def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
         return True
 
     @property
     def is_trainable(self) -> bool:
-        return True
+        """Floats are; integers would leave their grid at the first step."""
+        return not self.quantization_config.read().in_integers
 
     @property
     def is_compileable(self) -> bool:
@@ -140,13 +179,18 @@ class SparsamQuantizer(HfQuantizer):
 
     def get_state_dict_and_metadata(self, model: Any) -> tuple[dict[str, "Tensor"] | None, dict[str, str]]:
         """Called by ``save_pretrained`` before it writes the config: the header's metadata, and the plan of the day."""
+        from sparsam.models.stored import to_store
+
         given = _given_state(model)
         plan = plan_to_save(model)
         if plan is not None:
             model.config.quantization_config = SparsamConfig(plan.to_json())
         if getattr(model, "_hf_peft_config_loaded", False):
             return given, {}  # only an adapter is written
-        return given, header_metadata(model, model.state_dict() if given is None else given, plan)
+        state = model.state_dict() if given is None else given
+        if plan is not None and plan.in_integers:
+            given = state = to_store(model, state, plan)
+        return given, header_metadata(model, state, plan)
 
 
 def _given_state(model: Any) -> dict[str, "Tensor"] | None:
@@ -178,7 +222,7 @@ def lift(model: Any, plan: Plan | None = None) -> Any:
 
     Raises:
         Refused: ``plan-mismatch``, ``family-refused`` or ``family-unknown``, as the plan or the family has it; ``quantized``
-            for a model that another method has quantized.
+            for a model that another method has quantized, or whose weights are integers that another plan does not name.
     """
     from sparsam.models import dense_plan, plan_of
     from sparsam.models import lift as run_packed
@@ -223,6 +267,9 @@ def _hang(quantizer: SparsamQuantizer, model: Any) -> None:
     for module in (model, model.base_model):
         module.hf_quantizer = quantizer
     _as_plain(model)
+    if not quantizer.is_trainable:
+        for module in (model, model.base_model):
+            module.is_quantized = True  # the Trainer, ``half`` and ``float`` refuse it
 
 
 def plan_to_save(model: Any) -> Plan | None:
@@ -249,7 +296,7 @@ def _field(config: Any, key: str) -> Any:
 
 
 def _as_plain(model: Any) -> None:
-    """Undo the marks that keep the Trainer, ``half`` and ``float`` away from quantized models: ours holds plain floats."""
+    """Undo the marks that keep the Trainer, ``half`` and ``float`` away from quantized models: ours are mostly floats."""
     model.is_quantized = False
     for module in model.modules():
         config = getattr(module, "config", None)
@@ -354,6 +401,22 @@ def check_files(files: Sequence[Path], plan: Plan | None, config: Any, *, tensor
             if name not in present:
                 where = next(iter(seen))
                 raise Refused(f"the tensor {name} is missing from {where.parent}. {_MEND}", code="digest")
+
+
+def check_scales(files: Sequence[Path], count: int) -> None:
+    """Whether files hold as many scales as a plan has modules in integers: loading would make up those that are missing.
+
+    Raises:
+        Refused: ``plan-mismatch``.
+        InputOutput: ``safetensors-corrupt``.
+    """
+    names = {name for file in files for name in read_header(file).tensors}
+    found = sum(name.rpartition(".")[2] == "weight_scale" for name in names)
+    if files and found != count:
+        raise Refused(
+            f"the plan has the weights of {count} modules in integers; {files[0].parent} holds the scales of {found}. {_MEND}",
+            code="plan-mismatch",
+        )
 
 
 def check_file(file: Path) -> bool:

@@ -227,9 +227,10 @@ def test_every_method_can_be_chosen():
     from sparsam.tokens.control import NAMES
 
     assert tuple(METHODS) == get_args(MethodName)
-    assert {"ltp", "ftpp", "ltp+ftpp", *NAMES} == set(METHODS)
+    learned = {"ltp", "ftpp", "ltp+ftpp"}
+    assert {*learned, "int8", *(f"{name}+int8" for name in learned), *NAMES} == set(METHODS)
     assert {name: len(build()) for name, build in METHODS.items()} == {
-        name: 1 + 2 * name.count("+") for name in METHODS
+        name: 1 + name.count("+") + ("ltp+ftpp" in name) for name in METHODS
     }
     first, second, again = METHODS["ltp+ftpp"](multiple=8, epochs=6.0, distill=0.5)
     assert (second.multiple, first.soft_epochs, first.hard_epochs) == (8, 2.0, 4.0)

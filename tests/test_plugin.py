@@ -34,7 +34,7 @@ import sparsam
 from sparsam import artifact, plugin
 from sparsam.errors import InputOutput, Refused, Usage
 from sparsam.models import is_lifted, lift, plan_of, resize, stack_of, unlift
-from sparsam.plan import LayerPlan, Plan, TokenPlan
+from sparsam.plan import VERSION, LayerPlan, Plan, TokenPlan
 
 ROOT = Path(__file__).parent.parent
 AUTO = {
@@ -305,7 +305,10 @@ def test_other_labels_may_be_asked_for(folder: Path) -> None:
 
 def test_a_newer_plan_is_refused(copied: Path) -> None:
     """A newer schema asks for an upgrade."""
-    edit(copied / "config.json", lambda c: c["quantization_config"]["plan"].update(version=2, gates=[]))
+    edit(
+        copied / "config.json",
+        lambda c: c["quantization_config"]["plan"].update(version=VERSION + 1, gates=[]),
+    )
     with pytest.raises(Refused, match="Upgrade sparsam") as caught:
         AutoModelForSequenceClassification.from_pretrained(copied)
     assert caught.value.code == "plan-version"

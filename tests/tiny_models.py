@@ -244,6 +244,41 @@ def sever(model: Any, name: str, plan: Any) -> Any:
     return small, zeroed
 
 
+def in_integers(
+    model: Any, name: str, bits: int = 8, words: int | None = 8, inputs: str = "token", tokens: Any = None
+) -> Any:
+    """The model with all its products in integers, and its words' embeddings where it has some."""
+    from dataclasses import replace
+
+    import sparsam
+
+    def something_left(left: Any, product: str) -> bool:
+        return left.heads != () if product in ("qkv", "o") else left.filters != ()
+
+    from sparsam.models import dense_plan, plan_of
+    from sparsam.models.formats import modules_in_integers
+    from sparsam.models.integers import put
+    from sparsam.models.lift import family_of, layers_of
+    from sparsam.plan import PRODUCTS, Format
+    from sparsam.quantization import MinMax, quantize_weight
+
+    plan = plan_of(model) or dense_plan(model)
+    formats = {product: Format(bits, inputs, 0.06, 90 + at) for at, product in enumerate(PRODUCTS)}
+    layers = tuple(
+        replace(left, formats={p: form for p, form in formats.items() if something_left(left, p)})
+        for left in plan.layers
+    )
+    plan = replace(
+        plan, layers=layers, tokens=tokens or plan.tokens, embeddings=words if name in TEXT else None
+    )
+    for module, width in modules_in_integers(
+        model, list(layers_of(model).children()), family_of(name), plan
+    ).values():
+        integers, grid = quantize_weight(module.weight, width, method=MinMax())
+        put(module, integers, grid.scale)
+    return sparsam.lift(model, plan)
+
+
 BUILDERS = SimpleNamespace(
     build=build,
     config=config,
@@ -253,6 +288,7 @@ BUILDERS = SimpleNamespace(
     alive=alive,
     masked=masked,
     sever=sever,
+    in_integers=in_integers,
     TEXT=TEXT,
     IMAGES=IMAGES,
 )

@@ -40,6 +40,7 @@ from sparsam.artifact.staging import (
     recover,
 )
 from sparsam.errors import InputOutput, Refused, SparsamError, Usage
+from sparsam.models.stored import to_store
 from sparsam.plan import Plan
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -67,9 +68,9 @@ def save(
         overwrite: replace a folder that is no artefact, or holds files that are not ours.
 
     Raises:
-        Usage: ``dtype``, ``facts``, ``model-type``.
+        Usage: ``dtype`` (also for bfloat16 where weights are integers), ``facts``, ``model-type``.
         Refused: ``not-an-artifact``, ``extra-files`` (the folder holds something else), ``non-finite`` (a weight is NaN or
-            infinite), ``architecture``, ``adapter``.
+            infinite), ``architecture``, ``adapter``, ``quantized`` (integers that left their grid).
         InputOutput: ``no-space``, ``not-writable``, ``save-failed``; what stood there before is untouched.
     """
     if dtype not in DTYPES:
@@ -87,6 +88,12 @@ def save(
         )
     auto_class(type(model).__name__)
     check_finite(model)
+    plan = plugin.plan_to_save(model)
+    if dtype != "float32" and plan is not None and plan.in_integers:
+        raise Usage(
+            f"the model's weights are integers with scales in float32; they are not saved as {dtype}. Leave dtype out.",
+            code="dtype",
+        )
     text = _facts_text(facts or {})
     target = real_path(folder)
     check_target(target, overwrite)
@@ -162,7 +169,7 @@ class _Writer(plugin.SparsamQuantizer):
     def get_state_dict_and_metadata(self, model: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
         state = {
             name: tensor.to(self.dtype) if tensor.is_floating_point() else tensor
-            for name, tensor in model.state_dict().items()
+            for name, tensor in to_store(model, model.state_dict(), self.plan).items()
         }
         return state, plugin.header_metadata(model, state, self.plan)
 

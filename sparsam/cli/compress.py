@@ -37,11 +37,12 @@ app = typer.Typer()
 @app.command(
     "compress",
     short_help="Make a fine-tuned encoder cheaper within a budget.",
-    help="Make a fine-tuned encoder cheaper: drop tokens, heads and filters within a budget, save it as an ordinary "
-    "checkpoint with a plan, reload that and measure it.",
+    help="Make a fine-tuned encoder cheaper: drop tokens, heads and filters within a budget, put its products in integers, "
+    "save it as an ordinary checkpoint with a plan, reload that and measure it.",
     epilog=examples(
         "sparsam compress runs/dense --task nyu-mll/glue:sst2 --budget macs=0.5x --out runs/half",
         "sparsam compress runs/dense --task nyu-mll/glue:sst2 --method ftpp --budget macs=0.6x --out runs/pruned",
+        "sparsam compress runs/dense --task nyu-mll/glue:sst2 --method int8 --budget accuracy=-0.5 --out runs/int8",
         "sparsam compress runs/dense --task nyu-mll/glue:sst2 --budget macs=0.4x,accuracy=-1 \\",
         "    --epochs 6 --out runs/small",
         "sparsam compress runs/dense --task nyu-mll/glue:sst2 --budget throughput=2.5x,accuracy=-1 --out runs/fast",
@@ -72,7 +73,8 @@ def _compress(
         typer.Option(
             "--method",
             help="ltp learns which tokens to drop; ftpp removes heads and filters without training; ltp+ftpp does one after "
-            "the other; the rest are controls that learn nothing. Not given: ltp, or what suits this machine where the budget "
+            "the other; int8 puts products in integers, alone or last; the rest are controls that learn nothing. "
+            "Not given: ltp, or what suits this machine where the budget "
             "names throughput or latency.",
         ),
     ] = None,
@@ -155,7 +157,10 @@ def _compress(
     samples: Annotated[
         int | None,
         typer.Option(
-            "--samples", metavar="N", min=2, help="ftpp: calibration rows; 2,048, or all, if not given."
+            "--samples",
+            metavar="N",
+            min=2,
+            help="ftpp, int8: calibration rows; 2,048 and 512, or all, if not given.",
         ),
     ] = None,
     score: Annotated[
@@ -200,6 +205,54 @@ def _compress(
             "--recover-lr", metavar="X", callback=above_zero, help="ftpp: peak learning rate of that."
         ),
     ] = None,
+    inputs: Annotated[
+        Literal["token", "tensor"] | None,
+        typer.Option(
+            "--inputs",
+            help="int8: inputs on a grid of their own token by token, as if not given, or on one that calibration gave.",
+        ),
+    ] = None,
+    range_: Annotated[
+        Literal["minmax", "ema", "percentile", "mse", "kl"] | None,
+        typer.Option("--range", help="int8: where the calibrated grid of inputs ends; mse if not given."),
+    ] = None,
+    clip: Annotated[
+        Literal["minmax", "mse"] | None,
+        typer.Option("--clip", help="int8: where the grid of an output's weights ends; minmax if not given."),
+    ] = None,
+    correct: Annotated[
+        bool,
+        typer.Option("--correct", help="int8: move the weights' mean error into the biases."),
+    ] = False,
+    smooth: Annotated[
+        float | None,
+        typer.Option(
+            "--smooth",
+            metavar="X",
+            callback=share,
+            help="int8: SmoothQuant's alpha; for models whose norms stand before each half.",
+        ),
+    ] = None,
+    embeddings: Annotated[
+        Literal["8", "none"] | None,
+        typer.Option(
+            "--embeddings",
+            help="int8: bits of the words' embeddings; 8 if not given and the model reads words.",
+        ),
+    ] = None,
+    qat: Annotated[
+        float | None,
+        typer.Option(
+            "--qat",
+            metavar="EPOCHS",
+            callback=not_negative,
+            help="int8: epochs of learning from the dense model with everything rounded; none if not given.",
+        ),
+    ] = None,
+    qat_lr: Annotated[
+        float | None,
+        typer.Option("--qat-lr", metavar="X", callback=above_zero, help="int8: peak learning rate of that."),
+    ] = None,
     batch_tokens: BatchTokens = 1024,
     seed: Seed = 0,
     split_seed: SplitSeed = 0,
@@ -218,6 +271,8 @@ def _compress(
         "weight": weight, "soft": soft, "temperature": temperature, "distill": distill,
         "distill_states": distill_states, "samples": samples, "score": score, "rearrange": False if rearrange else None,
         "tune": tune, "multiple": multiple, "labels": labels, "recover_epochs": recover, "recover_lr": recover_lr,
+        "inputs": inputs, "range": range_, "clip": clip, "correct": correct or None, "smooth": smooth,
+        "embeddings": embeddings, "qat_epochs": qat, "qat_lr": qat_lr,
     }  # fmt: skip
     with working(as_json, debug, out) as show:
         from sparsam.cost import Budget

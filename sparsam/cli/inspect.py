@@ -9,7 +9,7 @@ import typer
 
 from sparsam.cli.answers import answer, complain
 from sparsam.cli.options import Debug, Json, ModelName, examples
-from sparsam.cli.show import new_console, new_table, plain
+from sparsam.cli.show import integers_in_words, new_console, new_table, plain
 from sparsam.cli.working import working
 from sparsam.errors import InputOutput, Refused
 
@@ -108,13 +108,15 @@ def _checked(raw: Mapping[str, Any], source: str) -> tuple["Plan | None", Refuse
 
 
 def _layers(layers: Sequence[Mapping[str, Any]], plan: "Plan | None", above: Sequence[str]) -> "Table":
-    """One line a layer: heads and filters, kept of all where a plan says so, and the token rule's number.
+    """One line a layer: heads and filters, kept of all where a plan says so, the token rule's number, products in integers.
 
     Where a layer is not supported, also whether each is, and why not, if that does not stand ``above``.
     """
     rule = None if plan is None else plan.tokens
     doubtful = not all(layer["supported"] for layer in layers)
+    integers = plan is not None and any(left.formats for left in plan.layers)
     columns = ["layer", "heads", "filters"] + ([] if rule is None else [f"tokens: {rule.rule}"])
+    columns += ["in integers"] if integers else []
     table = new_table("layers", *columns, *(["", "why"] if doubtful else []))
     for number, layer in enumerate(layers):
         kept = None if plan is None or number >= len(plan.layers) else plan.layers[number]
@@ -124,6 +126,8 @@ def _layers(layers: Sequence[Mapping[str, Any]], plan: "Plan | None", above: Seq
             row.append(f"{layer[part]:,}" if left is None else f"{len(left):,} of {layer[part]:,}")
         if rule is not None:
             row.append(_rule_value(rule.rule, rule.values[number]) if number < len(rule.values) else "")
+        if integers:
+            row.append("none" if kept is None or not kept.formats else integers_in_words(kept.formats))
         if doubtful:
             reason = "as above" if layer["reason"] in above else plain(layer["reason"])
             row += ["yes" if layer["supported"] else "no", reason]

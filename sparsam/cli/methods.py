@@ -9,29 +9,40 @@ from sparsam.errors import Usage
 if TYPE_CHECKING:
     from sparsam.compress import Method
 
-MethodName = Literal["ltp", "ftpp", "ltp+ftpp", "top-k", "linear-threshold", "random"]
+MethodName = Literal[
+    "ltp",
+    "ftpp",
+    "ltp+ftpp",
+    "int8",
+    "ltp+int8",
+    "ftpp+int8",
+    "ltp+ftpp+int8",
+    "top-k",
+    "linear-threshold",
+    "random",
+]
 
 
-def _ltp(**given: Any) -> "list[Method]":
-    from sparsam.tokens import LTP
+def _named(name: str) -> Callable[..., "list[Method]"]:
+    """What builds the methods whose names stand in ``name``, with a plus between them."""
 
-    return [LTP(**_arguments([LTP], "ltp", given)[0])]
+    def build(**given: Any) -> "list[Method]":
+        from sparsam.quantization.int8 import Int8
+        from sparsam.structure import FTPP
+        from sparsam.tokens import LTP
 
+        kinds: list[Any] = [{"ltp": LTP, "ftpp": FTPP, "int8": Int8}[part] for part in name.split("+")]
+        arguments = _arguments(kinds, name, given)
+        made: list[Any] = [kind(**one) for kind, one in zip(kinds, arguments, strict=True)]
+        if kinds[:2] == [LTP, FTPP]:
+            first, second = made[:2]
+            again = replace(
+                first, soft_epochs=0.0, hard_epochs=second.recover_epochs or first.hard_epochs / 2
+            )
+            made[1:2] = [replace(second, recover_epochs=0.0), again]
+        return made
 
-def _ftpp(**given: Any) -> "list[Method]":
-    from sparsam.structure import FTPP
-
-    return [FTPP(**_arguments([FTPP], "ftpp", given)[0])]
-
-
-def _both(**given: Any) -> "list[Method]":
-    from sparsam.structure import FTPP
-    from sparsam.tokens import LTP
-
-    tokens, structure = _arguments([LTP, FTPP], "ltp+ftpp", given)
-    first, second = LTP(**tokens), FTPP(**structure)
-    again = replace(first, soft_epochs=0.0, hard_epochs=second.recover_epochs or first.hard_epochs / 2)
-    return [first, replace(second, recover_epochs=0.0), again]
+    return build
 
 
 def _control(name: str) -> Callable[..., "list[Method]"]:
@@ -44,9 +55,13 @@ def _control(name: str) -> Callable[..., "list[Method]"]:
 
 
 METHODS: dict[MethodName, Callable[..., "list[Method]"]] = {
-    "ltp": _ltp,
-    "ftpp": _ftpp,
-    "ltp+ftpp": _both,
+    "ltp": _named("ltp"),
+    "ftpp": _named("ftpp"),
+    "ltp+ftpp": _named("ltp+ftpp"),
+    "int8": _named("int8"),
+    "ltp+int8": _named("ltp+int8"),
+    "ftpp+int8": _named("ftpp+int8"),
+    "ltp+ftpp+int8": _named("ltp+ftpp+int8"),
     "top-k": _control("top-k"),
     "linear-threshold": _control("linear-threshold"),
     "random": _control("random"),
@@ -88,11 +103,14 @@ def _arguments(kinds: Sequence[Any], name: str, given: Mapping[str, Any]) -> lis
 METHOD_OPTIONS = (
     "soft", "soft_epochs", "hard_epochs", "lr", "hard_lr", "weight", "temperature", "distill", "distill_states",
     "samples", "score", "rearrange", "tune", "multiple", "labels", "recover_epochs", "recover_lr",
+    "inputs", "range", "clip", "correct", "smooth", "embeddings", "qat_epochs", "qat_lr",
 )  # fmt: skip
 
 
 def _flag(option: str) -> str:
-    special = {"recover_epochs": "--recover", "rearrange": "--no-rearrange"}
+    special = {
+        "recover_epochs": "--recover", "rearrange": "--no-rearrange", "qat_epochs": "--qat",
+    }  # fmt: skip
     return special.get(option, "--" + option.replace("_", "-"))
 
 

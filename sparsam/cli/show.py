@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from sparsam.plan import Format
+
 _DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
@@ -55,6 +57,26 @@ def new_table(title: str, *columns: str) -> "Table":
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
+
+
+def integers_in_words(formats: "Mapping[Any, Format]") -> str:
+    """Which products of a layer are in integers, with how many bits and what grids their inputs are on.
+
+    >>> from sparsam.plan import Format
+    >>> integers_in_words({"up": Format(8), "qkv": Format(8), "o": Format(4, "tensor", 0.1, 7)})
+    'qkv, up: 8 bits, inputs token by token; o: 4 bits, inputs on one grid'
+    """
+    from sparsam.plan import PRODUCTS
+
+    alike: dict[tuple[int, str], list[str]] = {}
+    for product in PRODUCTS:
+        if product in formats:
+            alike.setdefault((formats[product].bits, formats[product].input), []).append(product)
+    how = {"token": "token by token", "tensor": "on one grid"}
+    return "; ".join(
+        f"{', '.join(products)}: {bits} bits, inputs {how[inputs]}"
+        for (bits, inputs), products in alike.items()
+    )
 
 
 def short_count(number: float) -> str:

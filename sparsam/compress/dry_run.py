@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from sparsam.compress.limits import dense_figures, limits_of
-from sparsam.compress.method_run import Method, check_searched, default_methods, run_of, share_of
+from sparsam.compress.method_run import Method, default_methods, is_searched, run_of, share_of
 from sparsam.compress.opening import Opened, feed_of, split_of
 from sparsam.compress.start import start_compressing, start_finetuning
 from sparsam.compress.timed import Timed
@@ -59,9 +59,7 @@ def plan_run(
     budget = Budget.parse(budget) if isinstance(budget, str) else budget or Budget()
     settings = settings or Settings()
     methods = tuple(methods if methods is not None else default_methods(budget))
-    searched = budget.searched
-    if searched:
-        check_searched(methods, budget)
+    searched = is_searched(methods, budget)
     opened, taught = start_compressing(model, teacher, task, methods, processor)
     feed = feed_of(opened, split_of(task, "train"), truncate)
     wanted = lengths_of_use(opened, task, feed, truncate)

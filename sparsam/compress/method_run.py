@@ -2,7 +2,7 @@
 
 Tokens first is better: a rule that is learned on all heads keeps what it learned when some of them leave, once its thresholds
 are solved and its weights trained a little again; a rule learned on the heads that are left cuts deep where layers are still
-wide (docs/log.md).
+wide (docs/log.md). Integers come last: nothing can be cut from them or trained in them.
 """
 
 from collections.abc import Sequence
@@ -12,18 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsam.compress.evaluation import Progress
+from sparsam.compress.integer_run import IntegerRun
 from sparsam.compress.opening import Opened
 from sparsam.compress.structure_run import StructureRun
 from sparsam.compress.token_run import TokenRun
 from sparsam.cost import Budget
 from sparsam.errors import Usage
+from sparsam.quantization.int8 import Int8
 from sparsam.structure import FTPP
 from sparsam.tokens import LTP
 from sparsam.tokens.control import Control
 from sparsam.training.feed import Feed
 from sparsam.training.loop import Settings
 
-Method = LTP | Control | FTPP
+Method = LTP | Control | FTPP | Int8
 
 OF_TOKENS = 0.45
 """Where tokens leave before heads and filters do: how much of a budget's logarithm is theirs. Chosen by us on SST-2, where
@@ -38,12 +40,19 @@ def default_methods(budget: Budget) -> tuple[Method, ...]:
 
 
 def check_methods(methods: Sequence[Method]) -> None:
-    """At most one method for heads and filters, and at most one for tokens on either side of it.
+    """At most one method for heads and filters, at most one for tokens on either side of it, and integers last.
 
     Raises:
-        Usage: ``method-count``.
+        Usage: ``method-count``, ``method-order``.
     """
-    kinds = "".join("s" if isinstance(method, FTPP) else "t" for method in methods)
+    kinds = "".join(
+        "s" if isinstance(method, FTPP) else "i" if isinstance(method, Int8) else "t" for method in methods
+    )
+    if "i" in kinds[:-1]:
+        raise Usage(
+            "int8 stands in front of another method; integers are neither cut nor trained. Give it once, as the last one.",
+            code="method-order",
+        )
     if kinds.count("s") > 1:
         raise Usage(
             f"{kinds.count('s')} of the methods given remove heads and filters; a model takes one of them. Give one.",
@@ -57,12 +66,31 @@ def check_methods(methods: Sequence[Method]) -> None:
         )
 
 
+def is_searched(methods: Sequence[Method], budget: Budget) -> bool:
+    """Whether what to keep has to be searched for; integers alone leave nothing to choose.
+
+    Raises:
+        Usage: ``search-methods`` for what the search cannot work with.
+    """
+    if not budget.searched or (not budget.timed and all(isinstance(method, Int8) for method in methods)):
+        return False
+    check_searched(methods, budget)
+    return True
+
+
 def check_searched(methods: Sequence[Method], budget: Budget) -> None:
     """Refuse what the search cannot work with, before any of it.
 
     Raises:
         Usage: ``search-methods``.
     """
+    given = [key for key in ("macs", "throughput", "latency", "bytes") if getattr(budget, key) is not None]
+    if any(isinstance(method, Int8) for method in methods):
+        raise Usage(
+            f"a budget for {given[0]} is met by heads and filters, with tokens or without, in floating point; int8 does not go "
+            f"along with it. Give macs{'' if budget.timed else ', or int8 alone'}.",
+            code="search-methods",
+        )
     if any(isinstance(method, Control) for method in methods) or not any(
         isinstance(method, FTPP) for method in methods
     ):
@@ -75,8 +103,11 @@ def check_searched(methods: Sequence[Method], budget: Budget) -> None:
 
 
 def share_of(number: int, methods: Sequence[Method], budget: Budget) -> Budget:
-    """What one of the methods may leave: the last ones leave what the budget says, a first one goes part of the way."""
-    method = methods[number]
+    """What one of the methods may leave: the last ones leave what the budget says, a first one goes part of the way.
+
+    Integers leave all that they find.
+    """
+    method, methods = methods[number], [one for one in methods if not isinstance(one, Int8)]
     if isinstance(method, FTPP) and method.macs is not None:
         return Budget(macs=method.macs)
     if budget.macs is None or number > 0 or len(methods) == 1:
@@ -94,7 +125,7 @@ def run_of(
     settings: Settings,
     work: Path | None,
     progress: Progress | None,
-) -> TokenRun | StructureRun:
-    """The run of a method on a model; the arguments are those of both."""
-    kind = StructureRun if isinstance(method, FTPP) else TokenRun
+) -> TokenRun | StructureRun | IntegerRun:
+    """The run of a method on a model; the arguments are those of all of them."""
+    kind = StructureRun if isinstance(method, FTPP) else IntegerRun if isinstance(method, Int8) else TokenRun
     return kind(opened, taught, feed, wanted, method, budget, settings, work, progress)  # type: ignore[arg-type]

@@ -12,9 +12,10 @@ from sparsam import artifact
 from sparsam.artifact.manifest import read_json
 from sparsam.compress.fit import check_fit
 from sparsam.errors import Usage
-from sparsam.models import is_lifted, lift
+from sparsam.models import is_lifted, lift, plan_of
 from sparsam.models.positions import longest_text
 from sparsam.models.scratch import is_scratch, make_vit
+from sparsam.models.stored import to_store
 from sparsam.task import Split, Task, classes, held_out
 from sparsam.training.feed import Feed
 from sparsam.training.loop import compute_device
@@ -148,6 +149,7 @@ def feed_of(opened: Opened, split: Split, truncate: bool) -> Feed:
 
 
 def weight_bytes(model: nn.Module) -> int:
-    """Bytes of all parameters and buffers that are saved."""
-    seen: dict[int, Tensor] = {x.data_ptr(): x for x in model.state_dict().values()}
+    """Bytes of all parameters and buffers that are saved; integers count as they lie in files."""
+    state = to_store(model, model.state_dict(), plan_of(model))
+    seen: dict[int, Tensor] = {x.data_ptr(): x for x in state.values()}
     return sum(x.numel() * x.element_size() for x in seen.values())

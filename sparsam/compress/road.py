@@ -15,7 +15,7 @@ from sparsam import artifact
 from sparsam.compress.chosen_run import ChosenRun
 from sparsam.compress.evaluation import Evaluation, Progress, evaluate
 from sparsam.compress.limits import Limits, dense_figures, limits_of
-from sparsam.compress.method_run import Method, check_searched, default_methods, run_of, share_of
+from sparsam.compress.method_run import Method, default_methods, is_searched, run_of, share_of
 from sparsam.compress.opening import Opened, feed_of, open_model, split_of, weight_bytes
 from sparsam.compress.remembered import remembered
 from sparsam.compress.search_run import timer_of
@@ -195,8 +195,7 @@ def compress(
     budget = Budget.parse(budget) if isinstance(budget, str) else budget or Budget()
     settings = settings or Settings()
     methods = tuple(methods if methods is not None else default_methods(budget))
-    if budget.searched:
-        check_searched(methods, budget)
+    searched = is_searched(methods, budget)
     if out is not None:
         artifact.check_target(Path(out))
     torch.manual_seed(settings.seed)
@@ -210,7 +209,7 @@ def compress(
     history: dict[str, dict[str, float]] = {}
     limits = _limits(budget, taught, wanted, task, batch, _work(out))
     notes = list(limits.notes)
-    if budget.searched:
+    if searched:
         chosen = ChosenRun(
             opened, taught, task, feed, wanted, methods, limits, budget, settings, _work(out), progress, batch
         )
@@ -218,7 +217,7 @@ def compress(
         chosen.apply()
         history = chosen.history
         notes += chosen.notes
-    for number, method in enumerate(() if budget.searched else methods):
+    for number, method in enumerate(() if searched else methods):
         target, work = share_of(number, methods, limits.budget), _work(out) / str(number)
         run = run_of(method, opened, taught, feed, wanted, target, settings, work, progress)
         run.identity |= _learned_from(task)

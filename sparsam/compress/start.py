@@ -10,6 +10,7 @@ from sparsam.compress.method_run import Method, check_methods
 from sparsam.compress.opening import Opened, open_model
 from sparsam.errors import Refused, Usage
 from sparsam.models import plan_of
+from sparsam.models.formats import refuse_integers
 from sparsam.task import Task, classes
 
 
@@ -20,10 +21,11 @@ def start_compressing(
 
     Raises:
         Usage: ``method-count``, ``teacher-missing``, ``teacher-compressed``.
-        Refused: ``teacher-classes``, and those of :func:`open_model`.
+        Refused: ``teacher-classes``, ``quantized`` for a model whose weights are integers, and those of :func:`open_model`.
     """
     check_methods(methods)
     opened = open_model(_own(model), task, processor=processor)
+    refuse_integers(plan_of(opened.model), "compressing it further")
     if teacher is None:
         if removes_tokens(opened.model):
             raise Usage(
@@ -32,7 +34,7 @@ def start_compressing(
             )
         return opened, copy.deepcopy(opened)
     taught = open_model(_own(teacher), task, processor=opened.processor)
-    if removes_tokens(taught.model):
+    if removes_tokens(taught.model) or in_integers(taught.model):
         raise Usage(
             f"the teacher {taught.name} is compressed itself; give the dense model it came from as --teacher.",
             code="teacher-compressed",
@@ -45,9 +47,10 @@ def start_finetuning(model: Any, task: Task, processor: Any) -> Opened:
     """The model to fine-tune, with a fresh head unless it came loaded. A loaded model is copied.
 
     Raises:
-        Usage: ``finetune-compressed``. Refused: those of :func:`open_model`.
+        Usage: ``finetune-compressed``. Refused: ``quantized``, and those of :func:`open_model`.
     """
     opened = open_model(_own(model), task, processor=processor, fresh_head=not isinstance(model, nn.Module))
+    refuse_integers(plan_of(opened.model), "fine-tuning it")
     if removes_tokens(opened.model):
         raise Usage(
             f"{opened.name} is compressed; fine-tuning would keep its plan. Fine-tune the dense model it came from, or "
@@ -61,6 +64,12 @@ def removes_tokens(model: nn.Module) -> bool:
     """Whether a model runs by a plan with a token rule."""
     plan = plan_of(model)
     return plan is not None and plan.tokens is not None
+
+
+def in_integers(model: nn.Module) -> bool:
+    """Whether any of a model's weights are integers."""
+    plan = plan_of(model)
+    return plan is not None and plan.in_integers
 
 
 def _own(model: Any) -> Any:

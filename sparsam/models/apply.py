@@ -4,6 +4,7 @@ Written once for all families: a method gives indices and matrices by layer and 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sparsam.errors import Refused
-from sparsam.models.lift import lift, linear_like, set_submodule, stack_of
+from sparsam.models.formats import refuse_integers
+from sparsam.models.lift import lift, linear_like, plan_of, set_submodule, stack_of
 from sparsam.plan import LayerPlan, Plan
 from sparsam.structure.slices import of_groups, of_heads, whole_groups
 
@@ -28,8 +30,10 @@ def cut(model: Any, keep: Sequence[LayerPlan]) -> Plan:
         keep: for each layer the indices of the heads and filters that stay, of those it has now; None keeps all.
 
     Raises:
-        Refused: ``plan-mismatch`` for an index that a layer does not have, or for another number of layers.
+        Refused: ``plan-mismatch`` for an index that a layer does not have, or for another number of layers; ``quantized``
+            for a model whose weights are integers.
     """
+    refuse_integers(plan_of(model), "cutting heads and filters")
     stack = stack_of(model)
     if len(keep) != len(stack.left):
         raise Refused(
@@ -59,7 +63,7 @@ def cut(model: Any, keep: Sequence[LayerPlan]) -> Plan:
             LayerPlan(_within(now.heads, heads, queries), _within(now.filters, chosen.filters, filters))
         )
     plan: Plan = model.sparsam_plan
-    new = Plan(plan.family, tuple(left), plan.tokens, plan.version)
+    new = replace(plan, layers=tuple(left))
     lift(model, new)
     return new
 
@@ -67,7 +71,12 @@ def cut(model: Any, keep: Sequence[LayerPlan]) -> Plan:
 def set_output(
     model: Any, layer: int, half: str, weight: Float[Tensor, "a d"], bias: Float[Tensor, " d"] | None
 ) -> None:
-    """Put other values into a half's output product, in place; ``weight`` has a row for each of its inputs."""
+    """Put other values into a half's output product, in place; ``weight`` has a row for each of its inputs.
+
+    Raises:
+        Refused: ``quantized`` for a model whose weights are integers.
+    """
+    refuse_integers(plan_of(model), "other values of an output product")
     module: Any = stack_of(model).blocks[layer].output(half)
     with torch.no_grad():
         module.weight.copy_(weight.T)

@@ -8,6 +8,9 @@ so state dicts, adapters and hooks keep working. Its seams:
     linear   how a linear module is applied; a frozen runtime puts prepacked weights here
     gate     what heads and filters give is multiplied with (``structure/mask.py``), in front of the output products
 
+Where the plan has a product in integers, its weights lie on their grid and its input is rounded to its own
+(:meth:`Block.read`): what an integer runtime answers, up to float rounding. This form is for accuracy, not for speed.
+
 Letters: b batch, n padded tokens of one sequence, t packed tokens, d width, h heads, k head width.
 """
 
@@ -28,6 +31,7 @@ from sparsam.attention.softmax import attend as softmax
 from sparsam.dropout import dropout
 from sparsam.errors import Refused
 from sparsam.models.families.family import Family
+from sparsam.models.simulate import rounded
 from sparsam.packed import Packed, fill_with_survivors, merge, pack, select, unpack
 from sparsam.plan import LayerPlan
 from sparsam.tokens.rule import Living, Rule
@@ -174,10 +178,31 @@ class Block:
         normed: Tensor = self.part(role)(x)
         return normed
 
+    def read(self, product: str, x: Float[Tensor, "t i"]) -> Float[Tensor, "t i"]:
+        """What a product reads of its input: all of it, or where it is computed in integers, what 8 bits hold.
+
+        Raises:
+            Refused: ``quantized`` for weights that were cast away from float32, and with it off their grid.
+        """
+        form = self.left.formats.get(product)  # type: ignore[call-overload]
+        if form is None:
+            return x
+        weight: Tensor = self.part(product[0] if product == "qkv" else product).weight
+        if weight.dtype != torch.float32:
+            raise Refused(
+                f"the weights of this {type(self.layer).__name__} were cast to {str(weight.dtype).removeprefix('torch.')}; "
+                "integers times their scales are held in float32. Load the model again and leave its dtype alone.",
+                code="quantized",
+            )
+        return rounded(x, form)
+
     def projected(
         self, asking: Float[Tensor, "t2 d"], inner: Float[Tensor, "t d"], linear: Linear
     ) -> tuple[Float[Tensor, "t2 h k"], Float[Tensor, "t h k"], Float[Tensor, "t h k"]]:
         """Queries of the tokens that ask, keys and values of all."""
+        same = asking is inner
+        inner = self.read("qkv", inner)
+        asking = inner if same else self.read("qkv", asking)
         q, k, v = (linear(self.part(role), asking if role == "q" else inner) for role in ("q", "k", "v"))
         width = int(self.part("head_width"))
         heads = v.shape[1] // width
@@ -186,7 +211,7 @@ class Block:
 
     def hidden(self, inner: Float[Tensor, "t d"], linear: Linear) -> Float[Tensor, "t f"]:
         """The filters' answers."""
-        found: Tensor = self.part("act")(linear(self.part("up"), inner))
+        found: Tensor = self.part("act")(linear(self.part("up"), self.read("up", inner)))
         self._check("filters", self.left.filters, found.shape[1])
         return found
 
@@ -194,7 +219,7 @@ class Block:
         self, half: str, residual: Float[Tensor, "t d"], x: Float[Tensor, "t a"], linear: Linear
     ) -> Float[Tensor, "t d"]:
         """The output product of a half (``attention`` or ``ffn``), on top of the residual."""
-        out = apply_linear(linear, self.output(half), x)
+        out = apply_linear(linear, self.output(half), self.read("o" if half == "attention" else "down", x))
         return residual + dropout(out, self.dropout(half))
 
     def _check(self, kind: str, planned: tuple[int, ...] | None, found: int) -> None:

@@ -8,7 +8,7 @@ from sparsam.errors import Refused
 from sparsam.models.families import Family
 from sparsam.models.heads import NO_HEAD, why_not
 from sparsam.models.lift import family_of
-from sparsam.plan import LayerPlan, Plan
+from sparsam.plan import PRODUCTS, LayerPlan, Plan
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,8 @@ def inspect_model(config: Any, plan: Plan | None = None, problem: str | None = N
             Finding("hidden states", True, "recorded; a removed token shows its last state"),
             Finding("attentions", False, "not kept by packed attention; refused when asked for"),
         ]
+        if plan is not None and plan.in_integers:
+            findings.append(_integers(plan))
         if not head.supported and head.reason != _FRESH_HEAD:
             problems.append(head.reason)
     depth, width, heads, filters = (_first(config, *names) for names in _NAMES)
@@ -139,6 +141,20 @@ def _beyond(left: LayerPlan, heads: int, filters: int) -> list[str]:
         for kind, kept, count in (("head", left.heads, heads), ("filter", left.filters, filters))
         if kept and kept[-1] >= count
     ]
+
+
+def _integers(plan: Plan) -> Finding:
+    """What of a plan is in integers."""
+    bits = sorted({one.bits for left in plan.layers for one in left.formats.values()})
+    count = sum(len(left.formats) for left in plan.layers)
+    said = (
+        [f"{count} of {len(PRODUCTS) * len(plan.layers)} products in {' and '.join(map(str, bits))} bits"]
+        if count
+        else []
+    )
+    if plan.embeddings is not None:
+        said.append(f"the words' embeddings in {plan.embeddings} bits")
+    return Finding("integers", True, "; ".join(said))
 
 
 def _positions(family: Family) -> Finding:

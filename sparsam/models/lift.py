@@ -8,6 +8,7 @@ so the list becomes a list subclass whose iteration yields one packed call. Embe
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from transformers.models.auto.modeling_auto import (
 from sparsam.errors import Refused, Usage
 from sparsam.models.encoder import Stack
 from sparsam.models.families import FAMILIES, REFUSED, Family
+from sparsam.models.formats import check_formats, refuse_integers
 from sparsam.plan import LayerPlan, Plan
 from sparsam.tokens import rule_of
 
@@ -301,12 +303,16 @@ def lift(model: Any, plan: Plan | None = None) -> Any:
         plan: what is left; the model as it stands if absent.
 
     Raises:
-        Refused: the family is not supported, or the plan is for another family or depth.
+        Refused: the family is not supported; the plan is for another family or depth, or for other integers
+            (``plan-mismatch``); the model's weights are integers and the plan is another for its layers (``quantized``).
     """
     base = base_of(model)
     family = family_of(base.config.model_type, base.config)
     layers = layers_of(model)
-    plan = plan or plan_of(model) or dense_plan(model)
+    known = plan_of(model)
+    plan = plan or known or dense_plan(model)
+    if known is not None and replace(plan, tokens=known.tokens) != known:
+        refuse_integers(known, "another plan for its layers")
     if plan.family != family.name or len(plan.layers) != len(layers):
         raise Refused(
             f"the plan is for {plan.family} with {len(plan.layers)} layers; the model is {family.name} with "
@@ -319,6 +325,7 @@ def lift(model: Any, plan: Plan | None = None) -> Any:
             "tokens would not be the mean over survivors. Use output 'last'.",
             code="plan-mismatch",
         )
+    check_formats(model, list(layers.children()), family, plan)
     rule = rule_of(plan.tokens) if plan.tokens is not None else None
     stack = _find_stack(model)
     if stack is None:
@@ -347,7 +354,7 @@ def lift(model: Any, plan: Plan | None = None) -> Any:
 
 
 def unlift(model: Any) -> Any:
-    """Give a lifted model its stock forward pass back, in place. Tokens are then no longer removed."""
+    """Give a lifted model its stock forward pass back, in place. Tokens are then no longer removed, nor inputs rounded."""
     base = base_of(model)
     family = family_of(base.config.model_type, base.config)
     container = _container(base, family)

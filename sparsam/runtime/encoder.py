@@ -106,7 +106,7 @@ class NativeProduct:
 
     Args:
         linears: modules side by side; with a format their weights lie on the grids of their scales.
-        format: the product's number format; None for float32.
+        form: the product's number format; None for float32.
         activation: a key of :data:`ACTIVATIONS`.
         code: the compiled text.
     """
@@ -114,7 +114,7 @@ class NativeProduct:
     def __init__(
         self,
         linears: Sequence[nn.Linear],
-        format: Format | None,
+        form: Format | None,
         activation: str = "none",
         code: ctypes.CDLL | None = None,
     ) -> None:
@@ -127,9 +127,9 @@ class NativeProduct:
             torch.zeros(module.weight.shape[0]) if module.bias is None else module.bias for module in linears
         ]
         bias = _own(torch.cat(biases))
-        size = found.sparsam_panels(self.inputs, self.outputs, format is not None)
+        size = found.sparsam_panels(self.inputs, self.outputs, form is not None)
         panels: NDArray[Any]
-        if format is None:
+        if form is None:
             weight = _own(torch.cat([module.weight for module in linears]))
             panels = _aligned(size, np.float32)
             found.sparsam_pack_floats(weight.ctypes.data, panels.ctypes.data, self.inputs, self.outputs)
@@ -144,9 +144,9 @@ class NativeProduct:
             )
             self.kept = (panels, scales, bias, sums)
             fields = tuple(array.ctypes.data for array in self.kept)
-        step, zero, fixed = 1.0, 0, format is not None and format.input == "tensor"
-        if fixed and format is not None and format.scale is not None and format.zero is not None:
-            step, zero = format.scale, format.zero
+        step, zero, fixed = 1.0, 0, form is not None and form.input == "tensor"
+        if fixed and form is not None and form.scale is not None and form.zero is not None:
+            step, zero = form.scale, form.zero
         inverse = float(np.float32(1.0) / np.float32(step))
         self.struct = _Product(*fields, self.inputs, self.outputs, int(fixed), zero, step, inverse)
         self.address = ctypes.addressof(self.struct)

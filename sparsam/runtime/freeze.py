@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sparsam.errors import Refused, Usage
-from sparsam.models import lift, stack_of
+from sparsam.models import lift, plan_of, stack_of
 from sparsam.models.encoder import Stack
 from sparsam.models.heads import why_not
 from sparsam.models.lift import base_of, family_of
@@ -200,7 +200,8 @@ def freeze(model: Any, *, processor: Any = None, dtype: str | None = None) -> Fr
     Args:
         model: a transformers model with a head that reads the class token, dense or with a plan.
         processor: its tokenizer or image processor.
-        dtype: ``float32`` or ``bfloat16``; by default bfloat16 where the processor multiplies it natively.
+        dtype: ``float32`` or ``bfloat16``; by default bfloat16 where the processor multiplies it natively. Beside products in
+            integers everything is float32, whatever it says.
 
     Raises:
         Refused: ``freeze-head`` for another head than a classifier's, ``freeze-device`` for a model that is not on the CPU,
@@ -223,6 +224,9 @@ def freeze(model: Any, *, processor: Any = None, dtype: str | None = None) -> Fr
             f"the model is on {device}; a frozen model runs on the CPU so far. Move it there: model.to('cpu').",
             code="freeze-device",
         )
+    plan = plan_of(model)
+    if plan is not None and any(left.formats for left in plan.layers):
+        chosen = torch.float32
     own = copy.deepcopy(model).eval().requires_grad_(False)
     lift(own)
     stack = FrozenStack(_worth_asking(stack_of(own)), chosen)

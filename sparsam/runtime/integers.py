@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sparsam.models.simulate import rounded
 from sparsam.plan import Format
-from sparsam.quantization.affine import INPUT, Grid, fake_quantize, fake_quantize_tokens
 from sparsam.runtime.encoder import NativeProduct, machine
 from sparsam.runtime.product import Product
 
@@ -18,26 +18,20 @@ from sparsam.runtime.product import Product
 class IntegerProduct:
     """x rounded to its grid, times weights that lie on theirs; arguments and results as of a product in float32."""
 
-    def __init__(self, linears: Sequence[nn.Linear], format: Format, activation: str = "none") -> None:
-        self.product = Product.of(linears, torch.float32, activation)
-        self.grid: Grid | None = None
-        if format.input == "tensor":
-            assert format.scale is not None and format.zero is not None
-            zero = torch.tensor(format.zero, dtype=torch.int32)
-            self.grid = Grid(torch.tensor(format.scale, dtype=torch.float32), zero, INPUT)
+    def __init__(self, linears: Sequence[nn.Linear], form: Format, activation: str = "none") -> None:
+        self.product, self.form = Product.of(linears, torch.float32, activation), form
 
     def __call__(self, x: Float[Tensor, "t i"], residual: Float[Tensor, "t o"] | None = None) -> Tensor:
         """Rows through the product, its activation, plus a residual."""
-        on_grid = fake_quantize_tokens(x) if self.grid is None else fake_quantize(x, self.grid)
-        return self.product(on_grid, residual)
+        return self.product(rounded(x, self.form), residual)
 
 
 def product_of(
-    linears: Sequence[nn.Linear], format: Format | None, dtype: torch.dtype, activation: str = "none"
+    linears: Sequence[nn.Linear], form: Format | None, dtype: torch.dtype, activation: str = "none"
 ) -> Product | NativeProduct | IntegerProduct:
-    """One product of a layer on this machine: in floating point, or in integers where a format is given."""
-    if format is None:
+    """One product of a layer on this machine: in floating point, or in integers where a format says so."""
+    if form is None:
         return Product.of(linears, dtype, activation)
     if machine() is not None:
-        return NativeProduct(linears, format, activation)
-    return IntegerProduct(linears, format, activation)
+        return NativeProduct(linears, form, activation)
+    return IntegerProduct(linears, form, activation)
