@@ -24,7 +24,7 @@ ROWS = (
     ("runtime",),
     ("models", "measure", "clock"),
     ("tokens", "structure", "attention", "quantization"),
-    ("packed", "plan", "task", "cost", "dropout", "workload"),
+    ("packed", "plan", "task", "cost", "dropout", "telemetry", "workload"),
     ("errors",),
 )
 MEMBERS = {

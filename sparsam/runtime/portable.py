@@ -27,6 +27,7 @@ from sparsam.errors import Refused
 from sparsam.models import lift, stack_of
 from sparsam.models.encoder import Block, Stack
 from sparsam.models.heads import why_not
+from sparsam.models.integers import scales_of
 from sparsam.models.lift import RelativeBias, base_of, family_of, set_submodule
 from sparsam.models.positions import first_position
 from sparsam.plan import Format
@@ -132,29 +133,33 @@ def kept(
 
 
 class Product(nn.Module):
-    """Linear modules of one input as one product, on copies of their weights.
+    """Linear modules of one input as one product, on copies of their weights, (inputs, outputs).
 
-    ``format`` says how it is computed in integers, with the weights' ``scales``; None in floating point.
+    In integers ``format`` says how, and ``scales`` (o,) span the weights' grid; the product here is the one in floating point.
     """
 
     def __init__(self, linears: Sequence[Any], form: Format | None = None) -> None:
         super().__init__()
-        weights: list[Tensor] = [module.weight.detach() for module in linears]
-        self.weight = nn.Parameter(torch.cat(weights).float().clone(), requires_grad=False)
-        none = [module.bias is None for module in linears]
+        weight = torch.cat([module.weight.detach() for module in linears]).float()
+        self.weight = nn.Parameter(weight.T.contiguous(), requires_grad=False)
         biases = [
-            torch.zeros(w.shape[0]) if m.bias is None else m.bias.detach().float()
-            for m, w in zip(linears, weights, strict=True)
+            torch.zeros(module.weight.shape[0]) if module.bias is None else module.bias.detach().float()
+            for module in linears
         ]
-        self.bias = None if all(none) else nn.Parameter(torch.cat(biases), requires_grad=False)
-        self.format = form
+        none = all(module.bias is None for module in linears)
+        self.bias = None if none else nn.Parameter(torch.cat(biases), requires_grad=False)
+        self.format: Format | None = None
+        self.scales: Tensor | None = None
+        scales = [scales_of(module) for module in linears]
+        if form is not None and all(part is not None for part in scales):
+            self.format, self.scales = form, torch.cat([part for part in scales if part is not None])
 
     def forward(self, x: Float[Tensor, "t i"]) -> Float[Tensor, "t o"]:
-        """x @ weight.T + bias; the bias alone where nothing is left to multiply with."""
-        if self.weight.shape[1]:
-            out = x @ self.weight.T
+        """x @ weight + bias; the bias alone where nothing is left to multiply with."""
+        if self.weight.shape[0]:
+            out = x @ self.weight
             return out if self.bias is None else out + self.bias
-        rows = x.new_zeros(x.shape[0], self.weight.shape[0])
+        rows = x.new_zeros(x.shape[0], self.weight.shape[1])
         return rows if self.bias is None else rows + self.bias
 
 
