@@ -16,6 +16,7 @@ Nothing that is read can name code to run: classes are chosen from a closed list
 """
 
 from sparsam.artifact.configuration import check_config
+from sparsam.artifact.exporting import Exported, Graph, LoadedExport, export, exported_to, load_export
 from sparsam.artifact.loading import Loaded, load, load_dense
 from sparsam.artifact.manifest import EVALUATION, FACTS, MANIFEST, is_artifact, verify
 from sparsam.artifact.record import RECORD, read_record, write_record
@@ -26,12 +27,18 @@ __all__ = [
     "FACTS",
     "MANIFEST",
     "RECORD",
+    "Exported",
+    "Graph",
     "Loaded",
+    "LoadedExport",
     "check_config",
     "check_target",
+    "export",
+    "exported_to",
     "is_artifact",
     "load",
     "load_dense",
+    "load_export",
     "read_record",
     "save",
     "verify",

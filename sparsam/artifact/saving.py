@@ -87,7 +87,7 @@ def save(
         )
     auto_class(type(model).__name__)
     check_finite(model)
-    text = _facts_text(facts or {})
+    text = facts_text(facts or {})
     target = real_path(folder)
     check_target(target, overwrite)
     with failures(target):
@@ -113,7 +113,7 @@ def save(
     return target
 
 
-def _facts_text(facts: Mapping[str, Any]) -> str:
+def facts_text(facts: Mapping[str, Any]) -> str:
     whole = {"schema": SCHEMA, "versions": versions(), "facts": dict(facts)}
     return json_text(whole, "facts", "facts")
 
