@@ -80,7 +80,7 @@ def attend(
     valid: Bool[Tensor, "b n"],
     *,
     scores: bool,
-    bias: Float[Tensor, "b h n n"] | None = None,
+    bias: Float[Tensor, "b h m n"] | None = None,
 ) -> tuple[Float[Tensor, "b m a"], Float[Tensor, "b n"] | None]:
     """Softmax attention in the rectangle: heads' answers side by side and, if asked for, received attention.
 
