@@ -1,12 +1,12 @@
 """Exporting a checkpoint to another runtime: a folder with the graph, whole or not at all.
 
-    DIR/
-      model.onnx                      for ONNX Runtime, or openvino_model.xml and openvino_model.bin
-      config.json                     of the original architecture, without a plan: the graph is the plan
-      tokenizer or image processor
-      predict.py                      ten lines that need the runtime, numpy and tokenizers (or Pillow), not sparsam
-      sparsam.json                    facts: what it was made from, its plan, its inputs
-      MANIFEST.json                   as other artefacts have it; written last
+DIR/
+  model.onnx                      for ONNX Runtime, or openvino_model.xml and openvino_model.bin
+  config.json                     of the original architecture, without a plan: the graph is the plan
+  tokenizer or image processor
+  predict.py                      ten lines that need the runtime, numpy and tokenizers (or Pillow), not sparsam
+  sparsam.json                    facts: what it was made from, its plan, its inputs
+  MANIFEST.json                   as other artefacts have it; written last
 """
 
 import inspect
@@ -56,7 +56,9 @@ def _open_onnx(file: Path, threads: int) -> Callable[[dict[str, NDArray[Any]]], 
     taken = {one.name for one in session.get_inputs()}
 
     def serve(given: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
-        found: NDArray[np.float32] = session.run(["logits"], {k: v for k, v in given.items() if k in taken})[0]
+        found: NDArray[np.float32] = session.run(["logits"], {k: v for k, v in given.items() if k in taken})[
+            0
+        ]
         return found
 
     return serve
@@ -107,7 +109,11 @@ class Exported:
 
 
 def export(
-    source: str | os.PathLike[str], folder: str | os.PathLike[str], *, to: str = "onnx", overwrite: bool = False
+    source: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    to: str = "onnx",
+    overwrite: bool = False,
 ) -> Exported:
     """Write a checkpoint, dense or with a plan, for ONNX Runtime or OpenVINO, and run the result once.
 
@@ -215,6 +221,7 @@ def _predict(found: Any, runtime: Runtime, inputs: tuple[str, ...], folder: Path
         )
     from sparsam.models.positions import longest_text
 
+    longest = longest_text(found.model.config, found.processor)
     pad, token = found.processor.pad_token_id or 0, found.processor.pad_token
     given = {
         "input_ids": "row.ids",
@@ -228,7 +235,7 @@ here = pathlib.Path(__file__).parent
 {runtime.loads}
 labels, texts = json.loads((here / "{CONFIG}").read_text(encoding="utf-8"))["id2label"], sys.argv[1:]
 tokenizer = tokenizers.Tokenizer.from_file(str(here / "tokenizer.json"))
-tokenizer.enable_padding(pad_id={pad}, pad_token={token!r}), tokenizer.enable_truncation({longest_text(found.model.config, found.processor)})
+tokenizer.enable_padding(pad_id={pad}, pad_token={token!r}), tokenizer.enable_truncation({longest})
 rows = tokenizer.encode_batch(texts)
 given = {{name: numpy.array(x) for name, x in {{{named}}}.items()}}
 for text, row in zip(texts, {runtime.asks}): print(labels[str(row.argmax())], row.tolist(), text, sep="\\t")

@@ -114,6 +114,7 @@ def save(
 
 
 def facts_text(facts: Mapping[str, Any]) -> str:
+    """The text of ``sparsam.json``: facts, and what the folder was made with."""
     whole = {"schema": SCHEMA, "versions": versions(), "facts": dict(facts)}
     return json_text(whole, "facts", "facts")
 

@@ -16,7 +16,6 @@ from sparsam.baselines.rows import Stored
 from sparsam.baselines.spec import Spec, command
 from sparsam.errors import SparsamError
 
-
 RUNTIME = {"onnx": "onnxruntime", "openvino": "openvino"}
 """What an exported folder runs in, by what it was exported to."""
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from sparsam.telemetry import without_telemetry
 
+
 def keep_to_this_machine() -> None:
     """From now on this process can reach nobody beyond this machine; it cannot be undone."""
     without_telemetry()

@@ -13,8 +13,8 @@ import torch
 from sparsam.baselines import compiled, export, ort, ov
 from sparsam.baselines.cache import Entry
 from sparsam.baselines.eager import Serve, open_eager
-from sparsam.baselines.feed import Feed
 from sparsam.baselines.exported import open_exported
+from sparsam.baselines.feed import Feed
 from sparsam.baselines.frozen import open_frozen
 from sparsam.baselines.stock import open_stock
 from sparsam.runtime.freeze import native_bf16
@@ -115,7 +115,9 @@ PEERS = {
 
 EXPORTED = {
     "onnx": Peer("an exported folder, ONNX Runtime", open_exported, lambda: export.why_absent("onnxruntime")),
-    "openvino": Peer("an exported folder, OpenVINO, float32", open_exported, lambda: export.why_absent("openvino")),
+    "openvino": Peer(
+        "an exported folder, OpenVINO, float32", open_exported, lambda: export.why_absent("openvino")
+    ),
 }
 """How an exported folder runs, by what it was exported to. It is always a candidate."""
 

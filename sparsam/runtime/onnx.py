@@ -87,7 +87,11 @@ def sample(model: Any, inputs: tuple[str, ...], lengths: tuple[int, ...] = (5, 9
     ids = torch.randint(0, config.vocab_size, mask.shape, generator=draw)
     pad = config.pad_token_id or 0
     ids = torch.where(ids == pad, (pad + 1) % config.vocab_size, ids)
-    given = {"input_ids": torch.where(mask.bool(), ids, pad), "attention_mask": mask, "token_type_ids": 0 * mask}
+    given = {
+        "input_ids": torch.where(mask.bool(), ids, pad),
+        "attention_mask": mask,
+        "token_type_ids": 0 * mask,
+    }
     return tuple(given[name] for name in inputs)
 
 
@@ -239,7 +243,9 @@ def _to_onnxruntime(write: _Writer, product: Product) -> None:
     shifted = write("Add", write("Round", write("Div", x, scale)), zeros)
     q = write("Cast", write("Clip", shifted, nought, top), to=onnx_ir.DataType.UINT8)
     sums = write("MatMulInteger", q, unsigned, write.constant(np.array(0, np.uint8)), middle)
-    scaled = write("Mul", write("Mul", write("Cast", sums, to=onnx_ir.DataType.FLOAT), scale), write.constant(scales))
+    scaled = write(
+        "Mul", write("Mul", write("Cast", sums, to=onnx_ir.DataType.FLOAT), scale), write.constant(scales)
+    )
     columns = (weights.astype(np.int64).sum(0) * scales.astype(np.float64)).astype(np.float32)[None]
     write.replace(write("Sub", scaled, write("MatMul", write("Mul", zeros, scale), write.constant(columns))))
 

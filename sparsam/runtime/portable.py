@@ -1,7 +1,7 @@
 """The packed encoder in operations that other runtimes have: padded inputs in, logits out, tokens removed inside the graph.
 
 No loop over sequences, and nothing that depends on an example's lengths. Tokens lie end to end between the products, as
-everywhere; attention looks at them through one rectangle, as wide as the longest sequence is by now, filled by computed indices:
+everywhere; attention looks at them through one rectangle, as wide as the longest sequence is now, filled by computed indices:
 
     slots   the packed token that each place of the rectangle shows (a place without one shows another token, and is masked)
     rows    the place of each packed token
@@ -18,7 +18,6 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
@@ -254,7 +253,10 @@ class PortableEncoder(nn.Module):
         for index, block in enumerate(self.blocks):
             asked = rule is not None and rule.prunes(index) and not block.last
             x, received = block.attention(
-                x, seen, scores=asked and rule.wants_scores(index), bias=self._pair_bias(index, seen, positions)
+                x,
+                seen,
+                scores=asked and rule.wants_scores(index),
+                bias=self._pair_bias(index, seen, positions),
             )
             if asked and rule is not None:
                 first = torch.arange(seen.valid.shape[1])[None, :] < self.protected

@@ -34,7 +34,8 @@ def check(model: Any, name: str, tiny: Any, folder: Path, bound: float = 1e-4) -
     """Both runtimes give the lifted model's logits for batches of any size and length."""
     names = tuple(tiny.inputs(name))
     write_onnx(model, folder / "model.onnx", names)
-    sessions = [lambda given, s=open_onnx(folder / "model.onnx", 1): s.run(["logits"], given)[0]]
+    session = open_onnx(folder / "model.onnx", 1)
+    sessions = [lambda given: session.run(["logits"], given)[0]]
     if exporter.find_spec("openvino") is not None:
         write_openvino(model, folder / FILE, names)
         request = open_openvino(folder / FILE, 1)
@@ -112,7 +113,11 @@ def test_every_family_is_exported(tiny: Any, name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["bert", "vit"])
 def test_shares_and_cut_layers(tiny: Any, name: str, tmp_path: Path) -> None:
     """Top-k, and layers with other numbers of heads and filters, down to none."""
-    cut = (LayerPlan(heads=(0, 2), filters=tuple(range(11))), LayerPlan(heads=(), filters=()), LayerPlan(heads=(3,)))
+    cut = (
+        LayerPlan(heads=(0, 2), filters=tuple(range(11))),
+        LayerPlan(heads=(), filters=()),
+        LayerPlan(heads=(3,)),
+    )
     plan = Plan(name, cut, TokenPlan("top-k", (0.8, 0.5, 0.3)))
     small, _ = tiny.sever(tiny.build(name), name, plan)
     check(lift(small, plan), name, tiny, tmp_path)
@@ -162,10 +167,14 @@ def test_products_are_in_integers(tiny: Any, tmp_path: Path, form: Format) -> No
     np.testing.assert_allclose(found, wanted, atol=0.02 * np.abs(wanted).max())
     held = onnx.load(str(file)).graph
     assert not [node for node in held.node if node.op_type == "MatMul" and node.input[1].endswith(".weight")]
-    assert sum(node.op_type == "MatMulInteger" for node in held.node) == 3 * 4 + 1  # the last layer's q by itself
+    assert (
+        sum(node.op_type == "MatMulInteger" for node in held.node) == 3 * 4 + 1
+    )  # the last layer's q by itself
     floats = [x for x in held.initializer if x.data_type == onnx.TensorProto.FLOAT and len(x.dims) == 2]
     assert all(x.dims[0] in (1, 2, 3, 32, 60, 514) for x in floats)  # sums of columns, heads and positions
-    kept_as_bytes = {tuple(x.dims) for x in held.initializer if x.data_type == onnx.TensorProto.UINT8 and len(x.dims)}
+    kept_as_bytes = {
+        tuple(x.dims) for x in held.initializer if x.data_type == onnx.TensorProto.UINT8 and len(x.dims)
+    }
     assert {(32, 96), (32, 32), (32, 44), (44, 32), (32, 64)} == kept_as_bytes
 
 
@@ -196,6 +205,8 @@ def test_what_torch_cannot_export_is_said(tiny: Any, monkeypatch: pytest.MonkeyP
         raise torch.onnx.errors.OnnxExporterError("no such operator\nand more")
 
     monkeypatch.setattr(torch.onnx, "export", fail)
-    with pytest.raises(Refused, match=r"cannot write this BertForSequenceClassification as a graph: no such operator\. ") as said:
+    with pytest.raises(
+        Refused, match=r"cannot write this BertForSequenceClassification as a graph: no such operator\. "
+    ) as said:
         write_onnx(tiny.build("bert"), tmp_path / "model.onnx", ("input_ids", "attention_mask"))
     assert said.value.code == "export-failed" and not list(tmp_path.iterdir())

@@ -40,7 +40,11 @@ def test_logits_are_those_of_the_lifted_model(tiny: Any, name: str, rule: str) -
 @torch.no_grad()
 def test_cut_models_too(tiny: Any, name: str) -> None:
     """Fewer heads and filters, each layer others; in one none at all; also where that is the last."""
-    cut = [LayerPlan(heads=(0, 2), filters=tuple(range(11))), LayerPlan(heads=(), filters=()), LayerPlan(heads=(3,))]
+    cut = [
+        LayerPlan(heads=(0, 2), filters=tuple(range(11))),
+        LayerPlan(heads=(), filters=()),
+        LayerPlan(heads=(3,)),
+    ]
     for layers in (cut, cut[::2] + cut[1:2]):
         plan = Plan(name, tuple(layers), PLANS["others"])
         small, _ = tiny.sever(tiny.build(name), name, plan)
@@ -110,7 +114,9 @@ def test_what_cannot_be_exported_is_refused(tiny: Any) -> None:
     assert said.value.code == "export-head"
     rule = TokenPlan("random", (0.5, 0.5, 0.5), {"seed": 1})
     with pytest.raises(Refused, match=r"the token rule 'random' cannot be put in a graph yet; ltp, ") as said:
-        portable(lift(tiny.build("bert"), Plan("bert", (LayerPlan(),) * 3, rule)), ("input_ids", "attention_mask"))
+        portable(
+            lift(tiny.build("bert"), Plan("bert", (LayerPlan(),) * 3, rule)), ("input_ids", "attention_mask")
+        )
     assert said.value.code == "export-rule" and set(RULES) < {"ltp", "linear-threshold", "top-k", "random"}
     with pytest.raises(Refused, match=r"the model is on meta.*model\.to\('cpu'\)") as said:
         portable(tiny.build("bert").to("meta"), ("input_ids", "attention_mask"))
