@@ -291,7 +291,7 @@ class Graph:
 class LoadedExport:
     """An exported folder; ``model`` is a :class:`Graph`."""
 
-    model: Graph
+    model: Any
     processor: Any
     facts: dict[str, Any]
     folder: Path

@@ -172,8 +172,9 @@ class _Writer:
         """A weight of the graph."""
         self.made += 1
         name = f"{self.name}_constant_{self.made}"
-        value = self.ir.Value(name=name, const_value=self.ir.tensor(np.ascontiguousarray(array), name=name))
-        value.shape, value.dtype = value.const_value.shape, value.const_value.dtype
+        held: Any = self.ir.tensor(np.array(array, order="C"), name=name)
+        value: Any = self.ir.Value(name=name, const_value=held, shape=held.shape)
+        value.dtype = held.dtype
         self.graph.initializers[name] = value
         return value
 

@@ -63,7 +63,7 @@ def view(lengths: Int[Tensor, " b"], sequences: Int[Tensor, " t"]) -> View:
     """The rectangle of sequences of these lengths."""
     starts = torch.cumsum(lengths, 0) - lengths
     t, n = sequences.shape[0], lengths.max().item()
-    torch._check(n >= 1)
+    torch._check(n >= 1)  # type: ignore[no-untyped-call]
     steps = torch.arange(n)
     slots = (starts[:, None] + steps[None, :]).clamp(max=t - 1).flatten()
     place = torch.arange(t) - starts.index_select(0, sequences)
@@ -158,7 +158,7 @@ class Product(nn.Module):
         if self.weight.shape[0]:
             out = x @ self.weight
             return out if self.bias is None else out + self.bias
-        rows = x.new_zeros(x.shape[0], self.weight.shape[1])
+        rows: Tensor = x.new_zeros(x.shape[0], self.weight.shape[1])
         return rows if self.bias is None else rows + self.bias
 
 
@@ -209,7 +209,7 @@ class PortableBlock(nn.Module):
         """The feed-forward half."""
         inner = self.ffn_norm(x) if self.pre_norm else x
         hidden = self.act(self.up(inner)) if self.filters else inner.new_zeros(inner.shape[0], 0)
-        summed = x + self.down(hidden)
+        summed: Tensor = x + self.down(hidden)
         return summed if self.pre_norm else self.ffn_norm(summed)
 
 
@@ -250,14 +250,12 @@ class PortableEncoder(nn.Module):
         assert self.lengths is not None and self.sequences is not None and self.positions is not None
         x, original = hidden_states.flatten(0, 1), self.lengths
         seen, positions, rule = view(self.lengths, self.sequences), self.positions, self.rule
-        for index, block in enumerate(self.blocks):
+        for index, made in enumerate(self.blocks):
+            block: Any = made
             asked = rule is not None and rule.prunes(index) and not block.last
-            x, received = block.attention(
-                x,
-                seen,
-                scores=asked and rule.wants_scores(index),
-                bias=self._pair_bias(index, seen, positions),
-            )
+            wanted = asked and rule is not None and rule.wants_scores(index)
+            bias = self._pair_bias(index, seen, positions)
+            x, received = block.attention(x, seen, scores=wanted, bias=bias)
             if asked and rule is not None:
                 first = torch.arange(seen.valid.shape[1])[None, :] < self.protected
                 count = None
@@ -271,9 +269,11 @@ class PortableEncoder(nn.Module):
         return x.unsqueeze(1)
 
     def _pair_bias(self, index: int, seen: View, positions: Tensor) -> Tensor | None:
-        if self.bias is None:
+        bias: Any = self.bias
+        if bias is None:
             return None
-        found, heads = self.bias(seen.padded(positions)), self.heads[index]
+        found: Tensor = bias(seen.padded(positions))
+        heads = self.heads[index]
         return found if heads is None else found[:, list(heads)]
 
 

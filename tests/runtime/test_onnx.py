@@ -21,7 +21,7 @@ ort = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 onnx: Any = pytest.importorskip("onnx")
 
-LTP = token_plan((0.5, 0.9, ONLY_PROTECTED), relative_to="others")
+LTP = token_plan((0.9, 1.0, ONLY_PROTECTED), relative_to="others")
 BATCHES = ((12, 7, 1, 5), (3,), (30, 2), (9,) * 6)
 
 
@@ -97,9 +97,9 @@ def test_tokens_leave_inside_the_graph(tiny: Any, tmp_path: Path) -> None:
     t, t1, t2 = (len(part) for part in found)
     # qkv, o | up, down of those kept, qkv, o | up, down, keys and values | all else for the class token: q, o, up, down, pooler
     assert sorted(rows) == sorted([t, t, t1, t1, t1, t1, t2, t2, t2, 4, 4, 4, 4, 4])
-    widths = [x.shape[-1] for x in outputs if x.ndim == 4 and x.shape[1] == 4 and x.shape[-1] != 8]
-    longest = [np.bincount(part // 12).max() for part in found]
-    assert widths == [n for n in longest for _ in range(1)] or sorted(set(widths)) == sorted(set(longest))
+    # attention's rectangle is as wide as the longest sequence then; the last layer's has one row, the class token's
+    longest = {int(np.bincount(part // 12).max()) for part in found[:2]}
+    assert {x.shape[2] for x in outputs if x.ndim == 4} - {1} == longest
 
 
 @pytest.mark.slow  # an export takes half a minute where the machine is busy
