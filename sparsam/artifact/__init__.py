@@ -12,6 +12,8 @@ A folder is written beside its place, flushed to disk, and then exchanged with w
 (``renameat2`` with ``RENAME_EXCHANGE``). Where the system has no such call the old folder is renamed aside first; a machine
 that stops between those two renames leaves the old one aside, and the next save or load puts it back.
 
+What :func:`export` writes for other runtimes is such a folder too, with a graph in place of the weights (``exporting.py``).
+
 Nothing that is read can name code to run: classes are chosen from a closed list, weights are safetensors alone.
 """
 
