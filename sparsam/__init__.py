@@ -13,7 +13,7 @@ from sparsam import import_hook
 
 TYPE_CHECKING = False  # as type checkers read it; importing typing would cost more than all the rest
 if TYPE_CHECKING:
-    from sparsam.artifact import load, save
+    from sparsam.artifact import export, load, save
     from sparsam.bench import Benchmark, bench
     from sparsam.compress import Compressed, compress, evaluate, finetune
     from sparsam.cost import Budget, Cost
@@ -48,6 +48,7 @@ __all__ = [
     "bench",
     "compress",
     "evaluate",
+    "export",
     "finetune",
     "freeze",
     "inspect_model",
@@ -73,6 +74,7 @@ _HOME = {
     "bench": "sparsam.bench",
     "compress": "sparsam.compress",
     "evaluate": "sparsam.compress",
+    "export": "sparsam.artifact",
     "finetune": "sparsam.compress",
     "freeze": "sparsam.runtime",
     "inspect_model": "sparsam.models",

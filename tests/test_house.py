@@ -24,7 +24,7 @@ ROWS = (
     ("runtime",),
     ("models", "measure", "clock"),
     ("tokens", "structure", "attention", "quantization"),
-    ("packed", "plan", "task", "cost", "dropout", "native", "workload"),
+    ("packed", "plan", "task", "cost", "dropout", "native", "telemetry", "workload"),
     ("errors",),
 )
 MEMBERS = {

@@ -12,10 +12,13 @@ A folder is written beside its place, flushed to disk, and then exchanged with w
 (``renameat2`` with ``RENAME_EXCHANGE``). Where the system has no such call the old folder is renamed aside first; a machine
 that stops between those two renames leaves the old one aside, and the next save or load puts it back.
 
+What :func:`export` writes for other runtimes is such a folder too, with a graph in place of the weights (``exporting.py``).
+
 Nothing that is read can name code to run: classes are chosen from a closed list, weights are safetensors alone.
 """
 
 from sparsam.artifact.configuration import check_config
+from sparsam.artifact.exporting import Exported, Graph, LoadedExport, export, exported_to, load_export
 from sparsam.artifact.loading import Loaded, load, load_dense
 from sparsam.artifact.manifest import EVALUATION, FACTS, MANIFEST, is_artifact, verify
 from sparsam.artifact.record import RECORD, read_record, write_record
@@ -26,12 +29,18 @@ __all__ = [
     "FACTS",
     "MANIFEST",
     "RECORD",
+    "Exported",
+    "Graph",
     "Loaded",
+    "LoadedExport",
     "check_config",
     "check_target",
+    "export",
+    "exported_to",
     "is_artifact",
     "load",
     "load_dense",
+    "load_export",
     "read_record",
     "save",
     "verify",

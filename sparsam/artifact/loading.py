@@ -113,7 +113,7 @@ def _load(place: Path, device: str | torch.device) -> Loaded:
         )
     model.to(device)
     facts = read_json(place / FACTS).get("facts", {}) if (place / FACTS).is_file() else {}
-    return Loaded(model, _processor(place), plan_of(model), facts if isinstance(facts, dict) else {}, place)
+    return Loaded(model, processor_of(place), plan_of(model), facts if isinstance(facts, dict) else {}, place)
 
 
 ATTEMPTS = 5
@@ -213,7 +213,7 @@ def _load_dense(
             problem_type="regression" if regression else "single_label_classification",
         )
     model.to(device)
-    return Loaded(model, _processor(place), plan_of(model), notes, place)
+    return Loaded(model, processor_of(place), plan_of(model), notes, place)
 
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
@@ -431,7 +431,7 @@ def _names(place: Path) -> set[str]:
         ) from None
 
 
-def _processor(place: Path) -> Any:
+def processor_of(place: Path) -> Any:
     """The tokenizer or image processor of a checkpoint; None if it has none."""
     options = {"trust_remote_code": False, "local_files_only": True}
     names = _names(place)

@@ -94,7 +94,7 @@ def save(
             f"the model's weights are integers with scales in float32; they are not saved as {dtype}. Leave dtype out.",
             code="dtype",
         )
-    text = _facts_text(facts or {})
+    text = facts_text(facts or {})
     target = real_path(folder)
     check_target(target, overwrite)
     with failures(target):
@@ -120,7 +120,8 @@ def save(
     return target
 
 
-def _facts_text(facts: Mapping[str, Any]) -> str:
+def facts_text(facts: Mapping[str, Any]) -> str:
+    """The text of ``sparsam.json``: facts, and what the folder was made with."""
     whole = {"schema": SCHEMA, "versions": versions(), "facts": dict(facts)}
     return json_text(whole, "facts", "facts")
 

@@ -18,13 +18,13 @@ def main(arguments: list[str]) -> int:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     from sparsam.baselines.laps import contestant, feed_of
-    from sparsam.baselines.peers import PEERS
+    from sparsam.baselines.peers import peer_of
     from sparsam.baselines.spec import Spec
     from sparsam.clock import take_part
 
     spec = Spec.read(Path(arguments[0]))
     if arguments[1:] == ["export"]:
-        exports = PEERS[spec.form].exports
+        exports = peer_of(spec.form).exports
         assert exports is not None, spec.form
         for entry in exports(feed_of(spec), Path(spec.cache)):
             entry.made()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsam import artifact
+from sparsam.artifact import LoadedExport
 from sparsam.artifact.manifest import read_json
 from sparsam.baselines.laps import load
 from sparsam.errors import Refused, Usage
@@ -28,6 +29,8 @@ class Checkpoint:
     outputs: tuple[int, ...]
     """``outputs[i]`` is the output that stands for class ``i`` of the task; empty for a regression."""
     notes: tuple[str, ...]
+    exported: str | None = None
+    """What it was exported to, where ``sparsam export`` wrote it; it leads to what it was made from like a plan does."""
 
 
 def checkpoint(source: str | Path, task: Task) -> Checkpoint:
@@ -50,8 +53,9 @@ def checkpoint(source: str | Path, task: Task) -> Checkpoint:
             f"{name} has no tokenizer or image processor. Copy its files from the model it was made from.",
             code="processor-missing",
         )
-    check_head([part.__name__ for part in type(found.model).__mro__], name, task.name)
     config = found.model.config
+    if not isinstance(found, LoadedExport):  # an export's head was looked at when it was made
+        check_head([part.__name__ for part in type(found.model).__mro__], name, task.name)
     outputs: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
     if task.problem == "classification":
@@ -63,6 +67,11 @@ def checkpoint(source: str | Path, task: Task) -> Checkpoint:
             code="head-classes",
         )
     held_out.check(task, facts_of(found.folder), name)
+    if isinstance(found, LoadedExport):
+        digest = str(found.facts.get("source_sha256"))
+        return Checkpoint(
+            name, found.folder, config, found.processor, True, digest, outputs, notes, found.model.to
+        )
     digest = weights_digest(found.model)
     return Checkpoint(
         name, found.folder, config, found.processor, found.plan is not None, digest, outputs, notes

@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 from sparsam.baselines.dense import Checkpoint
 from sparsam.baselines.feed import Feed
 from sparsam.baselines.laps import load
-from sparsam.baselines.peers import CANDIDATE, PEERS, STOCK, Peer
+from sparsam.baselines.peers import CANDIDATE, STOCK, Peer, peer_of
 from sparsam.baselines.rows import Stored
 from sparsam.baselines.spec import Spec, command
 from sparsam.errors import SparsamError
+
+RUNTIME = {"onnx": "onnxruntime", "openvino": "openvino"}
+"""What an exported folder runs in, by what it was exported to."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Entrant:
     @property
     def peer(self) -> Peer:
         """Its line of the table."""
-        return PEERS[self.spec.form]
+        return peer_of(self.spec.form)
 
     def latencies(self, rows: int) -> list[tuple[float | None, float | None]]:
         """Lap by lap, 50th and 95th percentile of a row's milliseconds: of every round, then the median of the rounds.
@@ -70,12 +73,15 @@ def enter(
     """
     runs = [(name, name, dense, False) for name in chosen]
     for one in candidates:
+        if one.exported is not None:
+            runs.append((f"{one.name}, {RUNTIME[one.exported]}", one.exported, one, True))
+            continue
         forms = [form for form in CANDIDATE if form != STOCK or STOCK in chosen]
         runs += [(f"{one.name}, {form}", CANDIDATE[form], one, True) for form in forms]
     entered: dict[str, Entrant] = {}
     absent: dict[str, str] = {}
     for number, (label, form, checkpoint, candidate) in enumerate(runs):
-        why = PEERS[form].why_absent()
+        why = peer_of(form).why_absent()
         if why is not None:
             absent[label] = why
             continue

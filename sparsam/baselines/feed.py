@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsam.artifact import Loaded
+from sparsam.artifact import Graph, Loaded, LoadedExport
 from sparsam.baselines.rows import Stored
 from sparsam.errors import Refused
 from sparsam.models.positions import longest_text
@@ -26,7 +26,7 @@ class Feed:
     """Rows for one checkpoint, with its own tokenizer or image processor."""
 
     stored: Stored
-    loaded: Loaded
+    loaded: Loaded | LoadedExport
 
     @cached_property
     def is_image(self) -> bool:
@@ -48,6 +48,8 @@ class Feed:
         """The model's inputs, in order."""
         if self.is_image:
             return ("pixel_values",)
+        if isinstance(self.loaded.model, Graph):
+            return self.loaded.model.inputs
         taken = set(inspect.signature(self.loaded.model.forward).parameters)
         kinds = ("token_type_ids",) if self.stored.encoded.token_type_ids is not None else ()
         return tuple(name for name in ("input_ids", "attention_mask", *kinds) if name in taken)

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsam import artifact
-from sparsam.artifact import Loaded
+from sparsam.artifact import Loaded, LoadedExport
 from sparsam.baselines.eager import Serve
 from sparsam.baselines.feed import Feed, Part
-from sparsam.baselines.peers import PEERS, Peer
+from sparsam.baselines.peers import Peer, peer_of
 from sparsam.baselines.rows import Stored
 from sparsam.baselines.spec import Lap, Spec
 from sparsam.errors import Refused
@@ -30,8 +30,10 @@ def threads_here() -> int:
     return int(given) if given.isdigit() and int(given) else os.cpu_count() or 1
 
 
-def load(folder: str | Path) -> Loaded:
-    """A checkpoint, with its plan if it has one."""
+def load(folder: str | Path) -> Loaded | LoadedExport:
+    """A checkpoint, with its plan if it has one; or an exported folder."""
+    if artifact.exported_to(folder) is not None:
+        return artifact.load_export(folder)
     dense = artifact.load_dense(folder)
     return dense if dense.plan is None else artifact.load(folder)
 
@@ -117,7 +119,7 @@ def contestant(spec: Spec) -> Callable[[], tuple[Callable[[], object], dict[str,
     """What :func:`sparsam.clock.take_part` wants: makes the contestant ready, and gives its work and its facts."""
 
     def make() -> tuple[Callable[[], object], dict[str, Any]]:
-        feed, peer = feed_of(spec), PEERS[spec.form]
+        feed, peer = feed_of(spec), peer_of(spec.form)
         feed.check_reading()
         serve = peer.open(feed, Path(spec.cache), threads_here(), spec.batch)
         runner = Runner(spec, feed, serve, peer)

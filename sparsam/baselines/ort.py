@@ -11,7 +11,7 @@ from sparsam.baselines import export
 from sparsam.baselines.cache import Entry, versions_of
 from sparsam.baselines.eager import Serve
 from sparsam.baselines.feed import Feed, Part
-from sparsam.baselines.offline import without_telemetry
+from sparsam.telemetry import without_telemetry
 
 _VERSIONS = ("onnx", "onnxruntime", "torch", "transformers")
 

@@ -3,7 +3,7 @@
 int8 is made with ``ModelType.TRANSFORMER`` from up to 300 rows of the task's train split, drawn with seed 0; what is not
 int8 is in the precision OpenVINO chooses here. One stream on all threads (the hint ``LATENCY``): batches come one by one.
 
-Neither OpenVINO nor NNCF tells anybody of it; :mod:`sparsam.baselines.offline` says how that is kept so.
+Neither OpenVINO nor NNCF tells anybody of it; :mod:`sparsam.telemetry` says how that is kept so.
 """
 
 import hashlib
@@ -17,8 +17,8 @@ from sparsam.baselines import export
 from sparsam.baselines.cache import Entry, versions_of
 from sparsam.baselines.eager import Serve
 from sparsam.baselines.feed import Arrays, Feed, Part
-from sparsam.baselines.offline import without_telemetry
 from sparsam.errors import Refused
+from sparsam.telemetry import without_telemetry
 
 IR = "model.xml"
 CALIBRATION = 300

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import torch
 
-from sparsam.baselines import compiled, ort, ov
+from sparsam.baselines import compiled, export, ort, ov
 from sparsam.baselines.cache import Entry
 from sparsam.baselines.eager import Serve, open_eager
+from sparsam.baselines.exported import open_exported
 from sparsam.baselines.feed import Feed
 from sparsam.baselines.frozen import open_frozen
 from sparsam.baselines.stock import open_stock
@@ -111,6 +112,20 @@ PEERS = {
         lambda feed, cache: ov.entries(feed, cache, "int8"),
     ),
 }
+
+EXPORTED = {
+    "onnx": Peer("an exported folder, ONNX Runtime", open_exported, lambda: export.why_absent("onnxruntime")),
+    "openvino": Peer(
+        "an exported folder, OpenVINO, float32", open_exported, lambda: export.why_absent("openvino")
+    ),
+}
+"""How an exported folder runs, by what it was exported to. It is always a candidate."""
+
+
+def peer_of(form: str) -> Peer:
+    """The line of a form in either table."""
+    return PEERS[form] if form in PEERS else EXPORTED[form]
+
 
 CANDIDATE = {"fp32": "packed-fp32", "bf16": "packed-bf16", "stock": STOCK}
 """The forms in which a compressed checkpoint runs, by the name they are shown under."""

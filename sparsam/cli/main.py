@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sparsam.cli import bench, compress, demo, evaluate, finetune, inspect, pareto, report
+from sparsam.cli import bench, compress, demo, evaluate, export, finetune, inspect, pareto, report
 from sparsam.cli.options import examples
 from sparsam.cli.show import plain
 from sparsam.cli.working import Interrupted
@@ -23,7 +23,7 @@ app = typer.Typer(
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for command in (finetune, compress, pareto, evaluate, bench, inspect, report, demo):
+for command in (finetune, compress, pareto, evaluate, bench, export, inspect, report, demo):
     app.add_typer(command.app)
 
 
@@ -45,6 +45,7 @@ def _version(wanted: bool) -> None:
         "sparsam pareto runs/dense --task nyu-mll/glue:sst2 --out runs/front",
         "sparsam evaluate runs/half --task nyu-mll/glue:sst2 --baseline runs/dense",
         "sparsam bench runs/half --task nyu-mll/glue:sst2",
+        "sparsam export runs/half --to onnx --out runs/half-onnx",
         "sparsam report runs/half --out report.html",
     )
     + "\n\n\b\nExit codes: 0 done, 1 fault of sparsam, 2 usage, 3 refused, 4 budget missed,\n"
