@@ -279,6 +279,35 @@ def in_integers(
     return sparsam.lift(model, plan)
 
 
+def cut_in_integers(name: str, layers: Sequence[Any]) -> Any:
+    """A model with the heads and filters, and the products in integers, that ``layers`` name."""
+    from dataclasses import replace
+
+    import sparsam
+    from sparsam.models import cut, plan_of
+    from sparsam.models.formats import modules_in_integers
+    from sparsam.models.integers import put
+    from sparsam.models.lift import family_of, layers_of
+    from sparsam.quantization import MinMax, quantize_weight
+
+    model = sparsam.lift(build(name))
+    cut(model, [replace(left, formats={}) for left in layers])
+    plan = plan_of(model)
+    assert plan is not None
+    plan = replace(
+        plan,
+        layers=tuple(
+            replace(now, formats=left.formats) for now, left in zip(plan.layers, layers, strict=True)
+        ),
+    )
+    for module, width in modules_in_integers(
+        model, list(layers_of(model).children()), family_of(name), plan
+    ).values():
+        integers, grid = quantize_weight(module.weight, width, method=MinMax())
+        put(module, integers, grid.scale)
+    return sparsam.lift(model, plan)
+
+
 BUILDERS = SimpleNamespace(
     build=build,
     config=config,
@@ -289,6 +318,7 @@ BUILDERS = SimpleNamespace(
     masked=masked,
     sever=sever,
     in_integers=in_integers,
+    cut_in_integers=cut_in_integers,
     TEXT=TEXT,
     IMAGES=IMAGES,
 )

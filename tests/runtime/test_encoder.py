@@ -9,12 +9,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from sparsam.attention import native
-from sparsam.models import FAMILIES, lift, plan_of
+from sparsam.models import FAMILIES, lift
 from sparsam.models.integers import put
-from sparsam.plan import PRODUCTS, Format, LayerPlan, Plan
+from sparsam.plan import Format, LayerPlan, Plan
 from sparsam.quantization.affine import integer_product, quantize_tokens
 from sparsam.runtime import Batch, freeze
-from sparsam.runtime import encoder as in_code
 from sparsam.runtime.encoder import NativeProduct, layout, machine
 from sparsam.runtime.integers import IntegerProduct
 from sparsam.tokens.ltp import token_plan
@@ -127,11 +126,11 @@ def test_zeros_and_nothing() -> None:
     assert NativeProduct([module], TOKEN)(torch.zeros(0, 40)).shape == (0, 9)
 
 
-@pytest.mark.parametrize("form", [TOKEN, TENSOR], ids=["token", "tensor"])
+@pytest.mark.parametrize("form", ["token", "tensor"])
 @pytest.mark.parametrize("rule", [None, (0.5, 0.9, 1.0)], ids=["dense", "ltp"])
 @pytest.mark.parametrize("name", FAMILIES)
 @torch.no_grad()
-def test_a_frozen_model_answers_as_the_lifted_one(tiny: Any, name: str, rule: Any, form: Format) -> None:
+def test_a_frozen_model_answers_as_the_lifted_one(tiny: Any, name: str, rule: Any, form: str) -> None:
     """Every family with all products in integers: the simulation's answers, in machine code and without a compiler."""
     tokens = None if rule is None else token_plan(rule, relative_to="others")
     model = tiny.in_integers(
@@ -163,7 +162,7 @@ def test_some_products_in_integers_and_layers_cut(tiny: Any) -> None:
 @torch.no_grad()
 def test_batches_and_threads_change_nothing(tiny: Any) -> None:
     """A sentence's logits are the same bit for bit alone, beside others, and on any number of threads."""
-    model = tiny.in_integers(lift(tiny.build("bert")), "bert", TOKEN)
+    model = tiny.in_integers(lift(tiny.build("bert")), "bert")
     frozen = freeze(model)
     generator = np.random.default_rng(0)
     rows = [generator.integers(5, 50, n).tolist() for n in (9, 1, 30, 4, 17, 12, 12, 2)]
@@ -182,7 +181,7 @@ def test_batches_and_threads_change_nothing(tiny: Any) -> None:
 @torch.no_grad()
 def test_without_a_compiler_the_same(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing can be compiled torch's operators multiply the same integers."""
-    model = tiny.in_integers(lift(tiny.build("bert")), "bert", TOKEN)
+    model = tiny.in_integers(lift(tiny.build("bert")), "bert")
     batch = tiny.inputs("bert", (12, 7, 1, 5))
     monkeypatch.setattr("sparsam.runtime.integers.machine", lambda: None)
     monkeypatch.setattr("sparsam.runtime.frozen.machine", lambda: None)
@@ -202,5 +201,3 @@ def test_integers_are_multiplied_by_one_instruction_here() -> None:
     code = machine()
     assert code is not None
     assert layout(code)[2]
-    assert plan_of is not None and set(PRODUCTS) == {"qkv", "o", "up", "down"}
-    assert in_code.ACTIVATIONS["gelu"] == 2
