@@ -36,7 +36,8 @@ def main() -> None:
     composed = RUNS / "composed"
     jobs: list[tuple[str, str, dict[str, Any]]] = [
         ("int8", dense, {"methods": [Int8()]}),
-        ("ftpp+int8", dense, {"methods": [FTPP(), Int8()], "budget": "macs=0.5x"}),
+        ("ftpp-0.5+int8", dense, {"methods": [FTPP(), Int8()], "budget": "macs=0.5x"}),
+        ("ftpp-0.4+int8", dense, {"methods": [FTPP(), Int8()], "budget": "macs=0.4x"}),
         ("composed", dense, {"methods": [FTPP(), LTP()], "budget": "throughput=3x,accuracy=-1"}),
         ("composed+int8", str(composed), {"methods": [Int8()], "teacher": dense}),
     ]

@@ -58,7 +58,7 @@ class Job:
 
 SST2 = tuple(RUNS / f"ltp-sst2/curve-ltp-{budget}-0.25+0.35-seed0" for budget in ("0.6", "0.5", "0.35"))
 MINILM = SHARED / "models/minilm-sst2"
-INTEGERS = tuple(RUNS / f"integers/{name}" for name in ("int8", "ftpp+int8", "composed", "composed+int8"))
+INTEGERS = tuple(RUNS / f"integers/{name}" for name in ("int8", "ftpp-0.5+int8", "ftpp-0.4+int8", "composed"))
 JOBS = {
     "sst2": Job("MiniLM on SST-2, batches of 32", "sst2", (*SST2, LIVE), MINILM, (*PEERS, "compile-bf16")),
     "single": Job(
