@@ -44,6 +44,7 @@ def _version(wanted: bool) -> None:
         "sparsam compress runs/dense --task nyu-mll/glue:sst2 --budget macs=0.5x --out runs/half",
         "sparsam pareto runs/dense --task nyu-mll/glue:sst2 --out runs/front",
         "sparsam evaluate runs/half --task nyu-mll/glue:sst2 --baseline runs/dense",
+        "sparsam debug runs/half --task nyu-mll/glue:sst2",
         "sparsam bench runs/half --task nyu-mll/glue:sst2",
         "sparsam export runs/half --to onnx --out runs/half-onnx",
         "sparsam report runs/half --out report.html",
