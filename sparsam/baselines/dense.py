@@ -31,6 +31,8 @@ class Checkpoint:
     notes: tuple[str, ...]
     exported: str | None = None
     """What it was exported to, where ``sparsam export`` wrote it; it leads to what it was made from like a plan does."""
+    integers: bool = False
+    """Whether its products are in integers."""
 
 
 def checkpoint(source: str | Path, task: Task) -> Checkpoint:
@@ -73,8 +75,18 @@ def checkpoint(source: str | Path, task: Task) -> Checkpoint:
             name, found.folder, config, found.processor, True, digest, outputs, notes, found.model.to
         )
     digest = weights_digest(found.model)
+    integers = found.plan is not None and any(left.formats for left in found.plan.layers)
     return Checkpoint(
-        name, found.folder, config, found.processor, found.plan is not None, digest, outputs, notes
+        name,
+        found.folder,
+        config,
+        found.processor,
+        found.plan is not None,
+        digest,
+        outputs,
+        notes,
+        None,
+        integers,
     )
 
 
