@@ -241,7 +241,9 @@ def freeze(model: Any, *, processor: Any = None, dtype: str | None = None) -> Fr
         layers.encoder = encoder
         setattr(base.get_submodule(family.container) if family.container else base, family.layers, layers)
     own.config._attn_implementation = "sdpa"  # no mask is made for a row without padding
-    own.to(chosen)
+    torch.nn.Module.to(
+        own, chosen
+    )  # the model's own method refuses it beside integers, which are held in float32 already
     return Frozen(own, encoder, processor, chosen)
 
 

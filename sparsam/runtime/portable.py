@@ -369,7 +369,9 @@ def portable(model: Any, inputs: tuple[str, ...]) -> Portable:
             f"the model is on {device}; it is exported from the CPU. Move it there: model.to('cpu').",
             code="export-device",
         )
-    own = copy.deepcopy(model).eval().requires_grad_(False).float()
+    own = nn.Module.float(
+        copy.deepcopy(model).eval().requires_grad_(False)
+    )  # transformers refuses it beside integers
     lift(own)
     tokens = own.sparsam_plan.tokens
     if tokens is not None and tokens.rule not in RULES:

@@ -1,5 +1,6 @@
 """Layers in machine code: products in integers equal their reference, whatever the processor's layout, batch or threads."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import sparsam
 from sparsam.attention import native
 from sparsam.models import FAMILIES, lift
 from sparsam.models.integers import put
@@ -15,6 +17,7 @@ from sparsam.quantization.affine import integer_product, quantize_tokens
 from sparsam.runtime import Batch, freeze
 from sparsam.runtime.encoder import NativeProduct, layout, machine
 from sparsam.runtime.integers import IntegerProduct
+from sparsam.runtime.portable import portable
 from sparsam.tokens.ltp import token_plan
 
 LAYOUTS = {
@@ -201,3 +204,18 @@ def test_integers_are_multiplied_by_one_instruction_here() -> None:
     code = machine()
     assert code is not None
     assert layout(code)[2]
+
+
+@pytest.mark.parametrize("name", ["bert", "vit"])
+@torch.no_grad()
+def test_a_checkpoint_in_integers_is_frozen_after_reload(tiny: Any, name: str, tmp_path: Path) -> None:
+    """What was saved and loaded again, which transformers calls quantized, runs as it did before."""
+    model = tiny.in_integers(lift(tiny.build(name)), name)
+    batch = tiny.inputs(name, (12, 7, 1, 5))
+    before = of(freeze(model), batch)
+    sparsam.save(model, tmp_path / "saved")
+    loaded = sparsam.load(tmp_path / "saved").model
+    assert torch.equal(of(freeze(loaded), batch), before)
+    inputs = tuple(one for one in batch if one in ("input_ids", "attention_mask", "pixel_values"))
+    given = tuple(batch[one] for one in inputs)
+    torch.testing.assert_close(portable(loaded, inputs)(*given), loaded(**batch).logits, atol=0.02, rtol=0.02)
