@@ -55,8 +55,11 @@ def in_time(
     for layer, (h, f) in enumerate(units):
         last = alone and layer == layers - 1
         attention = tables.last_attention if last else tables.attention
-        heads.append(_offer(attention.units, attention.at(curve.attention[layer] * total), h))
         at_ffn = float(len(lengths)) if last else curve.ffn[layer] * total
+        times = attention.at(curve.attention[layer] * total)
+        if tables.out is not None:
+            times = times + tables.out.at(at_ffn)
+        heads.append(_offer(attention.units, times, h))
         filters.append(_offer(tables.ffn.units, tables.ffn.at(at_ffn), f))
     return Prices(tuple(heads), tuple(filters), limit, fixed)
 

@@ -52,7 +52,7 @@ def test_another_machines_table_is_refused(made: Tables, tmp_path: Path) -> None
     other.save(tmp_path / "other.json")
     with pytest.raises(Refused, match="measured on another machine.*processor 'Z80'.*threads 1000, here"):
         Tables.load(tmp_path / "other.json")
-    for text in ('{"schema": 1}', '{"schema": 7}', '{"schema": 1, "attention": []}'):
+    for text in ('{"schema": 2}', '{"schema": 7}', '{"schema": 2, "attention": []}'):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(Refused, match="not a table of times"):
             Tables.load(tmp_path / "bad.json")
