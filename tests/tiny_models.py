@@ -284,7 +284,8 @@ def cut_in_integers(name: str, layers: Sequence[Any]) -> Any:
     from dataclasses import replace
 
     import sparsam
-    from sparsam.models import cut, plan_of
+    from sparsam.models import plan_of
+    from sparsam.models.apply import cut
     from sparsam.models.formats import modules_in_integers
     from sparsam.models.integers import put
     from sparsam.models.lift import family_of, layers_of

@@ -295,15 +295,18 @@ INLINE void float_sums(float *to, const float *left, long left_row, const float 
 BODIES(integer, int32_t, input, int8_t)
 BODIES(float, float, float, float)
 
-/* Phi(x) - 1/2, odd in x: x times a polynomial in 2 x^2 / 25 - 1 for |x| <= 5, fitted by us to 8e-7 (weighted least squares). */
+/* x Phi(x). Phi(x) - 1/2 is odd: for |x| <= 5 x times a polynomial in 2 x^2 / 25 - 1, fitted by us to 8e-7 (weighted least
+ * squares); beyond, Phi is 0 or 1 to 3e-7. */
 INLINE vec gelu(vec x) {
     static const float c[] = {0.14136361f, -0.070297688f, 0.05153485f, -0.040409762f, 0.031258523f, -0.023479005f,
                               0.017256141f, -0.010623123f, 0.0046277582f, -0.0032872041f, 0.0034282166f, -0.001372522f};
-    vec y = larger(-larger(-x, all(-5.0f)), all(-5.0f)); /* from -5 to 5 */
+    ivec above = x > all(5.0f), below = x < all(-5.0f);
+    vec y = (vec)(~(above | below) & (ivec)x);
     vec u = y * y * 0.08f - all(1.0f);
     vec sum = all(c[11]);
     for (int i = 10; i >= 0; i--) sum = sum * u + all(c[i]);
-    return x * (y * sum + all(0.5f));
+    vec share = y * sum + all(0.5f);
+    return x * (vec)((above & (ivec)all(1.0f)) | (~above & ~below & (ivec)share));
 }
 
 INLINE vec gelu_tanh(vec x) { /* x / (1 + exp(-2 z)); the larger of both signs would overflow, so it is worked out for -|z| */
@@ -492,10 +495,10 @@ INLINE void normed(const struct norm *n, const float *x, float *to) {
 
 /* How many rows go together: no more than MOST, and every thread has as many as the others. */
 static long rows_together(long rows, int threads) {
+    if (rows < 1) return 1;
     long pieces = (rows + MOST - 1) / MOST;
     pieces = (pieces + threads - 1) / threads * threads;
-    long together = (rows + pieces - 1) / pieces;
-    return together < 1 ? 1 : together;
+    return (rows + pieces - 1) / pieces;
 }
 
 /* One product by itself: x (t, inputs) to out (t, outputs), plus residual (t, outputs) or NULL. Returns 1 without memory. */
