@@ -74,8 +74,8 @@ def _compress(
             "--method",
             help="ltp learns which tokens to drop; ftpp removes heads and filters without training; ltp+ftpp does one after "
             "the other; int8 puts products in integers, alone or last; the rest are controls that learn nothing. "
-            "Not given: ltp, or what suits this machine where the budget "
-            "names throughput or latency.",
+            "Not given: ltp, or what suits this machine of tokens, heads, filters and integers where the budget "
+            "names throughput or latency (bytes: ftpp+int8).",
         ),
     ] = None,
     batch: Annotated[
@@ -282,7 +282,10 @@ def _compress(
         from sparsam.compress import compress, plan_run
         from sparsam.training.loop import Settings
 
-        name = method or ("ltp+ftpp" if allowed.timed else "ftpp" if allowed.names("bytes") else "ltp")
+        usual: MethodName = (
+            "ltp+ftpp+int8" if allowed.timed else "ftpp+int8" if allowed.names("bytes") else "ltp"
+        )
+        name = method or usual
         chosen = METHODS[name](**{name: value for name, value in given.items() if value is not None})
         settings = Settings(batch_tokens=batch_tokens, seed=seed, precision=precision)
         data = load_task(

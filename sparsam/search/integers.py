@@ -10,13 +10,15 @@ from typing import Any
 
 from sparsam.models import dense_plan, lift, plan_of, stack_of
 from sparsam.models.encoder import Block
-from sparsam.models.formats import ROLES
+from sparsam.models.formats import ROLES, words_of
 from sparsam.models.integers import put
 from sparsam.plan import Format
 from sparsam.quantization import MinMax, quantize_weight
 
+BITS = 8
 
-def put_quickly(block: Block, bits: int = 8) -> dict[Any, Format]:
+
+def put_quickly(block: Block, bits: int = BITS) -> dict[Any, Format]:
     """Make integers of a layer's weights, in place; the formats of the products that have something to multiply."""
     found: dict[Any, Format] = {}
     for product, roles in ROLES.items():
@@ -30,13 +32,18 @@ def put_quickly(block: Block, bits: int = 8) -> dict[Any, Format]:
     return found
 
 
-def quickly_in_integers(model: Any) -> Any:
-    """A copy of a lifted model with all its products in integers of eight bits."""
+def quickly_in_integers(model: Any, bits: int = BITS, *, words: bool = False) -> Any:
+    """A copy of a lifted model with all its products in integers; the words' embeddings in eight bits if asked for."""
     own = copy.deepcopy(model)
     stack = stack_of(own)
     layers = tuple(
-        replace(left, formats=put_quickly(block))
+        replace(left, formats=put_quickly(block, bits))
         for left, block in zip(stack.left, stack.blocks, strict=True)
     )
-    lift(own, replace(plan_of(own) or dense_plan(own), layers=layers))
+    table = words_of(own) if words else None
+    if table is not None:
+        integers, grid = quantize_weight(table.weight, BITS, method=MinMax())
+        put(table, integers, grid.scale)
+    plan = plan_of(own) or dense_plan(own)
+    lift(own, replace(plan, layers=layers, embeddings=None if table is None else BITS))
     return own

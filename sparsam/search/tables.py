@@ -157,7 +157,8 @@ def tables_of(
     dtype = "float32" if integers else dtype
     code = code_for(stack, DTYPES[dtype], integers)
     profile = {
-        "dtype": dtype, "products": "int8" if integers else dtype, "calls": code is not None, "width": block.part("q").weight.shape[1], "head_width": width, "family": stack.family.name,
+        "dtype": dtype, "products": "int8" if integers else dtype, "calls": code is not None,
+        "width": block.part("q").weight.shape[1], "head_width": width, "family": stack.family.name,
         "heads": block.part("q").weight.shape[0] // width, "filters": block.part("up").weight.shape[0],
         "lengths": [int(n) for n in lengths],
     }  # fmt: skip
@@ -190,7 +191,8 @@ def _measured(block: Block, profile: dict[str, Any], progress: Callable[[int, in
     parts = works(block, profile, heads, filters, tokens, starts)
     entries = [work for _, group in parts for work in group]
     times = _timed(entries, progress)
-    tables, at = [], 0
+    tables: list[Table] = []
+    at = 0
     for units, group in parts:
         rows = times[at : at + len(group)].reshape(len(units), len(tokens))
         at += len(group)
