@@ -146,8 +146,9 @@ class ChosenRun:
 
     def _in_integers(self, method: Int8) -> None:
         """The last step: nothing can be cut or trained after it."""
+        budget = Budget(bytes=self.budget.bytes)
         run = IntegerRun(
-            self.opened, self.taught, self.feed, self.wanted, method, Budget(), self.settings, self._folder("int8"),
+            self.opened, self.taught, self.feed, self.wanted, method, budget, self.settings, self._folder("int8"),
             self.progress,
         )  # fmt: skip
         run.identity |= self.identity

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsam.compress.evaluation import Progress
-from sparsam.compress.integer_run import IntegerRun
+from sparsam.compress.integer_run import IntegerRun, check_limits
 from sparsam.compress.opening import Opened
 from sparsam.compress.structure_run import StructureRun
 from sparsam.compress.token_run import TokenRun
@@ -70,8 +70,11 @@ def is_searched(methods: Sequence[Method], budget: Budget) -> bool:
     """Whether what to keep has to be searched for; integers alone leave nothing to choose.
 
     Raises:
-        Usage: ``search-methods`` for what the search cannot work with.
+        Usage: ``search-methods`` for what the search cannot work with, ``mixed-budget``.
     """
+    for method in methods:
+        if isinstance(method, Int8):
+            check_limits(method, budget)
     if not budget.searched or (not budget.timed and all(isinstance(method, Int8) for method in methods)):
         return False
     check_searched(methods, budget)

@@ -37,7 +37,7 @@ from sparsam.runtime import Frozen, freeze
 from sparsam.runtime.freeze import native_bf16
 from sparsam.search.compose import Curve, between, in_time, price_of
 from sparsam.search.compose import in_bytes as prices_in_bytes
-from sparsam.search.integers import BITS, quickly_in_integers
+from sparsam.search.integers import quickly_in_integers
 from sparsam.search.speed import Speed, batches_of, compare
 from sparsam.search.tables import tables_of
 from sparsam.structure.ftpp import Prices, Scores, search, to_plans
@@ -326,7 +326,7 @@ class StructureSearch:
         block = stack_of(self.opened.model).blocks[0]
         whole, small, bits = weight_bytes(self.run.teacher), self.opened.model, None
         if self.integers is not None:
-            bits, words = BITS, self.integers.embeddings != "none"
+            bits, words = self.integers.widest, self.integers.embeddings != "none"
             small = quickly_in_integers(small, bits, words=words)
         now, width = weight_bytes(small), int(block.part("q").weight.shape[1])
         prices = prices_in_bytes(

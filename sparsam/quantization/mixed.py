@@ -5,7 +5,7 @@ Z. Dong et al., *HAWQ-V2*, NeurIPS 2020, arXiv:1911.03852: a product's loss at b
 integer programme under size, bit operations or time. With the diagonal Fisher information in the Hessian's place each weight's
 error counts by its own squared gradient.
 
-What is spent (bytes, bit operations, or milliseconds of a table) is a number a width; the search itself comes in as an argument.
+What is spent (bytes, bit operations, or milliseconds of a table) is a number a width; the search comes in as an argument.
 Checked in ``tests/quantization/test_mixed.py``: traces against exact Hessians, assignments against every combination.
 """
 
@@ -24,7 +24,9 @@ Width = int | None
 
 INPUT_BITS, FLOAT_BITS = 8, 32
 
-Choose = Callable[[Sequence[Sequence[float]], Sequence[Sequence[Sequence[float]]], Sequence[float]], list[int]]
+Choose = Callable[
+    [Sequence[Sequence[float]], Sequence[Sequence[Sequence[float]]], Sequence[float]], list[int]
+]
 """Gains, costs and budgets to an entry of each table: a multiple-choice knapsack."""
 
 

@@ -24,7 +24,9 @@ from sparsam.structure.knapsack import choose_within
 def net() -> tuple[nn.Sequential, torch.Tensor]:
     """A net of 200 parameters, and its loss."""
     torch.manual_seed(0)
-    made = nn.Sequential(nn.Linear(10, 12), nn.Tanh(), nn.Linear(12, 4), nn.Tanh(), nn.Linear(4, 4, bias=False)).double()
+    made = nn.Sequential(
+        nn.Linear(10, 12), nn.Tanh(), nn.Linear(12, 4), nn.Tanh(), nn.Linear(4, 4, bias=False)
+    ).double()
     assert sum(p.numel() for p in made.parameters()) == 200
     x, y = torch.randn(64, 10).double(), torch.randn(64, 4).double()
     return made, (made(x) - y).square().mean()
@@ -91,13 +93,11 @@ def test_the_assignment_is_the_best_of_all(seed: int) -> None:
     draw = np.random.default_rng(seed)
     widths: list[int | None] = [2, 4, 8, None]
     macs = draw.integers(10, 100, 5)
-    losses = [sorted((float(x) for x in draw.random(3)), reverse=True) + [0.0] for _ in macs]
+    losses = [[*sorted((float(x) for x in draw.random(3)), reverse=True), 0.0] for _ in macs]
     size = [[float(m * b) for b in (1, 2, 4, 16)] for m in macs]
     work = [[bit_operations(float(m), bits) for bits in widths] for m in macs]
     for costs, shares in (([size], [0.3]), ([work], [0.02]), ([size, work], [0.3, 0.025])):
-        budgets = [
-            share * sum(row[-1] for row in table) for share, table in zip(shares, costs, strict=True)
-        ]
+        budgets = [share * sum(row[-1] for row in table) for share, table in zip(shares, costs, strict=True)]
         found = assign(losses, costs, budgets, choose_within)
 
         def spent(entries: tuple[int, ...], table: list[list[float]]) -> float:
