@@ -48,8 +48,8 @@ types: $(READY)  ## mypy, strict
 docs: $(READY)  ## check every link of the docs and run their code
 	$(PYTEST) tests/test_docs.py -m "not gpu"
 
-extras: $(READY)  ## install the runtimes that sparsam bench compares with (ONNX Runtime, OpenVINO), and Ray
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,onnx,openvino,distributed]'
+extras: $(READY)  ## install the runtimes that sparsam bench compares with (ONNX Runtime, OpenVINO), Ray, and what serves over HTTP
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,onnx,openvino,distributed,serve]'
 
 bench: extras  ## run every script in benchmarks/ (minutes to hours); tables go to benchmarks/results/
 	@for script in benchmarks/*.py; do \

@@ -6,6 +6,7 @@
     python benchmarks/serving.py imdb      # texts up to 512 tokens, the model of ltp_imdb.py
     python benchmarks/serving.py fashion   # a ViT, the model of ltp_images.py
     python benchmarks/serving.py composed composed-single composed-imdb   # the models of compose.py
+    python benchmarks/serving.py int8 int8-single    # the models of integers.py
     python benchmarks/serving.py           # all of these
 
 Wants the extras ``onnx`` and ``openvino`` for those peers, and a quiet machine: half an hour on two cores in all. ``live`` is
@@ -57,6 +58,7 @@ class Job:
 
 SST2 = tuple(RUNS / f"ltp-sst2/curve-ltp-{budget}-0.25+0.35-seed0" for budget in ("0.6", "0.5", "0.35"))
 MINILM = SHARED / "models/minilm-sst2"
+INTEGERS = tuple(RUNS / f"integers/{name}" for name in ("int8", "ftpp-0.5+int8", "ftpp-0.4+int8", "composed"))
 JOBS = {
     "sst2": Job("MiniLM on SST-2, batches of 32", "sst2", (*SST2, LIVE), MINILM, (*PEERS, "compile-bf16")),
     "single": Job(
@@ -83,6 +85,11 @@ JOBS = {
     "composed-imdb": Job(
         "MiniLM on IMDB, tokens, heads and filters, batches of 32", "imdb", (RUNS / "compose/imdb-ftpp-0.28",),
         RUNS / "ltp-imdb/dense-5000-1.5", PEERS, "test", rows=64, test_rows=2000, order="arrival",
+    ),
+    "int8": Job("MiniLM on SST-2, products in integers, batches of 32", "sst2", INTEGERS, MINILM, PEERS, rows=416),
+    "int8-single": Job(
+        "MiniLM on SST-2, products in integers, one sentence at a time", "sst2", INTEGERS, MINILM, PEERS, batch=1,
+        order="arrival", rows=200,
     ),
 }  # fmt: skip
 

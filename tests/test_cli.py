@@ -25,7 +25,18 @@ from sparsam.cli.show import Progress, plain
 from sparsam.cost import Cost
 from sparsam.errors import Usage
 
-COMMANDS = ("finetune", "compress", "pareto", "evaluate", "bench", "export", "inspect", "report", "demo")
+COMMANDS = (
+    "finetune",
+    "compress",
+    "pareto",
+    "evaluate",
+    "debug",
+    "bench",
+    "export",
+    "inspect",
+    "report",
+    "demo",
+)
 PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
 HOSTILE = "[red]x\x1b[31m\u202e<script>alert(1)</script>[/red]:smile:"
 

@@ -16,10 +16,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sparsam import native
 from sparsam.attention import softmax
 from sparsam.attention.single import attend_single as plain_single
 from sparsam.attention.softmax import PairBias
+from sparsam.native import library
 
 SOURCE = Path(__file__).with_name("native.c")
 
@@ -27,7 +27,7 @@ SOURCE = Path(__file__).with_name("native.c")
 @lru_cache
 def kernel() -> ctypes.CDLL | None:
     """The compiled kernel; None where it cannot be had. The first call on a machine compiles for about a second."""
-    found = native.library(SOURCE)
+    found = library(SOURCE)
     if found is None:
         return None
     call, pointer, number = found.sparsam_attend, ctypes.c_void_p, ctypes.c_int

@@ -31,6 +31,8 @@ class Checkpoint:
     notes: tuple[str, ...]
     exported: str | None = None
     """What it was exported to, where ``sparsam export`` wrote it; it leads to what it was made from like a plan does."""
+    integers: bool = False
+    """Whether its products are in integers."""
 
 
 def checkpoint(source: str | Path, task: Task) -> Checkpoint:
@@ -73,8 +75,18 @@ def checkpoint(source: str | Path, task: Task) -> Checkpoint:
             name, found.folder, config, found.processor, True, digest, outputs, notes, found.model.to
         )
     digest = weights_digest(found.model)
+    integers = found.plan is not None and any(left.formats for left in found.plan.layers)
     return Checkpoint(
-        name, found.folder, config, found.processor, found.plan is not None, digest, outputs, notes
+        name,
+        found.folder,
+        config,
+        found.processor,
+        found.plan is not None,
+        digest,
+        outputs,
+        notes,
+        None,
+        integers,
     )
 
 
@@ -109,35 +121,33 @@ def base_of(candidates: Sequence[Checkpoint], dense: str | os.PathLike[str] | No
     return found[0]
 
 
-def dense_of(candidate: Checkpoint, task: Task) -> Checkpoint:
+def dense_of(candidate: Checkpoint, task: Task, option: str = "--dense") -> Checkpoint:
     """The dense checkpoint that a model was compressed from; the model itself where it has no plan.
 
     The facts saved with a model name its source; that is looked for as it was written, then from each folder above the model,
     then beside it. Weights must be those that the facts name by digest. A source is never fetched from the hub.
 
     Raises:
-        Usage: ``dense-missing``, naming ``--dense``.
+        Usage: ``dense-missing``, naming the ``option`` that takes its place.
     """
     at, seen = candidate, {candidate.folder}
+    give = f"Name the dense checkpoint: {option} DIR."
     while at.has_plan:
-        at = _source(at, task)
+        at = _source(at, task, give)
         if at.folder in seen:
             raise Usage(
-                f"{candidate.name}: the models it was made from lead in a circle. {_GIVE}",
+                f"{candidate.name}: the models it was made from lead in a circle. {give}",
                 code="dense-missing",
             )
         seen.add(at.folder)
     return at
 
 
-_GIVE = "Name the dense checkpoint: --dense DIR."
-
-
-def _source(model: Checkpoint, task: Task) -> Checkpoint:
+def _source(model: Checkpoint, task: Task, give: str) -> Checkpoint:
     facts = facts_of(model.folder)
     source, digest = facts.get("source"), facts.get("source_sha256")
     if not isinstance(source, str) or not source:
-        raise Usage(f"{model.name} does not say which model it was made from. {_GIVE}", code="dense-missing")
+        raise Usage(f"{model.name} does not say which model it was made from. {give}", code="dense-missing")
     changed = None
     for place in _places(source, model.folder):
         if not (place / "config.json").is_file():
@@ -148,11 +158,11 @@ def _source(model: Checkpoint, task: Task) -> Checkpoint:
         changed = place
     if changed is not None:
         raise Usage(
-            f"{model.name} was made from {source!r}; the weights in {changed} are others by now. {_GIVE}",
+            f"{model.name} was made from {source!r}; the weights in {changed} are others by now. {give}",
             code="dense-missing",
         )
     raise Usage(
-        f"{model.name} was made from {source!r}, which is not on this machine. {_GIVE}", code="dense-missing"
+        f"{model.name} was made from {source!r}, which is not on this machine. {give}", code="dense-missing"
     )
 
 

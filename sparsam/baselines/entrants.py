@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sparsam.baselines.dense import Checkpoint
 from sparsam.baselines.feed import Feed
 from sparsam.baselines.laps import load
-from sparsam.baselines.peers import CANDIDATE, STOCK, Peer, peer_of
+from sparsam.baselines.peers import CANDIDATE, IN_INTEGERS, STOCK, Peer, peer_of
 from sparsam.baselines.rows import Stored
 from sparsam.baselines.spec import Spec, command
 from sparsam.errors import SparsamError
@@ -76,8 +76,12 @@ def enter(
         if one.exported is not None:
             runs.append((f"{one.name}, {RUNTIME[one.exported]}", one.exported, one, True))
             continue
-        forms = [form for form in CANDIDATE if form != STOCK or STOCK in chosen]
-        runs += [(f"{one.name}, {form}", CANDIDATE[form], one, True) for form in forms]
+        forms = IN_INTEGERS if one.integers else CANDIDATE
+        runs += [
+            (f"{one.name}, {shown}", form, one, True)
+            for shown, form in forms.items()
+            if form != STOCK or STOCK in chosen
+        ]
     entered: dict[str, Entrant] = {}
     absent: dict[str, str] = {}
     for number, (label, form, checkpoint, candidate) in enumerate(runs):

@@ -122,10 +122,22 @@ EXPORTED = {
 """How an exported folder runs, by what it was exported to. It is always a candidate."""
 
 
+INTEGERS = {
+    "packed-int8": Peer(
+        "sparsam.freeze, products in 8-bit integers",
+        lambda feed, cache, threads, batch: open_frozen(feed, "float32"),
+    )
+}
+"""How a checkpoint whose products are in integers runs; it is always a candidate."""
+
+
 def peer_of(form: str) -> Peer:
-    """The line of a form in either table."""
-    return PEERS[form] if form in PEERS else EXPORTED[form]
+    """The line of a form in any of the tables."""
+    return (PEERS | EXPORTED | INTEGERS)[form]
 
 
 CANDIDATE = {"fp32": "packed-fp32", "bf16": "packed-bf16", "stock": STOCK}
 """The forms in which a compressed checkpoint runs, by the name they are shown under."""
+
+IN_INTEGERS = {"int8": "packed-int8", "stock": STOCK}
+"""The same for one whose products are in integers."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sparsam.cli import bench, compress, demo, evaluate, export, finetune, inspect, pareto, report
+from sparsam.cli import bench, compress, debug, demo, evaluate, export, finetune, inspect, pareto, report
 from sparsam.cli.options import examples
 from sparsam.cli.show import plain
 from sparsam.cli.working import Interrupted
@@ -23,7 +23,7 @@ app = typer.Typer(
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for command in (finetune, compress, pareto, evaluate, bench, export, inspect, report, demo):
+for command in (finetune, compress, pareto, evaluate, debug, bench, export, inspect, report, demo):
     app.add_typer(command.app)
 
 
@@ -44,6 +44,7 @@ def _version(wanted: bool) -> None:
         "sparsam compress runs/dense --task nyu-mll/glue:sst2 --budget macs=0.5x --out runs/half",
         "sparsam pareto runs/dense --task nyu-mll/glue:sst2 --out runs/front",
         "sparsam evaluate runs/half --task nyu-mll/glue:sst2 --baseline runs/dense",
+        "sparsam debug runs/half --task nyu-mll/glue:sst2",
         "sparsam bench runs/half --task nyu-mll/glue:sst2",
         "sparsam export runs/half --to onnx --out runs/half-onnx",
         "sparsam report runs/half --out report.html",

@@ -311,7 +311,8 @@ class IntegerRun:
             "" if self.plan.embeddings is None else f"; the words' embeddings in {self.plan.embeddings} bits"
         )
         self.notes += (
-            f"In integers of {of_bits or 'no'} bits: {count} of {len(PRODUCTS) * len(layers)} products, inputs rounded {how}{words}.",
+            f"In integers of {of_bits or 'no'} bits: {count} of {len(PRODUCTS) * len(layers)} products, inputs rounded "
+            f"{how}{words}.",
         )
 
     # ---- Training, if asked for --------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """A lifted model layer by layer and half by half, for methods that look at what goes in and out of each."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from jaxtyping import Float
@@ -12,20 +13,10 @@ from sparsam.models.lift import PackedEncoder, PackedLayers, stack_of
 from sparsam.packed import Packed, pack
 
 
-class _Catcher:
-    """Stands in for a stack and keeps what the embeddings give it."""
-
-    def __init__(self) -> None:
-        self.tokens: Packed | None = None
-
-    def __call__(self, x: Float[Tensor, "b n d"], mask: Any = None) -> Float[Tensor, "b n d"]:
-        self.tokens = pack(x, key_mask(mask, *x.shape[:2]))
-        return x
-
-
-def embedded(model: Any, batch: Mapping[str, Tensor]) -> Packed:
-    """The packed states that enter the first layer of a lifted model."""
-    stack, catcher = stack_of(model), _Catcher()
+@contextmanager
+def replaced(model: Any, stand_in: Callable[..., Float[Tensor, "b n d"]]) -> Iterator[None]:
+    """Inside the block something else is asked in the encoder's place: padded states and a mask in, padded states out."""
+    stack = stack_of(model)
     holders: list[Any] = [
         module
         for module in model.modules()
@@ -33,13 +24,30 @@ def embedded(model: Any, batch: Mapping[str, Tensor]) -> Packed:
     ]
     try:
         for holder in holders:
-            holder.stack = catcher
-        model(**{name: x for name, x in batch.items() if name != "labels"})
+            holder.stack = stand_in
+        yield
     finally:
         for holder in holders:
             holder.stack = stack
-    assert catcher.tokens is not None
-    return catcher.tokens
+
+
+def entered(model: Any, batch: Mapping[str, Tensor]) -> tuple[Float[Tensor, "b n d"], Any]:
+    """The padded states that enter the first layer of a lifted model, and their mask as the model gives it."""
+    found: list[tuple[Tensor, Any]] = []
+
+    def catch(x: Float[Tensor, "b n d"], mask: Any = None) -> Float[Tensor, "b n d"]:
+        found.append((x, mask))
+        return x
+
+    with replaced(model, catch):
+        model(**{name: x for name, x in batch.items() if name != "labels"})
+    return found[0]
+
+
+def embedded(model: Any, batch: Mapping[str, Tensor]) -> Packed:
+    """The packed states that enter the first layer of a lifted model."""
+    x, mask = entered(model, batch)
+    return pack(x, key_mask(mask, *x.shape[:2]))
 
 
 def attention_inputs(

@@ -20,9 +20,9 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sparsam import native
 from sparsam.attention.native import SOURCE as ATTENTION
 from sparsam.models.integers import integers_of, scales_of
+from sparsam.native import library
 from sparsam.plan import Format
 
 SOURCE = Path(__file__).with_name("encoder.c")
@@ -77,7 +77,7 @@ class _Layer(ctypes.Structure):
 @lru_cache
 def machine(*flags: str) -> ctypes.CDLL | None:
     """The compiled text; None where it cannot be had. The first call on a machine compiles for a few seconds."""
-    found = native.library(SOURCE, [ATTENTION], flags)
+    found = library(SOURCE, [ATTENTION], flags)
     if found is None:
         return None
     for name, answer, arguments in (
@@ -204,11 +204,13 @@ class NativeLayer:
         self.alone = alone
         self.side = mix.outputs
         self.code = mix.code
-        kept = [_own(part) for role in ("attention_norm", "ffn_norm") for part in norms[role][:2]]
-        self.kept = (mix, ask, out, up, down, kept)
+        norm_weights = [
+            (role, _own(norms[role][0]), _own(norms[role][1])) for role in ("attention_norm", "ffn_norm")
+        ]
+        self.kept = (mix, ask, out, up, down, norm_weights)
         attention, ffn = (
             _Norm(weight.ctypes.data, bias.ctypes.data, norms[role][2], self.width)
-            for role, weight, bias in (("attention_norm", *kept[:2]), ("ffn_norm", *kept[2:]))
+            for role, weight, bias in norm_weights
         )
         products = (mix.struct, ask.struct, out.struct, up.struct, down.struct)
         self.struct = _Layer(

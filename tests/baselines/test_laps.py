@@ -1,5 +1,6 @@
 """A contestant at work: which lap it runs when, what it answers, and what its latencies are."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -133,6 +134,9 @@ def test_who_enters(
     entered, _ = enter(dense, [half], ["eager-fp32", "stock"], given, tmp_path)
     assert list(entered) == ["eager-fp32", "stock", f"{half.name}, fp32", f"{half.name}, stock"]
     assert Spec.read(entered["stock"].file).folder == str(dense.folder)
+    entered, _ = enter(dense, [replace(half, integers=True)], ["eager-fp32"], given, tmp_path)
+    assert list(entered) == ["eager-fp32", f"{half.name}, int8"]
+    assert not half.integers
 
 
 @pytest.mark.skipif(version_of("onnxruntime") is None, reason="onnxruntime is absent")
