@@ -132,9 +132,14 @@ def difference_line(found: "Measurement") -> str:
 
 
 def structure_line(made: "Compressed") -> str | None:
-    """Heads and filters that are left; None where all are."""
+    """Heads and filters that are left, and products in integers; None where all are, and none."""
+    from sparsam.plan import PRODUCTS
+
+    layers = made.plan.layers
+    count = sum(len(left.formats) for left in layers)
+    integers = f"In integers: {count} of {len(PRODUCTS) * len(layers)} products." if count else None
     if not made.plan.changes_shapes:
-        return None
+        return integers
     from sparsam.models import inspect_model
     from sparsam.models.apply import units_of
 
@@ -142,9 +147,10 @@ def structure_line(made: "Compressed") -> str | None:
     heads, filters = (sum(count) for count in zip(*left, strict=True))
     all_heads, all_filters = (sum(layer[kind] for layer in whole) for kind in ("heads", "filters"))
     each = ", ".join(f"{h}/{f}" for h, f in left)
-    return (
+    line = (
         f"Left: {heads} of {all_heads} heads, {filters:,} of {all_filters:,} filters; layer by layer {each}."
     )
+    return line if integers is None else f"{line} {integers}"
 
 
 def speed_line(speed: "Faster") -> str:

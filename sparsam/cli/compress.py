@@ -74,8 +74,8 @@ def _compress(
             "--method",
             help="ltp learns which tokens to drop; ftpp removes heads and filters without training; ltp+ftpp does one after "
             "the other; int8 puts products in integers, alone or last; the rest are controls that learn nothing. "
-            "Not given: ltp, or what suits this machine where the budget "
-            "names throughput or latency.",
+            "Not given: ltp, or what suits this machine of tokens, heads, filters and integers where the budget "
+            "names throughput or latency (bytes: ftpp+int8).",
         ),
     ] = None,
     batch: Annotated[
@@ -205,6 +205,32 @@ def _compress(
             "--recover-lr", metavar="X", callback=above_zero, help="ftpp: peak learning rate of that."
         ),
     ] = None,
+    bits: Annotated[
+        str | None,
+        typer.Option(
+            "--bits",
+            metavar="N|mixed",
+            help="int8: bits of the products' weights, 2 to 8; 8 if not given. mixed chooses for each product, within "
+            "--budget bytes=... or --bitops.",
+        ),
+    ] = None,
+    sensitivity: Annotated[
+        Literal["kl", "hessian", "fisher"] | None,
+        typer.Option(
+            "--sensitivity",
+            help="int8, mixed bits: what a product loses, by the answers while it alone is rounded (kl, as if not given), by "
+            "the Hessian's trace, or by squared gradients.",
+        ),
+    ] = None,
+    bitops: Annotated[
+        float | None,
+        typer.Option(
+            "--bitops",
+            metavar="X",
+            callback=above_zero,
+            help="int8, mixed bits: bit operations (MACs times the bits of either side) as a share of those of eight bits.",
+        ),
+    ] = None,
     inputs: Annotated[
         Literal["token", "tensor"] | None,
         typer.Option(
@@ -218,7 +244,10 @@ def _compress(
     ] = None,
     clip: Annotated[
         Literal["minmax", "mse"] | None,
-        typer.Option("--clip", help="int8: where the grid of an output's weights ends; minmax if not given."),
+        typer.Option(
+            "--clip",
+            help="int8: where the grid of an output's weights ends; minmax if not given, mse below eight bits.",
+        ),
     ] = None,
     correct: Annotated[
         bool,
@@ -271,6 +300,7 @@ def _compress(
         "weight": weight, "soft": soft, "temperature": temperature, "distill": distill,
         "distill_states": distill_states, "samples": samples, "score": score, "rearrange": False if rearrange else None,
         "tune": tune, "multiple": multiple, "labels": labels, "recover_epochs": recover, "recover_lr": recover_lr,
+        "bits": int(bits) if bits is not None and bits.isdecimal() else bits, "sensitivity": sensitivity, "bitops": bitops,
         "inputs": inputs, "range": range_, "clip": clip, "correct": correct or None, "smooth": smooth,
         "embeddings": embeddings, "qat_epochs": qat, "qat_lr": qat_lr,
     }  # fmt: skip
@@ -282,7 +312,10 @@ def _compress(
         from sparsam.compress import compress, plan_run
         from sparsam.training.loop import Settings
 
-        name = method or ("ltp+ftpp" if allowed.timed else "ftpp" if allowed.names("bytes") else "ltp")
+        usual: MethodName = (
+            "ltp+ftpp+int8" if allowed.timed else "ftpp+int8" if allowed.names("bytes") else "ltp"
+        )
+        name = method or usual
         chosen = METHODS[name](**{name: value for name, value in given.items() if value is not None})
         settings = Settings(batch_tokens=batch_tokens, seed=seed, precision=precision)
         data = load_task(

@@ -103,7 +103,7 @@ def _arguments(kinds: Sequence[Any], name: str, given: Mapping[str, Any]) -> lis
 METHOD_OPTIONS = (
     "soft", "soft_epochs", "hard_epochs", "lr", "hard_lr", "weight", "temperature", "distill", "distill_states",
     "samples", "score", "rearrange", "tune", "multiple", "labels", "recover_epochs", "recover_lr",
-    "inputs", "range", "clip", "correct", "smooth", "embeddings", "qat_epochs", "qat_lr",
+    "bits", "sensitivity", "bitops", "inputs", "range", "clip", "correct", "smooth", "embeddings", "qat_epochs", "qat_lr",
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from sparsam.models import head_alone, stack_of
 from sparsam.models.encoder import Linear, Stack, call
 from sparsam.models.formats import ROLES
 from sparsam.plan import PRODUCTS
-from sparsam.quantization import INPUT, Extremes, Means, MovingAverage, RangeMethod
+from sparsam.quantization import INPUT, Extremes, Grid, Means, MovingAverage, RangeMethod, fake_quantize
 from sparsam.training.feed import Feed, by_length
 
 TOKENS = 2048
@@ -111,3 +112,16 @@ def applied_by(stack: Stack, linear: Linear) -> Iterator[None]:
         yield
     finally:
         stack.linear = before
+
+
+def rounding_to(grids: dict[int, Grid]) -> Linear:
+    """The ``linear`` seam with the weights of some modules, by their ids, on grids."""
+
+    def linear(module: nn.Module, x: Float[Tensor, "t i"]) -> Float[Tensor, "t o"]:
+        grid = grids.get(id(module))
+        if grid is None:
+            return call(module, x)
+        layer: Any = module
+        return F.linear(x, fake_quantize(layer.weight, grid), layer.bias)
+
+    return linear

@@ -1,4 +1,4 @@
-"""A budget that names no method: heads, filters and tokens as the search chose them, trained, timed and corrected."""
+"""A budget that names no method: heads, filters, tokens and bits as the search chose them, trained, timed and corrected."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -9,18 +9,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsam.compress.evaluation import Progress
+from sparsam.compress.integer_run import IntegerRun
 from sparsam.compress.limits import Limits
 from sparsam.compress.method_run import Method
 from sparsam.compress.opening import Opened
 from sparsam.compress.remembered import remembered
-from sparsam.compress.search_run import CLOSE, StructureSearch, curves_of, macs_at
+from sparsam.compress.search_run import (
+    CLOSE,
+    StructureSearch,
+    curves_of,
+    macs_at,
+    targets_of,
+    time_in_integers,
+)
 from sparsam.compress.start import removes_tokens
 from sparsam.compress.structure_run import StructureRun
 from sparsam.compress.token_run import TokenRun
 from sparsam.cost import Budget
+from sparsam.models import plan_of
 from sparsam.models.apply import units_of
 from sparsam.models.digest import weights_digest
 from sparsam.plan import LayerPlan
+from sparsam.quantization.int8 import Int8
 from sparsam.search.compose import Curve
 from sparsam.structure import FTPP
 from sparsam.structure.ftpp import Scores
@@ -40,15 +50,17 @@ AGAIN = 0.25
 
 
 class ChosenRun:
-    """Searches, then applies: LTP to the share of tokens that the search chose, FTPP within prices of this machine, LTP again.
+    """Searches, then applies: LTP to the share of tokens that the search chose, FTPP within its prices, LTP again, int8.
 
-    A model that removes tokens already goes on from there: only heads and filters are searched for.
+    A model that removes tokens already goes on from there: only heads and filters are searched for. Integers are asked about
+    first, on the dense model: where they save no time they are left out with a note; else every table, trial and price is
+    one of integers.
 
     Args:
         limits: the budget relative to the dense model, and what that was made relative by.
         asked: the budget as it was given.
-        methods: :class:`FTPP`, :class:`LTP`, or both; only what is named is used. They bring their settings. A rule
-            that a model brings stays as it is where LTP is not named.
+        methods: :class:`FTPP`, with :class:`LTP` and :class:`Int8` or without; only what is named is used. They bring their
+            settings. A rule that a model brings stays as it is where LTP is not named.
     """
 
     def __init__(
@@ -71,6 +83,7 @@ class ChosenRun:
         self.settings, self.work, self.progress = settings, work, progress
         self.structure = next(method for method in methods if isinstance(method, FTPP))
         self.tokens = next((method for method in methods if isinstance(method, LTP)), None)
+        self.integers = next((method for method in methods if isinstance(method, Int8)), None)
         self.batch = batch
         self.history: dict[str, dict[str, float]] = {}
         self.notes: tuple[str, ...] = ()
@@ -90,9 +103,34 @@ class ChosenRun:
         Raises:
             Refused: ``budget-unreachable``.
         """
+        self._decide()
+        share = self._in_floats()
+        if self.integers is not None:
+            self._in_integers(self.integers)
+        self._tell(share)
+
+    def _decide(self) -> None:
+        """Leave integers out where they are not faster for each limit of time; that stands after an interruption."""
+        if self.integers is None:
+            return
+        keys = [key for key, _ in targets_of(self.budget)]
+        times = self._remembered(
+            "integers",
+            lambda: {key: time_in_integers(self.taught, self.task, key, batch=self.batch) for key in keys},
+        )
+        slow = [f"{times[key]:.2f}x of its time ({key})" for key in keys if times[key] >= 1]
+        if slow:
+            self.integers = None
+            self.notes += (
+                f"Integers are left out: on this machine the dense model in integers takes {' and '.join(slow)}.",
+            )
+        self.identity["integers"] = self.integers is not None
+
+    def _in_floats(self) -> float | None:
+        """Everything up to the integers; the share of MACs that a token rule was trained to on all heads, None for none."""
         if removes_tokens(self.opened.model):
             self._tokens_then_structure(None)
-            return
+            return None
         run = self._structure_run()
         scores = run.scores()
         search = self._search(run)
@@ -100,11 +138,23 @@ class ChosenRun:
             share = self._remembered("tokens", lambda: self._share(search, scores))
             if share is not None:
                 self._tokens_then_structure(share)
-                return
+                return float(share)
         self._cut(run, lambda: run.plans(search.structure(scores), scores))
         run.recover()
         self.history |= run.history
-        self._tell(None)
+        return None
+
+    def _in_integers(self, method: Int8) -> None:
+        """The last step: nothing can be cut or trained after it."""
+        budget = Budget(bytes=self.budget.bytes)
+        run = IntegerRun(
+            self.opened, self.taught, self.feed, self.wanted, method, budget, self.settings, self._folder("int8"),
+            self.progress,
+        )  # fmt: skip
+        run.identity |= self.identity
+        run.apply()
+        self.history |= run.history
+        self.notes += run.notes
 
     def _share(self, search: StructureSearch, scores: Scores) -> float | None:
         """How much a token rule is to leave; None for none."""
@@ -120,7 +170,7 @@ class ChosenRun:
     def _search(self, run: StructureRun) -> StructureSearch:
         return StructureSearch(
             run, self.budget, self.opened, self.taught, self.task, batch=self.batch, asked=self.asked,
-            dense=self.limits.dense, progress=self.progress,
+            dense=self.limits.dense, integers=self.integers, progress=self.progress,
         )  # fmt: skip
 
     def _cut(self, run: StructureRun, find: Callable[[], list[LayerPlan]]) -> None:
@@ -149,7 +199,6 @@ class ChosenRun:
         )  # fmt: skip
         curve = Curve(1.0, *reader.survivors())
         self._cut(run, lambda: search.with_rule(run.scores(), curve))
-        self._tell(share)
         if self.tokens is None:
             return
         macs = min(1.0, macs_at(run, curve), self.budget.macs or 1.0)
@@ -178,6 +227,9 @@ class ChosenRun:
         heads, filters = (sum(count) for count in zip(*units_of(self.opened.model), strict=True))
         all_heads, all_filters = (sum(count) for count in zip(*units_of(self.taught.model), strict=True))
         rule = "" if tokens is None else f", a token rule of {tokens:.2f}x before they were cut"
+        plan = plan_of(self.opened.model)
+        products = 0 if plan is None else sum(len(left.formats) for left in plan.layers)
+        integers = f", {products} products in integers" if products else ""
         self.notes += (
-            f"Chosen: {heads} of {all_heads} heads, {filters:,} of {all_filters:,} filters{rule}.",
+            f"Chosen: {heads} of {all_heads} heads, {filters:,} of {all_filters:,} filters{integers}{rule}.",
         )

@@ -67,7 +67,9 @@ def plan_run(
         budget = limits_of(budget, Dense(**dense_figures(budget, taught, wanted, task, batch))).budget
     if searched:  # what the search will choose is not known; about this much it will leave
         shares = (budget.latency, budget.bytes, budget.macs, 1 / (budget.throughput or 1.0))
-        budget = Budget(macs=max(0.05, min(share for share in shares if share is not None)))
+        budget = Budget(
+            macs=max(0.05, min(share for share in shares if share is not None)), bytes=budget.bytes
+        )
     timed: list[Timed] = []
     for number, method in enumerate(methods):
         target = share_of(number, methods, budget)

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -11,21 +12,19 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from sparsam.compress.calibration import Seen, applied_by, products_of, watched
+from sparsam.compress.calibration import TOKENS, Seen, applied_by, products_of, rounding_to, watched
 from sparsam.compress.evaluation import Progress
-from sparsam.compress.opening import Opened
+from sparsam.compress.mixed_run import ROWS, WIDTHS, bytes_at, losses_of
+from sparsam.compress.opening import Opened, weight_bytes
 from sparsam.compress.timed import Timed
 from sparsam.cost import Budget
-from sparsam.errors import Refused
+from sparsam.errors import Refused, Usage
 from sparsam.models import dense_plan, lift, plan_of, stack_of
 from sparsam.models.digest import weights_digest
 from sparsam.models.encoder import Linear, Stack, call
-from sparsam.models.formats import words_of
+from sparsam.models.formats import ROLES, words_of
 from sparsam.models.integers import put
 from sparsam.plan import PRODUCTS, Format, LayerPlan, Plan
 from sparsam.quantization import (
@@ -41,12 +40,15 @@ from sparsam.quantization import (
     smoothing,
     weight_form,
 )
-from sparsam.quantization.int8 import CLIPS, RANGES, SAMPLES, Int8
-from sparsam.training.feed import Feed, matched_rows
+from sparsam.quantization.int8 import MIXED, RANGES, SAMPLES, Int8
+from sparsam.quantization.mixed import Width, assign, bit_operations, worth_asking
+from sparsam.structure.knapsack import choose_within
+from sparsam.training.feed import Feed, by_length, matched_rows
 from sparsam.training.loop import Settings, compute_device, train
 from sparsam.training.tokens import Distillation, Student
 
-BITS = 8
+WORDS = 8
+"""Bits of the words' embeddings."""
 
 NORMS = {"qkv": "attention_norm", "up": "ffn_norm"}
 """The norms that give these products, and nothing else, their inputs where norms stand in front of each half."""
@@ -60,7 +62,8 @@ class IntegerRun:
         taught: the dense model, which training learns from.
         feed: training rows; labels are read by training alone.
         wanted: lengths of the inputs in use.
-        method, budget, settings: what to do; a budget is checked after reload, nothing here depends on it.
+        method, budget, settings: what to do; a budget is checked after reload, and only mixed widths depend on it: on its
+            ``bytes``, relative to the dense model.
         work: folder for training's checkpoints.
         progress: told of every stage.
     """
@@ -78,11 +81,12 @@ class IntegerRun:
         progress: Progress | None = None,
     ) -> None:
         self.model, self.teacher, self.feed, self.method = opened.model, taught.model, feed, method
-        self.settings, self.work, self.progress = settings, work, progress
+        self.settings, self.work, self.progress, self.budget = settings, work, progress, budget
         for one in (self.model, self.teacher):
             one.to(compute_device()).eval()
         self._check()
         self.rows = self._rows(wanted)
+        self.widths: dict[tuple[int, str], Width] = {}
         self.history: dict[str, dict[str, float]] = {}
         self.notes: tuple[str, ...] = ()
         self.identity = {
@@ -94,6 +98,7 @@ class IntegerRun:
 
     def _check(self) -> None:
         """Refuse what this model has no place for, before any work."""
+        check_limits(self.method, self.budget)
         name = type(self.model).__name__
         if self.method.smooth is not None and not self.stack.family.pre_norm:
             raise Refused(
@@ -140,6 +145,7 @@ class IntegerRun:
         if self.method.smooth is not None:
             self._smooth(self.method.smooth)
         seen = self._watched("calibration")
+        self.widths = self._widths(seen)
         grids = self._grids()
         if self.method.correct:
             self._correct(seen, grids)
@@ -149,7 +155,7 @@ class IntegerRun:
             if (
                 self.method.inputs == "token"
             ):  # the grids in the plan are not those it was trained with: look again
-                layers = self._layers(self._watched("calibration-again", _rounding(grids)))
+                layers = self._layers(self._watched("calibration-again", rounding_to(grids)))
         with self._stage("integers", 0):
             self._put(layers, grids)
         self._tell()
@@ -181,14 +187,75 @@ class IntegerRun:
             for module in modules.values():
                 module.weight.copy_(smoothed(module.weight, factors))
 
+    def _widths(self, seen: dict[tuple[int, str], Seen]) -> dict[tuple[int, str], Width]:
+        """Bits of every product: the method's own, or what loses least within the budget."""
+        products = {(index, product): list(m.values()) for index, product, m in products_of(self.stack)}
+        if self.method.bits != MIXED:
+            return dict.fromkeys(products, self.method.widest)
+        costs, budgets = [], []
+        if self.budget.bytes is not None:
+            costs.append([[bytes_at(modules, bits) for bits in WIDTHS] for modules in products.values()])
+            budgets.append(self._bytes_left(self.budget.bytes, sum(row[-1] for row in costs[0])))
+        if self.method.bitops is not None:
+            work = [_macs(seen[key], dict(self._modules(*key))) for key in products]
+            costs.append([[bit_operations(macs, bits) for bits in WIDTHS] for macs in work])
+            budgets.append(self.method.bitops * sum(bit_operations(macs, WORDS) for macs in work))
+        asked = sorted({at for block in zip(*costs, strict=True) for at in worth_asking(block)})
+        widths = [WIDTHS[at] for at in asked]
+        costs = [[[row[at] for at in asked] for row in table] for table in costs]
+        self._check_least(costs, budgets)
+        rows, show = self.rows[:ROWS], self.progress
+        device = next(self.model.parameters()).device
+        batches = [
+            {name: x.to(device) for name, x in self.feed.collate(rows[group]).items()}
+            for group in by_length(self.feed.lengths[rows], TOKENS)
+        ]
+        kind = self.method.sensitivity or "kl"
+        with self._stage("sensitivity", len(rows)):
+            losses = losses_of(
+                self.model, batches, kind, widths, self.method.ends, self.settings.seed,
+                None if show is None else (lambda done, total: show("sensitivity", done, total, {})),
+            )  # fmt: skip
+        chosen = assign([losses[key] for key in products], costs, budgets, choose_within)
+        return {key: widths[at] for key, at in zip(products, chosen, strict=True)}
+
+    def _modules(self, layer: int, product: str) -> list[tuple[str, Any]]:
+        return [(role, self.stack.blocks[layer].part(role)) for role in ROLES[product]]
+
+    def _bytes_left(self, share: float, products: float) -> float:
+        """What the budget leaves for the products' weights: embeddings, norms, biases and head take theirs."""
+        words = None if self.method.embeddings == "none" else words_of(self.model)
+        saved = 0 if words is None else words.weight.numel() * 3 - 4 * words.weight.shape[0]
+        return share * weight_bytes(self.teacher) - (weight_bytes(self.model) - products - saved)
+
+    def _check_least(self, costs: Sequence[Sequence[Sequence[float]]], budgets: Sequence[float]) -> None:
+        """Refuse in words of the budget what two bits for everything do not keep.
+
+        Raises:
+            Refused: ``budget-unreachable``.
+        """
+        names = [] if self.budget.bytes is None else [(f"bytes={self.budget.bytes:.3g}x", "bytes")]
+        if self.method.bitops is not None:
+            names.append((f"bitops={self.method.bitops:.3g}", "bit operations"))
+        for (name, what), table, budget in zip(names, costs, budgets, strict=True):
+            least = sum(min(row) for row in table)
+            if least > budget:
+                raise Refused(
+                    f"{name} cannot be reached by bits alone: it leaves {max(0.0, budget):.4g} {what} for the products' "
+                    f"weights, which take {least:.4g} at the fewest bits. Allow more, or leave out heads and filters first "
+                    "(ftpp+int8).",
+                    code="budget-unreachable",
+                )
+
     def _grids(self) -> dict[int, Grid]:
-        """The grid of every product's weights, by module."""
-        clip, found = CLIPS[self.method.clip], dict[int, Grid]()
+        """The grid of the weights of every product that is to be in integers, by module."""
+        found = dict[int, Grid]()
         with self._stage("weights", 0):
-            for _, _, modules in products_of(self.stack):
-                found |= {
-                    id(module): fit(module.weight, weight_form(BITS), clip) for module in modules.values()
-                }
+            for index, product, modules in products_of(self.stack):
+                bits = self.widths[index, product]
+                if bits is not None:
+                    form, ends = weight_form(bits), self.method.ends(bits)
+                    found |= {id(module): fit(module.weight, form, ends) for module in modules.values()}
         return found
 
     @torch.no_grad()
@@ -196,7 +263,7 @@ class IntegerRun:
         """Move what rounded weights change in the mean outputs into the biases."""
         for index, product, modules in products_of(self.stack):
             for role, module in modules.items():
-                if module.bias is None:
+                if module.bias is None or id(module) not in grids:
                     continue
                 mean = seen[index, product].means[role].mean().to(module.weight.device)
                 rounded = fake_quantize(module.weight, grids[id(module)])
@@ -206,9 +273,12 @@ class IntegerRun:
         """The layers as they are, their products with the formats that calibration gives."""
         method, formats = RANGES[self.method.range], [dict[Any, Format]() for _ in self.stack.left]
         for (index, product), one in seen.items():
+            bits = self.widths[index, product]
+            if bits is None:
+                continue
             grid = grid_between(*method.bounds(one.range, INPUT), INPUT)
             kind: Any = self.method.inputs
-            formats[index][product] = Format(BITS, kind, float(grid.scale), int(grid.zero))
+            formats[index][product] = Format(bits, kind, float(grid.scale), int(grid.zero))
         return tuple(replace(left, formats=one) for left, one in zip(self.stack.left, formats, strict=True))
 
     @torch.no_grad()
@@ -216,24 +286,33 @@ class IntegerRun:
         """Integers in place of floats, and the plan that says so."""
         for _, _, modules in products_of(self.stack):
             for module in modules.values():
-                grid = grids[id(module)]
+                grid = grids.get(id(module))
+                if grid is None:
+                    continue
                 put(module, quantize(module.weight, grid), grid.scale)
         words = None if self.method.embeddings == "none" else words_of(self.model)
         if words is not None:
-            grid = fit(words.weight, weight_form(BITS))
+            grid = fit(words.weight, weight_form(WORDS))
             put(words, quantize(words.weight, grid), grid.scale)
-        lift(self.model, replace(self.plan, layers=tuple(layers), embeddings=None if words is None else BITS))
+        lift(
+            self.model, replace(self.plan, layers=tuple(layers), embeddings=None if words is None else WORDS)
+        )
 
     def _tell(self) -> None:
         """Note what is in integers now, in words."""
         layers = self.plan.layers
-        count = sum(len(left.formats) for left in layers)
+        used = Counter(form.bits for left in layers for form in left.formats.values())
+        count = sum(used.values())
+        of_bits = " and ".join(
+            f"{bits} ({n})" if len(used) > 1 else str(bits) for bits, n in sorted(used.items())
+        )
         how = "token by token" if self.method.inputs == "token" else "on one grid each"
         words = (
             "" if self.plan.embeddings is None else f"; the words' embeddings in {self.plan.embeddings} bits"
         )
         self.notes += (
-            f"In integers of {BITS} bits: {count} of {len(PRODUCTS) * len(layers)} products, inputs rounded {how}{words}.",
+            f"In integers of {of_bits or 'no'} bits: {count} of {len(PRODUCTS) * len(layers)} products, inputs rounded "
+            f"{how}{words}.",
         )
 
     # ---- Training, if asked for --------------------------------------------------------------------------------------
@@ -252,7 +331,7 @@ class IntegerRun:
         stack = self.stack
         before, stack.left = stack.left, tuple(layers)
         try:
-            with applied_by(stack, _rounding(grids)):
+            with applied_by(stack, rounding_to(grids)):
                 yield
         finally:
             stack.left = before
@@ -280,7 +359,9 @@ class IntegerRun:
         trial.method = replace(self.method, qat_epochs=0.0)
         found: list[Timed] = []
         if self.method.qat_epochs > 0:
-            layers, grids = trial._layers(trial._watched("calibration")), trial._grids()
+            seen = trial._watched("calibration")
+            trial.widths = trial._widths(seen)
+            layers, grids = trial._layers(seen), trial._grids()
             batches, settings = (
                 self.feed.batches(self.settings.batch_tokens, self.settings.seed),
                 self._training,
@@ -296,14 +377,20 @@ class IntegerRun:
         return found
 
 
-def _rounding(grids: dict[int, Grid]) -> Linear:
-    """The ``linear`` seam with weights on their grids."""
+def check_limits(method: Int8, budget: Budget) -> None:
+    """Mixed widths need something that limits them.
 
-    def linear(module: nn.Module, x: Float[Tensor, "t i"]) -> Float[Tensor, "t o"]:
-        grid = grids.get(id(module))
-        if grid is None:
-            return call(module, x)
-        layer: Any = module
-        return F.linear(x, fake_quantize(layer.weight, grid), layer.bias)
+    Raises:
+        Usage: ``mixed-budget``.
+    """
+    if method.bits == MIXED and method.bitops is None and not budget.names("bytes"):
+        raise Usage(
+            "mixed bits are chosen within a budget; none is given for them. Give one of size, --budget bytes=0.2x, or of bit "
+            "operations relative to eight bits, --bitops 0.6.",
+            code="mixed-budget",
+        )
 
-    return linear
+
+def _macs(seen: Seen, modules: dict[str, Any]) -> float:
+    """Multiply-accumulates of a product on the calibration rows, by what its modules read."""
+    return float(sum(module.weight.numel() * seen.means[role].count for role, module in modules.items()))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsam.compress.evaluation import Progress
-from sparsam.compress.integer_run import IntegerRun
+from sparsam.compress.integer_run import IntegerRun, check_limits
 from sparsam.compress.opening import Opened
 from sparsam.compress.structure_run import StructureRun
 from sparsam.compress.token_run import TokenRun
@@ -35,8 +35,8 @@ tokens lose nothing down to 0.5x, and heads and filters nothing down to 0.4x."""
 def default_methods(budget: Budget) -> tuple[Method, ...]:
     """What is applied where nobody names a method."""
     if budget.timed:
-        return FTPP(), LTP()
-    return (FTPP(),) if budget.names("bytes") else (LTP(),)
+        return FTPP(), LTP(), Int8()
+    return (FTPP(), Int8()) if budget.names("bytes") else (LTP(),)
 
 
 def check_methods(methods: Sequence[Method]) -> None:
@@ -70,8 +70,11 @@ def is_searched(methods: Sequence[Method], budget: Budget) -> bool:
     """Whether what to keep has to be searched for; integers alone leave nothing to choose.
 
     Raises:
-        Usage: ``search-methods`` for what the search cannot work with.
+        Usage: ``search-methods`` for what the search cannot work with, ``mixed-budget``.
     """
+    for method in methods:
+        if isinstance(method, Int8):
+            check_limits(method, budget)
     if not budget.searched or (not budget.timed and all(isinstance(method, Int8) for method in methods)):
         return False
     check_searched(methods, budget)
@@ -84,20 +87,13 @@ def check_searched(methods: Sequence[Method], budget: Budget) -> None:
     Raises:
         Usage: ``search-methods``.
     """
-    given = [key for key in ("macs", "throughput", "latency", "bytes") if getattr(budget, key) is not None]
-    if any(isinstance(method, Int8) for method in methods):
-        raise Usage(
-            f"a budget for {given[0]} is met by heads and filters, with tokens or without, in floating point; int8 does not go "
-            f"along with it. Give macs{'' if budget.timed else ', or int8 alone'}.",
-            code="search-methods",
-        )
     if any(isinstance(method, Control) for method in methods) or not any(
         isinstance(method, FTPP) for method in methods
     ):
         asked = " and ".join(key for key in budget.limits if key != "macs")
         raise Usage(
-            f"a budget for {asked} is met by heads and filters, with tokens or without: --method ftpp, or none. For a token "
-            "method alone give macs.",
+            f"a budget for {asked} is met by heads and filters, with tokens or without, in integers or not: --method ftpp, "
+            "ftpp+int8, or none. For a token method alone give macs, for int8 alone bytes or accuracy.",
             code="search-methods",
         )
 

@@ -179,7 +179,7 @@ def compress(
         task: what :meth:`Task.load` reads, or a task.
         out: folder to write, whole or not at all; if absent, ``NAME-METHOD`` in the working directory.
         methods: what to apply, in order; if absent LTP, and for a budget of throughput or latency what suits this machine of
-            heads, filters and tokens (of bytes: heads and filters).
+            heads, filters, tokens and integers (of bytes: heads, filters and integers).
         budget: what may be spent and lost, such as ``"macs=0.5x,accuracy=-1"`` or ``"latency=8ms,bytes=20MB"``; all of its
             limits are kept.
         batch: samples of a batch that ``throughput`` is meant for.

@@ -6,7 +6,9 @@
                       the strength whose losses, before any training, are least is taken
 
 The losses are divergences from the dense model's answers on calibration rows: of the model cut and reconstructed, and of the
-dense model with an untrained rule, weighed by how much of it training is known to leave.
+dense model with an untrained rule, weighed by how much of it training is known to leave. Where products will be in integers,
+tables, trials and bytes are of integers; what those lose is nearly nothing at eight bits, the same for every choice, and not
+counted.
 """
 
 import copy
@@ -30,10 +32,12 @@ from sparsam.models.apply import cut, units_of
 from sparsam.models.count import dense_shapes_of, shapes_of
 from sparsam.models.positions import longest_text
 from sparsam.plan import LayerPlan
+from sparsam.quantization.int8 import Int8
 from sparsam.runtime import Frozen, freeze
 from sparsam.runtime.freeze import native_bf16
 from sparsam.search.compose import Curve, between, in_time, price_of
 from sparsam.search.compose import in_bytes as prices_in_bytes
+from sparsam.search.integers import quickly_in_integers
 from sparsam.search.speed import Speed, batches_of, compare
 from sparsam.search.tables import tables_of
 from sparsam.structure.ftpp import Prices, Scores, search, to_plans
@@ -86,6 +90,19 @@ def timer_of(opened: Opened, task: Task, *, batch: int, single: bool) -> Timer:
     return Timer(freeze(opened.model, dtype=dtype), batches_of(encoded, size), len(encoded), dtype, single)
 
 
+def time_in_integers(taught: Opened, task: Task, key: str, *, batch: int) -> float:
+    """The time of the dense model with all products in integers, relative to the packed dense form's, on this machine.
+
+    Args:
+        taught: the dense model.
+        task: gives the inputs that are timed.
+        key: ``throughput`` or ``latency``.
+        batch: samples of a batch for ``throughput``.
+    """
+    timer = timer_of(taught, task, batch=batch, single=key == "latency")
+    return timer.of(quickly_in_integers(taught.model))[0]
+
+
 class Clock:
     """One limit of time: what measures it, and the tables of this machine that its prices are made of.
 
@@ -97,6 +114,7 @@ class Clock:
         task: gives the inputs that are timed.
         wanted: lengths of the inputs in use.
         batch: samples of a batch for ``throughput``.
+        integers: products will be in integers.
     """
 
     def __init__(
@@ -109,10 +127,11 @@ class Clock:
         wanted: NDArray[np.int64],
         *,
         batch: int,
+        integers: bool,
         cache: Path | None,
         progress: Callable[[int, int], None] | None,
     ) -> None:
-        self.key, self.target = key, target
+        self.key, self.target, self.integers = key, target, integers
         self.units, self.alone = units_of(opened.model), reads_class_token(opened.model)
         single = key == "latency"
         self.timer = timer_of(taught, task, batch=batch, single=single)
@@ -120,9 +139,9 @@ class Clock:
         size = 1 if single else batch
         lengths = np.sort(generator.choice(wanted, size)) if size > 1 else [int(np.median(wanted))]
         self.tables = tables_of(
-            taught.model, [int(n) for n in lengths], self.timer.dtype, cache=cache, progress=progress
-        )
-        _, speed = self.timer.of(taught.model, rounds=5)
+            taught.model, [int(n) for n in lengths], self.timer.dtype, integers=integers, cache=cache, progress=progress
+        )  # fmt: skip
+        share, speed = self._timed(taught.model)
         tokens = float(np.sum(lengths))
         per_batch = speed.p50[0] if single else 1000 * size / speed.throughput[0]
         per_batch *= tokens / (
@@ -131,7 +150,8 @@ class Clock:
         self.dense_ms = per_batch
         whole, self.whole = units_of(taught.model), Curve.whole(len(self.units))
         prices = in_time(self.tables, self.whole, whole, limit=np.inf, fixed=0.0, alone=self.alone)
-        self.fixed = max(0.02 * per_batch, per_batch - price_of(prices, whole))
+        own = share * per_batch if integers else per_batch
+        self.fixed = max(0.02 * own, own - price_of(prices, whole))
 
     def prices(self, curve: Curve, share: float) -> Prices:
         """Prices at which a batch takes ``share`` of the dense model's time."""
@@ -140,8 +160,11 @@ class Clock:
         )
 
     def of(self, model: Any) -> float:
-        """A model's time on the clock, relative to the dense one's."""
-        return self.timer.of(model)[0]
+        """A model's time on the clock, relative to the dense one's; in integers where it is to be."""
+        return self._timed(model)[0]
+
+    def _timed(self, model: Any) -> tuple[float, Speed]:
+        return self.timer.of(quickly_in_integers(model) if self.integers else model)
 
     @property
     def least(self) -> float:
@@ -161,6 +184,7 @@ class StructureSearch:
         task: gives the inputs that are timed.
         batch: samples of a batch for ``throughput``.
         asked: the budget as it was given, for what is said; ``dense`` is what it was made relative by.
+        integers: puts the products in integers in the end; None where they stay in floating point.
     """
 
     def __init__(
@@ -174,10 +198,12 @@ class StructureSearch:
         batch: int = 32,
         asked: Budget | None = None,
         dense: Dense | None = None,
+        integers: Int8 | None = None,
         cache: Path | None = None,
         progress: Progress | None = None,
     ) -> None:
         self.run, self.budget, self.opened, self.progress = run, budget, opened, progress
+        self.integers = integers
         self.asked, self.dense = asked or budget, dense or Dense()
         self.units = units_of(opened.model)
         if budget.bytes is not None:
@@ -185,9 +211,12 @@ class StructureSearch:
         show = progress
         told = None if show is None else (lambda done, total: show("times", done, total, {}))
         self.clocks = [
-            Clock(key, target, opened, taught, task, run.wanted, batch=batch, cache=cache, progress=told)
+            Clock(
+                key, target, opened, taught, task, run.wanted, batch=batch, integers=integers is not None, cache=cache,
+                progress=told,
+            )
             for key, target in targets_of(budget)
-        ]
+        ]  # fmt: skip
 
     @property
     def whole(self) -> Curve:
@@ -273,16 +302,20 @@ class StructureSearch:
         if slow is None:
             each = " and ".join(self.asked.said(key) for key in self.asked.limits)
             return Refused(
-                f"{each} cannot be kept together on this machine by leaving out heads and filters, though each may be alone. "
-                "Ask for less of one.",
+                f"{each} cannot be kept together on this machine by leaving out heads and filters{self._how}, though each may "
+                "be alone. Ask for less of one.",
                 code="budget-unreachable",
             )
         reach = slow.least if slow.key == "latency" else 1 / slow.least
         return Refused(
-            f"{self.asked.said(slow.key)} cannot be reached on this machine by leaving out heads and filters: without any of "
-            f"them it would be about {self.asked.reach(slow.key, reach, self.dense)}. Ask for less.",
+            f"{self.asked.said(slow.key)} cannot be reached on this machine by leaving out heads and filters{self._how}: "
+            f"without any of them it would be about {self.asked.reach(slow.key, reach, self.dense)}. Ask for less.",
             code="budget-unreachable",
         )
+
+    @property
+    def _how(self) -> str:
+        return "" if self.integers is None else ", products in integers"
 
     def _in_bytes(self, share: float) -> Prices:
         """Prices in bytes.
@@ -291,17 +324,20 @@ class StructureSearch:
             Refused: ``budget-unreachable`` where what is neither head nor filter takes more.
         """
         block = stack_of(self.opened.model).blocks[0]
-        whole, now = weight_bytes(self.run.teacher), weight_bytes(self.opened.model)
-        width = int(block.part("q").weight.shape[1])
+        whole, small, bits = weight_bytes(self.run.teacher), self.opened.model, None
+        if self.integers is not None:
+            bits, words = self.integers.widest, self.integers.embeddings != "none"
+            small = quickly_in_integers(small, bits, words=words)
+        now, width = weight_bytes(small), int(block.part("q").weight.shape[1])
         prices = prices_in_bytes(
-            width, int(block.part("head_width")), self.units, self.run.method.multiple, budget=0.0, fixed=0.0
-        )
+            width, int(block.part("head_width")), self.units, self.run.method.multiple, budget=0.0, fixed=0.0, bits=bits
+        )  # fmt: skip
         fixed = now - sum(float(c[-1]) for _, c in (*prices.heads, *prices.filters))
         if fixed > share * whole:
             least = self.asked.reach("bytes", fixed / whole, self.dense)
             raise Refused(
-                f"{self.asked.said('bytes')} cannot be reached by leaving out heads and filters: embeddings, norms and head "
-                f"take {least.removeprefix('bytes=')}. Ask for more.",
+                f"{self.asked.said('bytes')} cannot be reached by leaving out heads and filters{self._how}: embeddings, norms "
+                f"and head take {least.removeprefix('bytes=')}. Ask for more.",
                 code="budget-unreachable",
             )
         return replace(prices, budget=share * whole, fixed=fixed)

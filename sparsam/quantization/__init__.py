@@ -28,6 +28,15 @@ from sparsam.quantization.calibrate import (
     RangeMethod,
     calibrate,
 )
+from sparsam.quantization.mixed import (
+    assign,
+    bit_operations,
+    fisher_loss,
+    hessian_loss,
+    rounding_error,
+    traces,
+    worth_asking,
+)
 from sparsam.quantization.qat import (
     FixedGrid,
     LearnedGrid,
@@ -69,7 +78,9 @@ __all__ = [
     "RoundedLinear",
     "TokenGrids",
     "Tokens",
+    "assign",
     "bias_corrected_by_outputs",
+    "bit_operations",
     "calibrate",
     "corrected_bias",
     "dequantize",
@@ -78,8 +89,10 @@ __all__ = [
     "expected_input",
     "fake_quantize",
     "fake_quantize_tokens",
+    "fisher_loss",
     "fit",
     "grid_between",
+    "hessian_loss",
     "integer_product",
     "integer_sums",
     "lsq",
@@ -87,7 +100,10 @@ __all__ = [
     "quantize",
     "quantize_tokens",
     "quantize_weight",
+    "rounding_error",
     "smoothed",
     "smoothing",
+    "traces",
     "weight_form",
+    "worth_asking",
 ]

@@ -27,15 +27,26 @@ SAMPLES = 512
 
 EMBEDDINGS = ("auto", "8", "none")
 
+MIXED = "mixed"
+"""Bits that are chosen product by product (:mod:`~sparsam.quantization.mixed`)."""
+
+SENSITIVITIES = ("kl", "hessian", "fisher")
+"""How what a product loses is looked at where bits are mixed."""
+
 
 @dataclass(frozen=True)
 class Int8:
     """Settings of the method.
 
     Args:
+        bits: of the products' weights, 2 to 8, or ``mixed``; inputs have eight. This machine's products take the same time at
+            all of them: fewer are for size.
+        sensitivity: of mixed bits: ``kl`` looks at answers while one product is rounded, ``hessian`` and ``fisher`` at
+            derivatives; ``kl`` if None.
+        bitops: what mixed bits may take of the bit operations (MACs times the bits of either side) of eight bits.
         inputs: ``token`` rounds each token on a grid of its own, ``tensor`` all on the calibrated one.
         clip: ``minmax`` ends an output's weights at the largest, ``mse`` where their squared error is least. At eight bits the
-            former is nearer to the dense model's answers (docs/methods/int8.md).
+            former is nearer to the dense model's answers (docs/methods/int8.md) and taken if None, with fewer the latter.
         range: where the calibrated grid of inputs ends: ``minmax``, ``ema``, ``percentile``, ``mse`` or ``kl``.
         samples: of the training rows to calibrate on, drawn with lengths like those of use; 512, or as many as there are, if
             None.
@@ -48,8 +59,11 @@ class Int8:
         distill: share of the loss that comes from the dense model's answers, while training.
     """
 
+    bits: int | str = 8
+    sensitivity: str | None = None
+    bitops: float | None = None
     inputs: str = "token"
-    clip: str = "minmax"
+    clip: str | None = None
     range: str = "mse"
     samples: int | None = None
     correct: bool = False
@@ -60,15 +74,34 @@ class Int8:
     distill: float = 0.9
 
     def __post_init__(self) -> None:
+        whole = isinstance(self.bits, int) and not isinstance(self.bits, bool)
+        if self.bits != MIXED and not (whole and self.bits in range(2, 9)):
+            raise Usage(f"bits is 2 to 8, or {MIXED}; got {self.bits!r}.", code="method-settings")
+        if self.sensitivity not in (None, *SENSITIVITIES):
+            raise Usage(
+                f"sensitivity is one of {', '.join(SENSITIVITIES)}; got {self.sensitivity!r}.",
+                code="method-settings",
+            )
+        if self.bits != MIXED and (self.sensitivity, self.bitops) != (None, None):
+            raise Usage(
+                f"sensitivity and bitops choose between bits; got bits={self.bits!r}. Give bits={MIXED!r}.",
+                code="method-settings",
+            )
+        if self.bitops is not None and not 0 < self.bitops <= 16:
+            raise Usage(
+                f"bitops is a share of what eight bits take, above 0 and at most 16 (all in floating point); got "
+                f"{self.bitops!r}.",
+                code="method-settings",
+            )
         for name, choices in (
             ("inputs", ("token", "tensor")),
-            ("clip", tuple(CLIPS)),
+            ("clip", (None, *CLIPS)),
             ("range", tuple(RANGES)),
             ("embeddings", EMBEDDINGS),
         ):
             if getattr(self, name) not in choices:
                 raise Usage(
-                    f"{name} is one of {', '.join(choices)}; got {getattr(self, name)!r}.",
+                    f"{name} is one of {', '.join(one for one in choices if one is not None)}; got {getattr(self, name)!r}.",
                     code="method-settings",
                 )
         if self.samples is not None and self.samples < 1:
@@ -82,3 +115,12 @@ class Int8:
                 f"qat_epochs must be 0 or more and qat_lr above 0; got {self.qat_epochs!r} and {self.qat_lr!r}.",
                 code="method-settings",
             )
+
+    def ends(self, bits: int) -> MinMax | MSE:
+        """Where an output's weights of so many bits end."""
+        return CLIPS[self.clip or ("minmax" if bits == 8 else "mse")]
+
+    @property
+    def widest(self) -> int:
+        """Bits of every product, or with mixed ones those that integers have at most."""
+        return self.bits if isinstance(self.bits, int) else 8

@@ -219,6 +219,50 @@ class NativeLayer:
         )  # fmt: skip
         self.address = ctypes.addressof(self.struct)
 
+    def mix(
+        self,
+        x: Float[Tensor, "t d"],
+        starts: Int[NDArray[np.int64], " b1"],
+        room: "Workspace",
+        received: Float[NDArray[np.float32], " t"] | None = None,
+    ) -> Float[NDArray[np.float32], " n"]:
+        """What the heads mixed, of the tokens that ask: at the front of an array of ``room``, and until its next use.
+
+        Args:
+            x: states of packed tokens, float32.
+            starts: where each sequence begins, and the end.
+            room: of the encoder.
+            received: where the attention each token received is written, if it is wanted.
+        """
+        t, b = x.shape[0], len(starts) - 1
+        qkv = room.take("qkv", t * self.side + (b * self.inner if self.alone else 0))
+        mixed = room.take("mixed", (b if self.alone else t) * self.inner)
+        columns = None if received is None else room.take("columns", self.heads * t).ctypes.data
+        failed = self.code.sparsam_mix(
+            self.address, x.data_ptr(), starts.ctypes.data, b, qkv.ctypes.data, mixed.ctypes.data, columns,
+            None if received is None else received.ctypes.data, torch.get_num_threads(),
+        )  # fmt: skip
+        if failed:
+            raise MemoryError(f"a layer found no memory for {t} tokens")
+        return mixed
+
+    def rest(
+        self,
+        x: Float[Tensor, "t d"],
+        mixed: Float[NDArray[np.float32], " n"],
+        which: Int[NDArray[np.int32], " t2"] | None,
+    ) -> Float[Tensor, "t2 d"]:
+        """The states after the layer of the tokens that go on: rows of ``x``, all if ``which`` is None."""
+        count = x.shape[0] if which is None else len(which)
+        after = torch.empty(count, self.width)
+        failed = self.code.sparsam_rest(
+            self.address, x.data_ptr(), mixed.ctypes.data, None if which is None else which.ctypes.data,
+            after.data_ptr(), count, torch.get_num_threads(),
+        )  # fmt: skip
+        if failed:
+            raise MemoryError(f"a layer found no memory for {count} tokens")
+        return after
+
 
 class Workspace:
     """Room that the layers of one encoder share, grown as batches do. One thread at a time."""
@@ -250,36 +294,21 @@ def run(
         rule: asked between the halves of a layer.
         room: of this encoder.
     """
-    threads, b, d = torch.get_num_threads(), len(starts) - 1, x.shape[1]
-    now, t, last = x.contiguous(), x.shape[0], len(layers) - 1
+    now, last = x.contiguous(), len(layers) - 1
     for index, layer in enumerate(layers):
         asked = rule is not None and index < last and rule.prunes(index)
         scored = asked and rule is not None and rule.wants_scores(index)
-        qkv = room.take("qkv", t * layer.side + (b * layer.inner if layer.alone else 0))
-        mixed = room.take("mixed", (b if layer.alone else t) * layer.inner)
-        columns = room.take("columns", layer.heads * t).ctypes.data if scored else None
-        received = np.empty(t, np.float32) if scored else None
-        failed = layer.code.sparsam_mix(
-            layer.address, now.data_ptr(), starts.ctypes.data, b, qkv.ctypes.data, mixed.ctypes.data, columns,
-            None if received is None else received.ctypes.data, threads,
-        )  # fmt: skip
+        received = np.empty(now.shape[0], np.float32) if scored else None
+        mixed = layer.mix(now, starts, room, received)
         which: NDArray[np.int32] | None = None
         if layer.alone:
             which = starts[:-1].astype(np.int32)
-        elif asked and rule is not None and not failed:
+        elif asked and rule is not None:
             keep = rule.kept(index, received, starts)
             if not keep.all():
                 which = np.flatnonzero(keep).astype(np.int32)
                 starts[1:] = np.cumsum(np.add.reduceat(keep, starts[:-1], dtype=np.int64))
-        count = t if which is None else len(which)
-        after = torch.empty(count, d)
-        failed = failed or layer.code.sparsam_rest(
-            layer.address, now.data_ptr(), mixed.ctypes.data, None if which is None else which.ctypes.data,
-            after.data_ptr(), count, threads,
-        )  # fmt: skip
-        if failed:
-            raise MemoryError(f"layer {index} found no memory for {t} tokens")
-        now, t = after, count
+        now = layer.rest(now, mixed, which)
     return now
 
 

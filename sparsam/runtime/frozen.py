@@ -1,6 +1,7 @@
 """The packed encoder for inference alone: one layer's parts as prepacked products."""
 
 import copy
+import ctypes
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -121,8 +122,8 @@ def _norm(module: Any, dtype: torch.dtype) -> Norm:
     return module.weight.detach().to(dtype), module.bias.detach().to(dtype), float(module.eps)
 
 
-def native_layers(stack: Stack, dtype: torch.dtype) -> list[NativeLayer] | None:
-    """A stack's layers for the two calls; None where they do not have what the model needs, or are not the faster way.
+def code_for(stack: Stack, dtype: torch.dtype, integers: bool) -> ctypes.CDLL | None:
+    """What serves a stack's layers in two calls each; None where they do not have what it needs, or are not the faster way.
 
     Products in integers always go there. In float32 they do on processors with AVX2 alone, where they are as fast as torch's
     own and the calls around them are saved; AVX-512 and bfloat16 are oneDNN's (docs/decisions/0014-machine-code.md).
@@ -133,26 +134,32 @@ def native_layers(stack: Stack, dtype: torch.dtype) -> list[NativeLayer] | None:
     if stack.rule is not None and not isinstance(stack.rule, Serves):
         return None
     _, lanes, instruction = layout(code)
-    integers = any(left.formats for left in stack.left)
     if not integers and (dtype != torch.float32 or lanes != 8 or not instruction):
         return None
-    names = [activation_name(block.part("act")) for block in stack.blocks]
-    if None in names:
+    return code if all(activation_name(block.part("act")) is not None for block in stack.blocks) else None
+
+
+def native_layer(block: Block, code: ctypes.CDLL, *, alone: bool) -> NativeLayer:
+    """One layer for the two calls; its activation is one that :func:`code_for` knows."""
+    return NativeLayer(
+        {role: block.part(role) for role in ("q", "k", "v", "o", "up", "down")},
+        dict(block.left.formats),
+        {role: _norm(block.part(role), torch.float32) for role in ("attention_norm", "ffn_norm")},
+        int(block.part("head_width")),
+        activation_name(block.part("act")) or "none",
+        pre_norm=block.family.pre_norm,
+        alone=alone,
+        code=code,
+    )
+
+
+def native_layers(stack: Stack, dtype: torch.dtype) -> list[NativeLayer] | None:
+    """A stack's layers for the two calls; None where :func:`code_for` has nothing for them."""
+    code = code_for(stack, dtype, any(left.formats for left in stack.left))
+    if code is None:
         return None
-    roles, last = ("q", "k", "v", "o", "up", "down"), len(stack.left) - 1
-    return [
-        NativeLayer(
-            {role: block.part(role) for role in roles},
-            dict(block.left.formats),
-            {role: _norm(block.part(role), torch.float32) for role in ("attention_norm", "ffn_norm")},
-            int(block.part("head_width")),
-            name or "none",
-            pre_norm=stack.family.pre_norm,
-            alone=index == last,
-            code=code,
-        )
-        for index, (block, name) in enumerate(zip(stack.blocks, names, strict=True))
-    ]
+    last = len(stack.left) - 1
+    return [native_layer(block, code, alone=index == last) for index, block in enumerate(stack.blocks)]
 
 
 class FrozenStack(Stack):

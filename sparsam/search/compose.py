@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsam.models.stored import HALF
 from sparsam.search.tables import Tables
 from sparsam.structure.ftpp import Prices
 
@@ -55,8 +57,11 @@ def in_time(
     for layer, (h, f) in enumerate(units):
         last = alone and layer == layers - 1
         attention = tables.last_attention if last else tables.attention
-        heads.append(_offer(attention.units, attention.at(curve.attention[layer] * total), h))
         at_ffn = float(len(lengths)) if last else curve.ffn[layer] * total
+        times = attention.at(curve.attention[layer] * total)
+        if tables.out is not None:
+            times = times + tables.out.at(at_ffn)
+        heads.append(_offer(attention.units, times, h))
         filters.append(_offer(tables.ffn.units, tables.ffn.at(at_ffn), f))
     return Prices(tuple(heads), tuple(filters), limit, fixed)
 
@@ -69,13 +74,34 @@ def in_bytes(
     *,
     budget: float,
     fixed: float,
+    bits: int | None = None,
 ) -> Prices:
-    """Bytes of the weights of every number of heads and filters, in float32 as they are saved."""
-    of_head = 4 * (4 * width * head_width + 3 * head_width)
-    of_filter = 4 * (2 * width + 1)
-    heads = [(np.arange(h + 1), np.arange(h + 1.0) * of_head) for h, _ in units]
-    numbers = [np.unique(np.append(np.arange(0, f + 1, multiple), f)) for _, f in units]
-    return Prices(tuple(heads), tuple((n, n * float(of_filter)) for n in numbers), budget, fixed)
+    """Bytes of the weights of every number of heads and filters as they are saved: in float32, or in integers of ``bits``.
+
+    Integers have a scale an output beside them; two of up to four bits lie in a byte, an output's inputs rounded up to it.
+    """
+    whole = np.int64(width)
+
+    def saved(outputs: Any, inputs: Any) -> Any:
+        if bits is None:
+            return 4.0 * outputs * inputs
+        each = inputs if bits > HALF else (inputs + 1) // 2
+        return outputs * (each + 4.0 * (inputs > 0))
+
+    def of_heads(count: NDArray[np.int64]) -> NDArray[np.float64]:
+        inner = count * head_width
+        found: NDArray[np.float64] = 3 * (saved(inner, whole) + 4.0 * inner) + saved(whole, inner)
+        return found
+
+    def of_filters(count: NDArray[np.int64]) -> NDArray[np.float64]:
+        found: NDArray[np.float64] = saved(count, whole) + 4.0 * count + saved(whole, count)
+        return found
+
+    heads = [np.arange(h + 1) for h, _ in units]
+    filters = [np.unique(np.append(np.arange(0, f + 1, multiple), f)) for _, f in units]
+    return Prices(
+        tuple((n, of_heads(n)) for n in heads), tuple((n, of_filters(n)) for n in filters), budget, fixed
+    )
 
 
 def price_of(prices: Prices, units: Sequence[tuple[int, int]]) -> float:

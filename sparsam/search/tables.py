@@ -3,6 +3,13 @@
 A table is measured once for a machine, a number format, a shape of layer and a profile of lengths, and kept in the user's cache
 with the facts of the machine; on another one it is refused. Times are medians over sweeps that go through all entries in turn,
 so that a disturbance falls on all of them.
+
+What is timed is what :func:`sparsam.freeze` would run. Where a layer is two calls (:mod:`sparsam.runtime.encoder`), the second
+one's time is split, since its tokens are those that a rule let go on:
+
+    attention   mix, of so many heads
+    out         rest without filters, less that of neither: the heads' output product
+    ffn         rest without heads: norms, and so many filters
 """
 
 import copy
@@ -10,7 +17,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,9 +35,13 @@ from sparsam.models import stack_of
 from sparsam.models.encoder import Block, call
 from sparsam.models.lift import resize_layer
 from sparsam.plan import LayerPlan
-from sparsam.runtime.frozen import FrozenBlock
+from sparsam.runtime.encoder import Workspace, machine
+from sparsam.runtime.frozen import FrozenBlock, code_for, native_layer
+from sparsam.search.integers import put_quickly
 
-SCHEMA = 1
+SCHEMA = 2
+"""2 since layers in machine code are measured as such, and products in integers too."""
+
 SWEEPS = 7
 """How often every entry is timed; the median counts."""
 
@@ -68,6 +79,8 @@ class Tables:
     attention: Table
     last_attention: Table
     ffn: Table
+    out: Table | None = None
+    """The heads' output product, of the tokens that go on; None where it is part of ``attention``."""
 
     def save(self, file: Path) -> None:
         """Write it whole or not at all."""
@@ -86,7 +99,8 @@ class Tables:
                 raise ValueError("its schema is another one")
             parts = {
                 name: Table(tuple(x["units"]), tuple(x["tokens"]), tuple(map(tuple, x["times"])))
-                for name, x in ((name, held[name]) for name in ("attention", "last_attention", "ffn"))
+                for name, x in ((name, held[name]) for name in ("attention", "last_attention", "ffn", "out"))
+                if x is not None or name != "out"
             }
             found = Tables(dict(held["machine"]), dict(held["profile"]), **parts)
         except (KeyError, TypeError, ValueError) as error:
@@ -123,6 +137,7 @@ def tables_of(
     lengths: Sequence[int],
     dtype: str,
     *,
+    integers: bool = False,
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tables:
@@ -132,14 +147,18 @@ def tables_of(
         model: lifted, dense; its first layer gives the shape of all.
         lengths: of the sequences of one batch.
         dtype: ``float32`` or ``bfloat16``.
+        integers: with products in integers of eight bits; everything else is float32 then.
         cache: folder of tables; ``sparsam/tables`` in the user's cache if absent.
         progress: told of entries timed.
     """
     stack = stack_of(model)
     block = stack.blocks[0]
     width = int(block.part("head_width"))
+    dtype = "float32" if integers else dtype
+    code = code_for(stack, DTYPES[dtype], integers)
     profile = {
-        "dtype": dtype, "width": block.part("q").weight.shape[1], "head_width": width, "family": stack.family.name,
+        "dtype": dtype, "products": "int8" if integers else dtype, "calls": code is not None,
+        "width": block.part("q").weight.shape[1], "head_width": width, "family": stack.family.name,
         "heads": block.part("q").weight.shape[0] // width, "filters": block.part("up").weight.shape[0],
         "lengths": [int(n) for n in lengths],
     }  # fmt: skip
@@ -161,26 +180,90 @@ def offered_filters(count: int) -> list[int]:
 
 @torch.inference_mode()
 def _measured(block: Block, profile: dict[str, Any], progress: Callable[[int, int], None] | None) -> Tables:
-    dtype, lengths = DTYPES[profile["dtype"]], np.asarray(profile["lengths"])
+    lengths = np.asarray(profile["lengths"])
     batches = [np.maximum(1, np.rint(share * lengths)).astype(np.int64) for share in SHARES]
     batches = [*{int(b.sum()): b for b in [*batches, np.ones_like(lengths)]}.values()]
     batches.sort(key=lambda b: int(b.sum()))
     tokens = [int(b.sum()) for b in batches]
-    width = profile["width"]
-    heads, filters = list(range(profile["heads"] + 1)), offered_filters(profile["filters"])
-    of_heads = [_frozen(block, count, 0, dtype, False) for count in heads]
-    last = [_frozen(block, count, 0, dtype, True) for count in heads]
-    of_filters = [_frozen(block, 0, count, dtype, False) for count in filters]
-    inputs = [torch.randn(count, width).to(dtype) for count in tokens]
     starts = [np.concatenate([[0], np.cumsum(b)]) for b in batches]
-    works: list[Callable[[], Any]] = []
-    for group, alone in ((of_heads, False), (last, True)):
-        works += [
-            partial(one.attend_packed, x, start, scores=False, alone=alone)
-            for one in group
-            for x, start in zip(inputs, starts, strict=True)
-        ]
-    works += [partial(one.ffn, x, linear=call) for one in of_filters for x in inputs]
+    heads, filters = list(range(profile["heads"] + 1)), offered_filters(profile["filters"])
+    works = _calls if profile["calls"] else _halves
+    parts = works(block, profile, heads, filters, tokens, starts)
+    entries = [work for _, group in parts for work in group]
+    times = _timed(entries, progress)
+    tables: list[Table] = []
+    at = 0
+    for units, group in parts:
+        rows = times[at : at + len(group)].reshape(len(units), len(tokens))
+        at += len(group)
+        if len(tables) == 3:  # what norms take is in the filters' part
+            rows = np.maximum(0.0, rows - rows[:1])
+        tables.append(Table(tuple(units), tuple(tokens), tuple(tuple(float(t) for t in row) for row in rows)))
+    return Tables(facts_here(), profile, *tables)
+
+
+Part = tuple[Sequence[int], list[Callable[[], Any]]]
+"""Units on offer, and what is timed: for each number of units, on each number of tokens."""
+
+
+def _halves(
+    block: Block,
+    profile: dict[str, Any],
+    heads: Sequence[int],
+    filters: Sequence[int],
+    tokens: Sequence[int],
+    starts: Sequence[NDArray[np.int64]],
+) -> list[Part]:
+    """Attention, the last layer's, and feed-forward part as frozen blocks run them."""
+    dtype = DTYPES[profile["dtype"]]
+    inputs = [torch.randn(count, profile["width"]).to(dtype) for count in tokens]
+    parts: list[Part] = []
+    for alone in (False, True):
+        group: list[Callable[[], Any]] = []
+        for count in heads:
+            one = FrozenBlock(_of_size(block, count, 0, profile), dtype, alone)
+            group += [
+                partial(one.attend_packed, x, start, scores=False, alone=alone)
+                for x, start in zip(inputs, starts, strict=True)
+            ]
+        parts.append((heads, group))
+    blocks = [FrozenBlock(_of_size(block, 0, count, profile), dtype, False) for count in filters]
+    parts.append((filters, [partial(one.ffn, x, linear=call) for one in blocks for x in inputs]))
+    return parts
+
+
+def _calls(
+    block: Block,
+    profile: dict[str, Any],
+    heads: Sequence[int],
+    filters: Sequence[int],
+    tokens: Sequence[int],
+    starts: Sequence[NDArray[np.int64]],
+) -> list[Part]:
+    """The same of layers in machine code, and the heads' output product."""
+    code, room = machine(), Workspace()
+    assert code is not None
+    inputs = [torch.randn(count, profile["width"]) for count in tokens]
+    each = profile["heads"] * profile["head_width"]
+    mixed = np.random.default_rng(0).standard_normal(tokens[-1] * each).astype(np.float32)
+    layers, last = (
+        [native_layer(_of_size(block, count, 0, profile), code, alone=alone) for count in heads]
+        for alone in (False, True)
+    )
+    parts: list[Part] = [
+        (heads, [partial(one.mix, x, s, room) for one in group for x, s in zip(inputs, starts, strict=True)])
+        for group in (layers, last)
+    ]
+    wide = [native_layer(_of_size(block, 0, count, profile), code, alone=False) for count in filters]
+    parts.append((filters, [partial(one.rest, x, mixed, None) for one in wide for x in inputs]))
+    parts.append((heads, [partial(one.rest, x, mixed, None) for one in layers for x in inputs]))
+    return parts
+
+
+def _timed(
+    works: Sequence[Callable[[], Any]], progress: Callable[[int, int], None] | None
+) -> NDArray[np.float64]:
+    """Milliseconds of each: the median over sweeps."""
     seconds = np.empty((SWEEPS + 1, len(works)))
     for sweep in range(SWEEPS + 1):  # the first one warms up
         for at, work in enumerate(works):
@@ -190,18 +273,16 @@ def _measured(block: Block, profile: dict[str, Any], progress: Callable[[int, in
             seconds[sweep, at] = time.perf_counter() - started
         if progress is not None:
             progress(sweep + 1, SWEEPS + 1)
-    times = 1000 * np.median(seconds[1:], 0)
-    parts, at = [], 0
-    for units in (heads, heads, filters):
-        rows = times[at : at + len(units) * len(tokens)].reshape(len(units), len(tokens))
-        at += rows.size
-        parts.append(Table(tuple(units), tuple(tokens), tuple(tuple(float(t) for t in row) for row in rows)))
-    return Tables(facts_here(), profile, *parts)
+    found: NDArray[np.float64] = 1000 * np.median(seconds[1:], 0)
+    return found
 
 
-def _frozen(block: Block, heads: int, filters: int, dtype: torch.dtype, last: bool) -> FrozenBlock:
-    """A layer of these sizes, with random weights, ready to serve."""
+def _of_size(block: Block, heads: int, filters: int, profile: dict[str, Any]) -> Block:
+    """A layer of these sizes, with random weights."""
     layer: nn.Module = copy.deepcopy(block.layer).eval().requires_grad_(False)
     left = LayerPlan(tuple(range(heads)), tuple(range(filters)))
     resize_layer(layer, block.family, left)
-    return FrozenBlock(Block(layer, block.family, left), dtype, last)
+    made = Block(layer, block.family, left)
+    if profile["products"] == "int8":
+        made = Block(layer, block.family, replace(left, formats=put_quickly(made)))
+    return made

@@ -424,7 +424,7 @@ def test_what_a_dry_run_says(texts: Checkpoints) -> None:
     [
         ([Int8(), FTPP()], "macs=0.5x", "method-order"),
         ([Int8(), Int8()], None, "method-order"),
-        ([FTPP(), Int8()], "bytes=0.3x", "search-methods"),
+        ([LTP(), Int8()], "bytes=0.3x", "search-methods"),
         ([Int8()], "throughput=2x", "search-methods"),
         ([Int8(samples=257)], None, "too-few-rows"),
         ([Int8(smooth=0.5)], None, "smooth-norm"),

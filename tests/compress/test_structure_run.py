@@ -24,7 +24,6 @@ from sparsam.cost import Budget
 from sparsam.errors import BudgetMissed, Refused, Usage
 from sparsam.models import stack_of
 from sparsam.models.apply import units_of
-from sparsam.search import Speed
 from sparsam.structure import FTPP
 from sparsam.structure.mask import HALVES
 from sparsam.task import Task
@@ -44,39 +43,6 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
     return tiny_checkpoints.image_checkpoints(tmp_path_factory.mktemp("images"), rows=48)
-
-
-@pytest.fixture
-def clockwork(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine on which a head takes 1 ms, ten filters as long, and everything else 2 ms: no test waits for a clock."""
-    tables, searching = (sys.modules[f"sparsam.{name}"] for name in ("search.tables", "compress.search_run"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-    def measured(block: Any, profile: Any, progress: Any) -> Any:
-        total = sum(profile["lengths"])
-        of_heads, of_filters = (
-            tables.Table(tuple(units), (1, total), tuple((each * one / total, each * one) for one in units))
-            for units, each in ((range(5), 1.0), (tables.offered_filters(profile["filters"]), 0.1))
-        )
-        return tables.Tables(tables.facts_here(), profile, of_heads, of_heads, of_filters)
-
-    def of(timer: Any, model: Any, rounds: int = 5) -> Any:
-        dense, own = (2.0 + sum(h + 0.1 * f for h, f in units) for units in ([(4, 44)] * 3, units_of(model)))
-        size = 1 if timer.single else len(timer.batches[0].lengths if texts_in(timer) else timer.batches[0])
-        found = Speed(
-            (1000 * size / dense, 1000 * size / own),
-            (dense, own),
-            (1.0, dense / own),
-            (1.0, own / dense),
-            1.0,
-        )
-        return own / dense, found
-
-    def texts_in(timer: Any) -> bool:
-        return hasattr(timer.batches[0], "lengths")
-
-    monkeypatch.setattr(tables, "_measured", measured)
-    monkeypatch.setattr(searching.Timer, "of", of)
 
 
 def run_on(made: Checkpoints, method: FTPP, macs: float | None = 0.6, seed: int = 0) -> StructureRun:
@@ -261,7 +227,7 @@ def test_tokens_then_heads_and_filters(texts: Checkpoints, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("kind", ["texts", "images"])
 def test_a_budget_of_a_clock(
-    kind: str, request: pytest.FixtureRequest, tmp_path: Path, clockwork: None
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path, clockwork: Any
 ) -> None:
     """Throughput, of the reloaded model beside packed dense: reached, or said to be missed; what was chosen is noted."""
     made = request.getfixturevalue(kind)
@@ -282,7 +248,7 @@ def test_a_budget_of_a_clock(
 
 
 def test_a_composition_is_searched_trained_and_timed(
-    texts: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clockwork: None
+    texts: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clockwork: Any
 ) -> None:
     """No method named: tokens, heads and filters, and how fast the reloaded model is; going on from it works, too."""
     chosen = sys.modules["sparsam.compress.chosen_run"]
@@ -310,7 +276,7 @@ def test_a_composition_is_searched_trained_and_timed(
     )
 
 
-def test_nothing_is_trained_that_was_not_named(texts: Checkpoints, tmp_path: Path, clockwork: None) -> None:
+def test_nothing_is_trained_that_was_not_named(texts: Checkpoints, tmp_path: Path, clockwork: Any) -> None:
     """FTPP alone, on a model that removes tokens: cut by the clock, thresholds solved again, no step of training."""
     found = compress(
         str(texts.half), str(texts.task), out=tmp_path / "cut", methods=[FINE], budget="throughput=5x", settings=SETTINGS,
@@ -354,7 +320,7 @@ def test_a_budget_of_bytes(texts: Checkpoints, tmp_path: Path) -> None:
     ],
 )
 def test_several_limits_are_all_kept(
-    texts: Checkpoints, tmp_path: Path, clockwork: None, budget: str, speeds: int, used: str
+    texts: Checkpoints, tmp_path: Path, clockwork: Any, budget: str, speeds: int, used: str
 ) -> None:
     """Each is held against the reloaded model; the tightest of them is nearly used up."""
     found = compress(
@@ -373,7 +339,7 @@ def test_several_limits_are_all_kept(
 
 
 def test_several_limits_with_tokens(
-    texts: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clockwork: None
+    texts: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clockwork: Any
 ) -> None:
     """A rule is chosen where that loses least; MACs and bytes hold beside the clock, and what is kept stays within both."""
     chosen = sys.modules["sparsam.compress.chosen_run"]
@@ -388,7 +354,7 @@ def test_several_limits_with_tokens(
     assert found.compressed.macs_ratio < 0.65 and found.compressed_bytes <= 0.95 * found.dense_bytes
 
 
-def test_limits_in_their_own_units_are_kept(texts: Checkpoints, tmp_path: Path, clockwork: None) -> None:
+def test_limits_in_their_own_units_are_kept(texts: Checkpoints, tmp_path: Path, clockwork: Any) -> None:
     """Milliseconds and kilobytes: the reloaded model's own figures; what they were relative to is noted."""
     task = Task.load(str(texts.task))
     allowed = 0.8 * weight_bytes(open_model(str(texts.dense), task).model)
@@ -413,7 +379,7 @@ def test_limits_in_their_own_units_are_kept(texts: Checkpoints, tmp_path: Path, 
 
 
 def test_limits_that_the_dense_model_keeps_already(
-    texts: Checkpoints, tmp_path: Path, clockwork: None
+    texts: Checkpoints, tmp_path: Path, clockwork: Any
 ) -> None:
     """Nothing to compress for is an error of usage, before any work; beside another limit it is a note."""
     arguments: dict[str, Any] = {"methods": [FINE], "settings": SETTINGS}
@@ -440,7 +406,7 @@ def test_limits_that_the_dense_model_keeps_already(
 
 
 def test_limits_that_cannot_be_reached_name_the_least(
-    texts: Checkpoints, tmp_path: Path, clockwork: None
+    texts: Checkpoints, tmp_path: Path, clockwork: Any
 ) -> None:
     """In the unit that was asked for; of several limits the one that cannot be."""
     arguments: dict[str, Any] = {"methods": [FINE], "settings": SETTINGS, "out": tmp_path / "none"}
@@ -605,7 +571,7 @@ def test_a_budget_that_is_missed_is_said(texts: Checkpoints, tmp_path: Path) -> 
 
 
 def test_an_interrupted_search_keeps_what_it_chose(
-    texts: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clockwork: None
+    texts: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clockwork: Any
 ) -> None:
     """Stopped while training, a run goes on with the same structure, whatever the clock would say the second time."""
     given: dict[str, Any] = {
@@ -639,7 +605,7 @@ def test_an_interrupted_search_keeps_what_it_chose(
 
 
 def test_the_command_says_what_is_left_and_how_fast(
-    texts: Checkpoints, tmp_path: Path, clockwork: None, capsys: pytest.CaptureFixture[str]
+    texts: Checkpoints, tmp_path: Path, clockwork: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Heads and filters of the whole and layer by layer; the ratio with its baseline, batch and machine in the same line."""
     arguments = [

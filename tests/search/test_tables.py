@@ -12,8 +12,12 @@ import torch
 from sparsam.errors import Refused
 from sparsam.models import lift
 from sparsam.models.apply import units_of
+from sparsam.runtime import freeze, frozen
+from sparsam.runtime import integers as in_integers
+from sparsam.runtime.encoder import machine
 from sparsam.search import tables
 from sparsam.search.compose import Curve, between, in_bytes, in_time, price_of
+from sparsam.search.integers import quickly_in_integers
 from sparsam.search.speed import batches_of, compare
 from sparsam.search.tables import Table, Tables, facts_here, offered_filters, tables_of
 from sparsam.structure.ftpp import Scores, search
@@ -52,11 +56,49 @@ def test_another_machines_table_is_refused(made: Tables, tmp_path: Path) -> None
     other.save(tmp_path / "other.json")
     with pytest.raises(Refused, match="measured on another machine.*processor 'Z80'.*threads 1000, here"):
         Tables.load(tmp_path / "other.json")
-    for text in ('{"schema": 1}', '{"schema": 7}', '{"schema": 1, "attention": []}'):
+    for text in ('{"schema": 2}', '{"schema": 7}', '{"schema": 2, "attention": []}'):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(Refused, match="not a table of times"):
             Tables.load(tmp_path / "bad.json")
     assert json.loads(json.dumps(facts_here())) == facts_here()
+
+
+@pytest.mark.parametrize("integers", [False, True])
+@pytest.mark.parametrize("compiler", [False, True])
+def test_what_freezing_would_run_is_what_is_timed(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, integers: bool, compiler: bool
+) -> None:
+    """In two calls a layer where there is a compiler, else as blocks; each has a table of its own, and so have integers."""
+    if compiler and machine() is None:
+        pytest.skip("no compiler")
+    if not compiler:
+        monkeypatch.setattr(frozen, "machine", lambda: None)
+        monkeypatch.setattr(in_integers, "machine", lambda: None)
+    monkeypatch.setattr(tables, "SWEEPS", 1)
+    model = lift(tiny.build("bert"))
+    found = tables_of(
+        model, [5, 9, 12], "bfloat16" if integers else "float32", integers=integers, cache=tmp_path
+    )
+    assert found.profile["products"] == ("int8" if integers else "float32")
+    made = quickly_in_integers(model) if integers else model
+    assert found.profile["calls"] == (freeze(made, dtype="float32").encoder.stack.layers is not None)
+    assert (found.out is not None) == found.profile["calls"]
+    if found.out is not None:
+        assert found.out.units == found.attention.units and found.out.tokens == found.ffn.tokens
+        assert not any(found.out.times[0]) and min(map(min, found.out.times)) == 0
+    (file,) = tmp_path.glob("*.json")
+    assert Tables.load(file) == found
+
+
+def test_the_output_product_is_paid_for_by_tokens_that_go_on() -> None:
+    """Heads that many tokens ask, of which few go on: most of the price is the attention's."""
+    heads = Table((0, 1), (4, 40), ((0.0, 0.0), (0.2, 2.0)))
+    out = Table((0, 1), (4, 40), ((0.0, 0.0), (0.1, 1.0)))
+    made = Tables(facts_here(), {"lengths": [10] * 4}, heads, heads, heads, out)
+    curve = Curve(0.5, (1.0, 0.5), (0.1, 0.5))
+    prices = in_time(made, curve, [(1, 1)] * 2, limit=9.0, fixed=0.0, alone=True)
+    assert prices.heads[0][1].tolist() == [0.0, pytest.approx(2.1)]
+    assert prices.heads[1][1].tolist() == [0.0, pytest.approx(1.1)]  # the last layer: one token a sequence
 
 
 def test_times_between_tokens_are_interpolated() -> None:
@@ -115,9 +157,28 @@ def test_bytes_are_those_of_the_weights(tiny: Any) -> None:
     assert before - after == 2 * prices.heads[0][1][1] + 4 * prices.filters[0][1][1]
 
 
+@pytest.mark.parametrize("bits", [8, 4, 3])
+def test_bytes_of_integers_are_those_of_the_file(tiny: Any, bits: int) -> None:
+    """Scales, and half bytes of an odd number of filters, included; a half of nothing has its bias alone."""
+    from sparsam.compress import weight_bytes
+    from sparsam.models.apply import cut
+    from sparsam.plan import LayerPlan
+
+    model = lift(tiny.build("bert"))
+    prices = in_bytes(32, 8, units_of(model), 1, budget=0.0, fixed=0.0, bits=bits)
+    before = weight_bytes(quickly_in_integers(model, bits))
+    cut(model, [LayerPlan((0, 1), tuple(range(41))), LayerPlan((), ()), LayerPlan()])
+    saved = before - weight_bytes(quickly_in_integers(model, bits))
+    of_heads, of_filters = prices.heads[0][1], prices.filters[0][1]
+    assert (
+        saved
+        == (of_heads[4] - of_heads[2]) + of_heads[4] + (of_filters[44] - of_filters[41]) + of_filters[44]
+    )
+    assert of_heads[0] == of_filters[0] == 0
+
+
 def test_models_are_timed_in_turn(tiny: Any) -> None:
     """The first one is the measure: its own ratios are one, and the others' come with it."""
-    from sparsam.runtime import freeze
     from sparsam.task import Encoded
 
     rows = [[2, *range(4, 4 + n), 3] for n in (3, 9, 5, 1, 7)]
