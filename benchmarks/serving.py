@@ -7,6 +7,7 @@
     python benchmarks/serving.py fashion   # a ViT, the model of ltp_images.py
     python benchmarks/serving.py composed composed-single composed-imdb   # the models of compose.py
     python benchmarks/serving.py int8 int8-single    # the models of integers.py
+    python benchmarks/serving.py exported  # its ftpp-0.4+int8, exported: sparsam export DIR --to onnx --out runs/onnx-ftpp04
     python benchmarks/serving.py           # all of these
 
 Wants the extras ``onnx`` and ``openvino`` for those peers, and a quiet machine: half an hour on two cores in all. ``live`` is
@@ -87,6 +88,11 @@ JOBS = {
         RUNS / "ltp-imdb/dense-5000-1.5", PEERS, "test", rows=64, test_rows=2000, order="arrival",
     ),
     "int8": Job("MiniLM on SST-2, products in integers, batches of 32", "sst2", INTEGERS, MINILM, PEERS, rows=416),
+    "exported": Job(
+        "MiniLM on SST-2, exported graphs, batches of 32", "sst2",
+        (RUNS / "onnx-ftpp04", RUNS / "openvino-ftpp04"), MINILM, ("onnxruntime-fp32", "onnxruntime-int8", "openvino-fp32"),
+        rows=416,
+    ),
     "int8-single": Job(
         "MiniLM on SST-2, products in integers, one sentence at a time", "sst2", INTEGERS, MINILM, PEERS, batch=1,
         order="arrival", rows=200,
