@@ -32,7 +32,7 @@ test: lint types  ## lint, types and all quick tests
 	$(PYTEST) -n $(WORKERS) --dist worksteal
 
 test-data: $(READY)  ## the tests that read the shared data folder, and the slow ones
-	SPARSAM_SHARED=$(abspath $(SPARSAM_SHARED)) $(PYTEST) -m "(data or slow) and not faults and not gpu"
+	SPARSAM_SHARED=$(abspath $(SPARSAM_SHARED)) $(PYTEST) -m "(data or slow) and not faults and not gpu" -n $(WORKERS) --dist worksteal
 
 lint: $(READY)  ## ruff, rules and format
 	$(BIN)/ruff check .
