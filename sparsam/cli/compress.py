@@ -211,7 +211,7 @@ def _compress(
             "--bits",
             metavar="N|mixed",
             help="int8: bits of the products' weights, 2 to 8; 8 if not given. mixed chooses for each product, within "
-            "--budget bytes=... or --bitops.",
+            "--budget bytes=..., --bitops, or throughput=... and latency=... where int8 is the only method.",
         ),
     ] = None,
     sensitivity: Annotated[

@@ -19,11 +19,10 @@ from sparsam.compress.search_run import (
     StructureSearch,
     curves_of,
     macs_at,
-    targets_of,
-    time_in_integers,
 )
 from sparsam.compress.start import removes_tokens
 from sparsam.compress.structure_run import StructureRun
+from sparsam.compress.timer import targets_of, time_in_integers
 from sparsam.compress.token_run import TokenRun
 from sparsam.cost import Budget
 from sparsam.models import plan_of

@@ -73,7 +73,7 @@ def plan_run(
     timed: list[Timed] = []
     for number, method in enumerate(methods):
         target = share_of(number, methods, budget)
-        run = run_of(method, opened, taught, feed, wanted, target, settings, None, None)
+        run = run_of(method, opened, taught, feed, wanted, target, settings, None, None, task, batch)
         timed += run.timed(steps)
     return _dry_run(timed, opened, settings)
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sparsam.compress.calibration import TOKENS, Seen, applied_by, products_of, rounding_to, watched
 from sparsam.compress.evaluation import Progress
 from sparsam.compress.mixed_run import ROWS, WIDTHS, bytes_at, losses_of
+from sparsam.compress.mixed_time import TimeLimit
 from sparsam.compress.opening import Opened, weight_bytes
 from sparsam.compress.timed import Timed
 from sparsam.cost import Budget
@@ -50,6 +51,9 @@ from sparsam.training.tokens import Distillation, Student
 WORDS = 8
 """Bits of the words' embeddings."""
 
+TRIES = 4
+"""Choices that are timed; what a limit of time leaves for floats is halved from one to the next."""
+
 NORMS = {"qkv": "attention_norm", "up": "ffn_norm"}
 """The norms that give these products, and nothing else, their inputs where norms stand in front of each half."""
 
@@ -79,7 +83,9 @@ class IntegerRun:
         settings: Settings,
         work: Path | None = None,
         progress: Progress | None = None,
+        clocks: Sequence[TimeLimit] = (),
     ) -> None:
+        self.clocks = tuple(clocks)
         self.model, self.teacher, self.feed, self.method = opened.model, taught.model, feed, method
         self.settings, self.work, self.progress, self.budget = settings, work, progress, budget
         for one in (self.model, self.teacher):
@@ -200,10 +206,20 @@ class IntegerRun:
             work = [_macs(seen[key], dict(self._modules(*key))) for key in products]
             costs.append([[bit_operations(macs, bits) for bits in WIDTHS] for macs in work])
             budgets.append(self.method.bitops * sum(bit_operations(macs, WORDS) for macs in work))
+        self._check_least(costs, budgets)
+        counted = len(budgets)
+        for clock in self.clocks:
+            budgets.append(clock.left(self.model))
+            extra = clock.costs(self.model, _shares(seen, len(self.stack.left)))
+            costs.append(
+                [
+                    [max(0.0, extra.get(key, 0.0)) if bits is None else 0.0 for bits in WIDTHS]
+                    for key in products
+                ]
+            )
         asked = sorted({at for block in zip(*costs, strict=True) for at in worth_asking(block)})
         widths = [WIDTHS[at] for at in asked]
         costs = [[[row[at] for at in asked] for row in table] for table in costs]
-        self._check_least(costs, budgets)
         rows, show = self.rows[:ROWS], self.progress
         device = next(self.model.parameters()).device
         batches = [
@@ -216,6 +232,15 @@ class IntegerRun:
                 self.model, batches, kind, widths, self.method.ends, self.settings.seed,
                 None if show is None else (lambda done, total: show("sensitivity", done, total, {})),
             )  # fmt: skip
+        for _ in range(TRIES):
+            chosen = assign([losses[key] for key in products], costs, budgets, choose_within)
+            found = {key: widths[at] for key, at in zip(products, chosen, strict=True)}
+            own = {key for key, bits in found.items() if bits is not None}
+            late = [clock.of(self.model, own)[0] > clock.share for clock in self.clocks]
+            if not any(late):
+                return found
+            budgets[counted:] = [x / 2 if y else x for x, y in zip(budgets[counted:], late, strict=True)]
+        budgets[counted:] = [0.0] * len(self.clocks)
         chosen = assign([losses[key] for key in products], costs, budgets, choose_within)
         return {key: widths[at] for key, at in zip(products, chosen, strict=True)}
 
@@ -377,18 +402,36 @@ class IntegerRun:
         return found
 
 
-def check_limits(method: Int8, budget: Budget) -> None:
-    """Mixed widths need something that limits them.
+def check_limits(method: Int8, budget: Budget, alone: bool = True) -> None:
+    """Mixed widths need something that limits them; time does where no heads, filters or tokens are chosen by it, too.
 
     Raises:
         Usage: ``mixed-budget``.
     """
-    if method.bits == MIXED and method.bitops is None and not budget.names("bytes"):
+    timed = alone and budget.timed
+    if method.bits == MIXED and method.bitops is None and not budget.names("bytes") and not timed:
         raise Usage(
             "mixed bits are chosen within a budget; none is given for them. Give one of size, --budget bytes=0.2x, or of bit "
-            "operations relative to eight bits, --bitops 0.6.",
+            "operations relative to eight bits, --bitops 0.6; where nothing else is left out one of time will do, too, "
+            "--budget throughput=1.3x.",
             code="mixed-budget",
         )
+
+
+def _shares(seen: dict[tuple[int, str], Seen], layers: int) -> list[tuple[float, float]]:
+    """For each layer the share of all tokens that its first half reads, and its second."""
+
+    def count(layer: int, product: str, role: str) -> float:
+        one = seen.get((layer, product))
+        return 0.0 if one is None else float(one.means[role].count)
+
+    whole = max((count(layer, "qkv", "k") for layer in range(layers)), default=0.0) or 1.0
+    found, left = [], 1.0
+    for layer in range(layers):
+        before = count(layer, "qkv", "k") / whole or left
+        left = count(layer, "up", "up") / whole or count(layer, "o", "o") / whole or before
+        found.append((before, left))
+    return found
 
 
 def _macs(seen: Seen, modules: dict[str, Any]) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsam.compress.opening import Opened, weight_bytes
-from sparsam.compress.search_run import timer_of
+from sparsam.compress.timer import timer_of
 from sparsam.cost import Budget, Dense, dense_cost
 from sparsam.errors import Usage
 from sparsam.models import stack_of

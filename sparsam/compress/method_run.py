@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 
 from sparsam.compress.evaluation import Progress
 from sparsam.compress.integer_run import IntegerRun, check_limits
+from sparsam.compress.mixed_time import time_limits
 from sparsam.compress.opening import Opened
 from sparsam.compress.structure_run import StructureRun
 from sparsam.compress.token_run import TokenRun
 from sparsam.cost import Budget
 from sparsam.errors import Usage
-from sparsam.quantization.int8 import Int8
+from sparsam.quantization.int8 import MIXED, Int8
 from sparsam.structure import FTPP
+from sparsam.task import Task
 from sparsam.tokens import LTP
 from sparsam.tokens.control import Control
 from sparsam.training.feed import Feed
@@ -74,8 +76,10 @@ def is_searched(methods: Sequence[Method], budget: Budget) -> bool:
     """
     for method in methods:
         if isinstance(method, Int8):
-            check_limits(method, budget)
-    if not budget.searched or (not budget.timed and all(isinstance(method, Int8) for method in methods)):
+            check_limits(method, budget, alone=len(methods) == 1)
+    if not budget.searched:
+        return False
+    if all(isinstance(method, Int8) and (method.bits == MIXED or not budget.timed) for method in methods):
         return False
     check_searched(methods, budget)
     return True
@@ -93,7 +97,7 @@ def check_searched(methods: Sequence[Method], budget: Budget) -> None:
         asked = " and ".join(key for key in budget.limits if key != "macs")
         raise Usage(
             f"a budget for {asked} is met by heads and filters, with tokens or without, in integers or not: --method ftpp, "
-            "ftpp+int8, or none. For a token method alone give macs, for int8 alone bytes or accuracy.",
+            "ftpp+int8, or none. For a token method alone give macs, for int8 alone bytes or accuracy, or --bits mixed.",
             code="search-methods",
         )
 
@@ -121,7 +125,15 @@ def run_of(
     settings: Settings,
     work: Path | None,
     progress: Progress | None,
+    task: Task,
+    batch: int,
 ) -> TokenRun | StructureRun | IntegerRun:
-    """The run of a method on a model; the arguments are those of all of them."""
-    kind = StructureRun if isinstance(method, FTPP) else IntegerRun if isinstance(method, Int8) else TokenRun
+    """The run of a method on a model; the arguments are those of all of them.
+
+    ``task`` and ``batch`` are for the clocks of mixed bits.
+    """
+    if isinstance(method, Int8):
+        clocks = time_limits(budget, taught, task, wanted, batch) if method.bits == MIXED else ()
+        return IntegerRun(opened, taught, feed, wanted, method, budget, settings, work, progress, clocks)
+    kind = StructureRun if isinstance(method, FTPP) else TokenRun
     return kind(opened, taught, feed, wanted, method, budget, settings, work, progress)  # type: ignore[arg-type]

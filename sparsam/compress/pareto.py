@@ -25,7 +25,7 @@ from sparsam.compress.evaluation import Evaluation, Progress, evaluate
 from sparsam.compress.method_run import Method
 from sparsam.compress.opening import Opened, open_model, split_of, weight_bytes
 from sparsam.compress.road import compress
-from sparsam.compress.search_run import ROWS
+from sparsam.compress.timer import ROWS
 from sparsam.cost import Budget
 from sparsam.errors import InputOutput, Usage
 from sparsam.measure import Measurement, machine_facts, metric_interval, paired_difference

@@ -18,8 +18,8 @@ from sparsam.compress.limits import Limits, dense_figures, limits_of
 from sparsam.compress.method_run import Method, default_methods, is_searched, run_of, share_of
 from sparsam.compress.opening import Opened, feed_of, open_model, split_of, weight_bytes
 from sparsam.compress.remembered import remembered
-from sparsam.compress.search_run import timer_of
 from sparsam.compress.start import start_compressing, start_finetuning
+from sparsam.compress.timer import timer_of
 from sparsam.compress.token_run import lengths_of_use
 from sparsam.cost import Budget, Dense
 from sparsam.errors import BudgetMissed
@@ -219,7 +219,7 @@ def compress(
         notes += chosen.notes
     for number, method in enumerate(() if searched else methods):
         target, work = share_of(number, methods, limits.budget), _work(out) / str(number)
-        run = run_of(method, opened, taught, feed, wanted, target, settings, work, progress)
+        run = run_of(method, opened, taught, feed, wanted, target, settings, work, progress, task, batch)
         run.identity |= _learned_from(task)
         run.apply()
         history |= {f"{number}-{stage}": facts for stage, facts in run.history.items()}

@@ -13,7 +13,7 @@ counted.
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +22,23 @@ import torch
 from numpy.typing import NDArray
 
 from sparsam.compress.evaluation import Progress
-from sparsam.compress.opening import Opened, split_of, weight_bytes
+from sparsam.compress.opening import Opened, weight_bytes
 from sparsam.compress.structure_run import StructureRun
+from sparsam.compress.timer import targets_of, timer_of
 from sparsam.compress.token_run import TokenRun
 from sparsam.cost import Budget, Dense, layer_cost
 from sparsam.errors import Refused
 from sparsam.models import dense_plan, head_alone, lift, plan_of, reads_class_token, stack_of
 from sparsam.models.apply import cut, units_of
 from sparsam.models.count import dense_shapes_of, shapes_of
-from sparsam.models.positions import longest_text
 from sparsam.plan import LayerPlan
 from sparsam.quantization.int8 import Int8
-from sparsam.runtime import Frozen, freeze
-from sparsam.runtime.freeze import native_bf16
 from sparsam.search.compose import Curve, between, in_time, price_of
 from sparsam.search.compose import in_bytes as prices_in_bytes
 from sparsam.search.integers import quickly_in_integers
-from sparsam.search.speed import Speed, batches_of, compare
 from sparsam.search.tables import tables_of
 from sparsam.structure.ftpp import Prices, Scores, search, to_plans
-from sparsam.task import Task, encode
+from sparsam.task import Task
 from sparsam.tokens import LTP
 from sparsam.training.feed import Feed
 from sparsam.training.loop import Settings
@@ -58,53 +55,12 @@ CLOSE = 0.02
 TRIES = 6
 """Models that are cut and timed while a limit of time is corrected; for each of them, where there are several."""
 
-ROWS = 416
-"""Rows that speed is measured on while searching: thirteen batches of 32."""
-
-
-@dataclass(frozen=True)
-class Timer:
-    """Times cut models on this machine beside the dense one, on real inputs in the order they came."""
-
-    dense: Frozen
-    batches: Sequence[Any]
-    samples: int
-    dtype: str
-    single: bool
-    """One sample at a time: p50 counts; else the time of all."""
-
-    def of(self, model: Any, rounds: int = 5) -> tuple[float, Speed]:
-        """Time relative to dense, and the figures."""
-        found = compare([self.dense, freeze(model, dtype=self.dtype)], self.batches, self.samples, rounds)
-        return (found.latency_ratios[1] if self.single else 1 / found.ratios[1]), found
-
-
-def timer_of(opened: Opened, task: Task, *, batch: int, single: bool) -> Timer:
-    """A timer on the validation rows, labels not looked at."""
-    split = split_of(task, "validation")
-    rows = split.take(np.arange(min(len(split), 64 if single else max(ROWS, 4 * batch))))
-    longest = None if rows.images is not None else longest_text(opened.model.config, opened.processor)
-    encoded = encode(opened.processor, rows, max_length=longest)
-    dtype = "bfloat16" if native_bf16() else "float32"
-    size = 1 if single else batch
-    return Timer(freeze(opened.model, dtype=dtype), batches_of(encoded, size), len(encoded), dtype, single)
-
-
-def time_in_integers(taught: Opened, task: Task, key: str, *, batch: int) -> float:
-    """The time of the dense model with all products in integers, relative to the packed dense form's, on this machine.
-
-    Args:
-        taught: the dense model.
-        task: gives the inputs that are timed.
-        key: ``throughput`` or ``latency``.
-        batch: samples of a batch for ``throughput``.
-    """
-    timer = timer_of(taught, task, batch=batch, single=key == "latency")
-    return timer.of(quickly_in_integers(taught.model))[0]
-
 
 class Clock:
     """One limit of time: what measures it, and the tables of this machine that its prices are made of.
+
+    The clock says what the model takes whole, and what it takes without any head or filter, both beside the dense one; the
+    tables say how the difference falls to heads and filters. So a table keeps its worth when the machine is slower than it was.
 
     Args:
         key: ``throughput`` or ``latency``.
@@ -141,17 +97,14 @@ class Clock:
         self.tables = tables_of(
             taught.model, [int(n) for n in lengths], self.timer.dtype, integers=integers, cache=cache, progress=progress
         )  # fmt: skip
-        share, speed = self._timed(taught.model)
-        tokens = float(np.sum(lengths))
-        per_batch = speed.p50[0] if single else 1000 * size / speed.throughput[0]
-        per_batch *= tokens / (
-            float(np.mean(wanted)) * size
-        )  # the profile's tokens for those that were timed
-        self.dense_ms = per_batch
         whole, self.whole = units_of(taught.model), Curve.whole(len(self.units))
         prices = in_time(self.tables, self.whole, whole, limit=np.inf, fixed=0.0, alone=self.alone)
-        own = share * per_batch if integers else per_batch
-        self.fixed = max(0.02 * own, own - price_of(prices, whole))
+        bare = copy.deepcopy(taught.model)
+        cut(bare, [LayerPlan((), ())] * len(whole))
+        least, own = self.of(bare), self.of(taught.model)
+        summed, none = price_of(prices, whole), price_of(prices, [(0, 0)] * len(whole))
+        self.dense_ms = (summed - none) / max(own - least, 0.02)
+        self.fixed = max(0.02 * own * self.dense_ms, least * self.dense_ms - none)
 
     def prices(self, curve: Curve, share: float) -> Prices:
         """Prices at which a batch takes ``share`` of the dense model's time."""
@@ -161,10 +114,7 @@ class Clock:
 
     def of(self, model: Any) -> float:
         """A model's time on the clock, relative to the dense one's; in integers where it is to be."""
-        return self._timed(model)[0]
-
-    def _timed(self, model: Any) -> tuple[float, Speed]:
-        return self.timer.of(quickly_in_integers(model) if self.integers else model)
+        return self.timer.of(quickly_in_integers(model) if self.integers else model)[0]
 
     @property
     def least(self) -> float:
@@ -280,11 +230,22 @@ class StructureSearch:
     def with_rule(self, scores: Scores, curve: Curve) -> list[LayerPlan]:
         """What to keep of a model that removes tokens: its times at the tokens of a curve, its MACs at those it leaves itself.
 
+        A rule that was trained already is not thrown away for a limit of time that heads and filters do not reach beside it:
+        they go as far as they can, and the rule has to go further.
+
         Raises:
             Refused: ``budget-unreachable``.
         """
-        prices = (*(clock.prices(curve, clock.target) for clock in self.clocks), *self.counted())
-        self._check(scores, prices)
+        counted, slack = self.counted(), 1.0
+        while True:
+            prices = (*(clock.prices(curve, slack * clock.target) for clock in self.clocks), *counted)
+            try:
+                search(scores, prices)
+                break
+            except Refused:
+                slack *= 1 + CLOSE
+                if all(slack * clock.target > 1 for clock in self.clocks):  # true without clocks, too
+                    raise self._unreachable() from None
         return self.run.plans(prices, scores)
 
     def _check(self, scores: Scores, prices: Sequence[Prices]) -> None:
@@ -404,12 +365,6 @@ def macs_at(run: StructureRun, curve: Curve) -> float:
         for shape in dense_shapes_of(run.model, stack)
     )
     return cost / dense
-
-
-def targets_of(budget: Budget) -> list[tuple[str, float]]:
-    """The limits of time: key, and the share of the dense model's time that is allowed."""
-    found = [] if budget.throughput is None else [("throughput", 1 / budget.throughput)]
-    return found if budget.latency is None else [*found, ("latency", budget.latency)]
 
 
 @torch.no_grad()

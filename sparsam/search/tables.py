@@ -190,7 +190,7 @@ def _measured(block: Block, profile: dict[str, Any], progress: Callable[[int, in
     works = _calls if profile["calls"] else _halves
     parts = works(block, profile, heads, filters, tokens, starts)
     entries = [work for _, group in parts for work in group]
-    times = _timed(entries, progress)
+    times = timed(entries, progress)
     tables: list[Table] = []
     at = 0
     for units, group in parts:
@@ -260,7 +260,7 @@ def _calls(
     return parts
 
 
-def _timed(
+def timed(
     works: Sequence[Callable[[], Any]], progress: Callable[[int, int], None] | None
 ) -> NDArray[np.float64]:
     """Milliseconds of each: the median over sweeps."""

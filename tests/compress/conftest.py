@@ -22,18 +22,20 @@ class Clockwork:
 @pytest.fixture
 def clockwork(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clockwork:
     """Tables and timers of that machine, for models of three layers of 4 heads and 44 filters."""
-    tables, searching = (sys.modules[f"sparsam.{name}"] for name in ("search.tables", "compress.search_run"))
+    tables, searching = (sys.modules[f"sparsam.{name}"] for name in ("search.tables", "compress.timer"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     machine = Clockwork()
 
     def measured(block: Any, profile: Any, progress: Any) -> Any:
         total, factor = sum(profile["lengths"]), machine.integers if profile["products"] == "int8" else 1.0
-        of_heads, of_filters = (
-            tables.Table(tuple(units), (1, total), tuple((each * one / total, each * one) for one in units))
-            for units, each in (
-                (range(5), factor),
-                (tables.offered_filters(profile["filters"]), 0.1 * factor),
-            )
+        rows = len(profile["lengths"])
+        heads, filters = tuple(range(5)), tuple(tables.offered_filters(profile["filters"]))
+        of_heads = tables.Table(
+            heads, (1, total), tuple((factor * one / total, factor * one) for one in heads)
+        )
+        each = [0.1 * factor * one for one in filters]
+        of_filters = tables.Table(  # a row each, as the last layer's are: as long as all
+            filters, (rows, rows + 1, total), tuple((one, one * (rows + 1) / total, one) for one in each)
         )
         return tables.Tables(tables.facts_here(), profile, of_heads, of_heads, of_filters)
 

@@ -236,7 +236,8 @@ def test_a_budget_of_a_clock(
         strict=False, batch=8,
     )  # fmt: skip
     assert found.speed is not None and found.speed.batch == 8
-    assert found.met and 2.0 <= found.speed.throughput_ratio < 2.1
+    unused = 27.2 / 2 - 27.2 / found.speed.throughput_ratio
+    assert found.met and 0 <= unused < 1.6  # milliseconds: sixteen filters more would not fit
     assert any(note.startswith("Chosen: ") for note in found.notes)
     assert list((tmp_path / "cache" / "sparsam" / "tables").glob("*.json"))
     with pytest.raises(Refused, match="throughput=1000x cannot be reached on this machine"):
@@ -411,7 +412,7 @@ def test_limits_that_cannot_be_reached_name_the_least(
     """In the unit that was asked for; of several limits the one that cannot be."""
     arguments: dict[str, Any] = {"methods": [FINE], "settings": SETTINGS, "out": tmp_path / "none"}
     for budget, says in (
-        ("latency=0.5ms", r"latency=0\.5ms cannot be reached.*it would be about latency=\d\.\d+ms"),
+        ("latency=0.5ms", r"latency=0\.5ms cannot be reached.*it would be about latency=2ms\."),
         ("throughput=1.5x,bytes=1kB", r"bytes=1kB cannot be reached.*embeddings, norms and head take \d.*kB"),
         ("throughput=90x,bytes=0.9x", r"throughput=90x cannot be reached.*about throughput=\d+\.\dx"),
     ):
