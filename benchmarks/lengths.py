@@ -37,6 +37,7 @@ JOBS = {
     "base-384": (384, 8, 24),
 }
 """Tokens, rows of a batch, rows that are timed."""
+TITLES = {"minilm": "MiniLM", "base": "BERT-base's shape, random weights"}
 
 
 def data() -> Path:
@@ -80,7 +81,7 @@ def main() -> None:
     parser.add_argument("jobs", nargs="*", metavar="SHAPE-LENGTH", help=f"some of {', '.join(JOBS)}")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    task, rows, notes = Task.load(str(data())), [], []
+    task = Task.load(str(data()))
     for name in args.jobs or JOBS:
         shape = name.split("-")[0]
         length, batch, count = JOBS[name]
@@ -92,14 +93,13 @@ def main() -> None:
             rounds=args.rounds,
             progress=lambda stage, done, total, said: print(stage, done, total, file=sys.stderr, flush=True),
         )  # fmt: skip
-        rows += [{"shape, tokens": name} | row_of(row) for row in found.rows if not row.tokenisation]
-        notes += [*found.warnings, *(f"not timed: {peer}: {why}" for peer, why in found.absent.items())]
-    for row in rows:  # random weights and cut texts: scores say nothing
-        for key in ("score", "points", "interval"):
-            row.pop(key)
-    store(
-        "lengths", "Speed: equal lengths, products in integers", "python benchmarks/lengths.py", rows, notes
-    )
+        rows = [row_of(row) for row in found.rows if not row.tokenisation]
+        for row in rows:  # random weights and cut texts: scores say nothing
+            for key in ("score", "points", "interval"):
+                row.pop(key)
+        notes = [f"not timed: {peer}: {why}" for peer, why in found.absent.items()]
+        title = f"Speed: products in integers, {TITLES[shape]}, {length} tokens each, batches of {batch}"
+        store(f"lengths-{name}", title, f"python benchmarks/lengths.py {name}", rows, notes)
 
 
 if __name__ == "__main__":
