@@ -125,16 +125,15 @@ def _norm(module: Any, dtype: torch.dtype) -> Norm:
 def code_for(stack: Stack, dtype: torch.dtype, integers: bool) -> ctypes.CDLL | None:
     """What serves a stack's layers in two calls each; None where they do not have what it needs, or are not the faster way.
 
-    Products in integers always go there. In float32 they do on processors with AVX2 alone, where they are as fast as torch's
-    own and the calls around them are saved; AVX-512 and bfloat16 are oneDNN's (docs/decisions/0014-machine-code.md).
+    Products in integers always go there, and float32, where products are as fast as oneDNN's and the calls around them are
+    saved; bfloat16 is oneDNN's (docs/decisions/0014-machine-code.md).
     """
     code = machine()
     if code is None or stack.bias is not None or stack.family.protected != 1:
         return None
     if stack.rule is not None and not isinstance(stack.rule, Serves):
         return None
-    _, lanes, instruction = layout(code)
-    if not integers and (dtype != torch.float32 or lanes != 8 or not instruction):
+    if not integers and (dtype != torch.float32 or not layout(code)[2]):
         return None
     return code if all(activation_name(block.part("act")) is not None for block in stack.blocks) else None
 
