@@ -1,6 +1,6 @@
 """Peak memory of calibration by the number of samples: int8 on MiniLM and SST-2, each run in a process of its own.
 
-    python benchmarks/calibration_memory.py
+python benchmarks/calibration_memory.py
 """
 
 import os

@@ -27,8 +27,8 @@ import sparsam
 from sparsam import artifact
 from sparsam.compress import Opened, compress, open_model, predict
 from sparsam.compress.opening import feed_of, split_of
-from sparsam.compress.search_run import timer_of
 from sparsam.compress.structure_run import StructureRun
+from sparsam.compress.timer import timer_of
 from sparsam.compress.token_run import lengths_of_use
 from sparsam.cost import Budget
 from sparsam.measure import paired_difference
