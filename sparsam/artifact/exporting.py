@@ -42,16 +42,20 @@ class Runtime:
 
     file: str
     write: Callable[[Any, Path, tuple[str, ...]], None]
-    open: Callable[[Path, int], Callable[[dict[str, NDArray[Any]]], NDArray[np.float32]]]
-    """From the file and threads: inputs by name to logits. Names the graph does not take are passed over."""
+    open: Callable[[Path, int, str], Callable[[dict[str, NDArray[Any]]], NDArray[np.float32]]]
+    """From the file, threads and precision: inputs by name to logits. Names the graph does not take are passed over."""
     loads: str
-    """The line of predict.py that loads the graph."""
+    """The line of predict.py that loads the graph; PRECISION stands for a key of ``precisions``."""
     module: str
     asks: str
     """The line that runs it on ``given``."""
+    precisions: tuple[str, ...] = ("f32",)
+    """What it can work in; the graph is float32 in any case."""
 
 
-def _open_onnx(file: Path, threads: int) -> Callable[[dict[str, NDArray[Any]]], NDArray[np.float32]]:
+def _open_onnx(
+    file: Path, threads: int, precision: str
+) -> Callable[[dict[str, NDArray[Any]]], NDArray[np.float32]]:
     session = onnx.open_onnx(file, threads)
     taken = {one.name for one in session.get_inputs()}
 
@@ -64,8 +68,10 @@ def _open_onnx(file: Path, threads: int) -> Callable[[dict[str, NDArray[Any]]], 
     return serve
 
 
-def _open_openvino(file: Path, threads: int) -> Callable[[dict[str, NDArray[Any]]], NDArray[np.float32]]:
-    request = openvino.open_openvino(file, threads)
+def _open_openvino(
+    file: Path, threads: int, precision: str
+) -> Callable[[dict[str, NDArray[Any]]], NDArray[np.float32]]:
+    request = openvino.open_openvino(file, threads, precision)
     taken = {name for one in request.model_inputs for name in one.get_names()}
 
     def serve(given: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
@@ -88,9 +94,10 @@ RUNTIMES = {
         openvino.FILE,
         openvino.write_openvino,
         _open_openvino,
-        f'run = openvino.Core().compile_model(here / "{openvino.FILE}", "CPU", {{"INFERENCE_PRECISION_HINT": "f32"}})',
+        f'run = openvino.Core().compile_model(here / "{openvino.FILE}", "CPU", {{"INFERENCE_PRECISION_HINT": "PRECISION"}})',
         "openvino",
         'run(given)["logits"]',
+        ("f32", "bf16"),
     ),
 }
 """By the name that ``--to`` takes."""
@@ -113,6 +120,7 @@ def export(
     folder: str | os.PathLike[str],
     *,
     to: str = "onnx",
+    precision: str = "f32",
     overwrite: bool = False,
 ) -> Exported:
     """Write a checkpoint, dense or with a plan, for ONNX Runtime or OpenVINO, and run the result once.
@@ -123,10 +131,11 @@ def export(
         source: a folder, or a hub id.
         folder: where to; an export or artefact that stands there is replaced in one step.
         to: a key of :data:`RUNTIMES`.
+        precision: what floats are worked in, ``f32`` or for OpenVINO ``bf16``; weights in the file stay float32.
         overwrite: replace a folder that is no artefact, or holds files that are not ours.
 
     Raises:
-        Usage: ``export-to``, ``extra-missing``.
+        Usage: ``export-to``, ``export-precision``, ``extra-missing``.
         Refused: ``export-head``, ``export-rule``, ``export-failed``, ``export-differs``, ``processor-missing``,
             ``tokenizer-kind``, ``not-an-artifact``, ``extra-files``, and those of loading.
         InputOutput: ``no-space``, ``not-writable``, ``save-failed``; what stood there before is untouched.
@@ -134,6 +143,11 @@ def export(
     if to not in RUNTIMES:
         raise Usage(f"to is one of {', '.join(RUNTIMES)}; got {to!r}.", code="export-to")
     runtime, target = RUNTIMES[to], real_path(folder)
+    if precision not in runtime.precisions:
+        raise Usage(
+            f"precision is one of {', '.join(runtime.precisions)} for {to}; got {precision!r}. OpenVINO works in bf16, too.",
+            code="export-precision",
+        )
     check_target(target, overwrite)
     found = load_dense(source)
     if found.plan is not None:
@@ -146,7 +160,7 @@ def export(
         )
     inputs = _inputs(found.model, found.processor)
     facts = {
-        "export": {"to": to, "file": runtime.file, "inputs": list(inputs)},
+        "export": {"to": to, "file": runtime.file, "inputs": list(inputs), "precision": precision},
         "source": os.fspath(source),
         "source_sha256": weights_digest(found.model),
         "plan": None if found.plan is None else found.plan.to_json(),
@@ -159,10 +173,13 @@ def export(
             staging.mkdir()
             runtime.write(found.model, staging / runtime.file, inputs)
             size = sum(file.stat().st_size for file in files_of(staging))
-            difference = _difference(found.model, inputs, runtime, staging / runtime.file)
+            difference = _difference(found.model, inputs, runtime, staging / runtime.file, precision)
             found.processor.save_pretrained(staging)
             _write_config(found.model.config, staging / CONFIG)
-            write_text(staging / PREDICT, _predict(found, runtime, inputs, staging))
+            write_text(
+                staging / PREDICT,
+                _predict(found, runtime, inputs, staging).replace('"PRECISION"', f'"{precision}"'),
+            )
             write_text(staging / FACTS, facts_text(facts))
             write_manifest(staging)
             flush(staging)
@@ -182,7 +199,7 @@ def _inputs(model: Any, processor: Any) -> tuple[str, ...]:
     return ("input_ids", "attention_mask", *sorted(kinds))
 
 
-def _difference(model: Any, inputs: tuple[str, ...], runtime: Runtime, file: Path) -> float:
+def _difference(model: Any, inputs: tuple[str, ...], runtime: Runtime, file: Path, precision: str) -> float:
     """Run the graph beside the model, on other lengths than those it was traced with.
 
     A token on the edge of its threshold may fall on either side, so the median of the rows decides.
@@ -190,10 +207,11 @@ def _difference(model: Any, inputs: tuple[str, ...], runtime: Runtime, file: Pat
     given = sample(model, inputs, (7, 3, 12, 1, 8, 5))
     with torch.no_grad():
         wanted = model(**dict(zip(inputs, given, strict=True))).logits.float().numpy()
-    found = runtime.open(file, 1)({name: x.numpy() for name, x in zip(inputs, given, strict=True)})
+    found = runtime.open(file, 1, precision)({name: x.numpy() for name, x in zip(inputs, given, strict=True)})
     apart = np.abs(found - wanted).max(1)
     plan = getattr(model, "sparsam_plan", None)
-    bound = 0.5 * float(np.abs(wanted).max()) if plan is not None and plan.in_integers else 1e-3
+    rounded = precision != "f32" or (plan is not None and plan.in_integers)
+    bound = 0.5 * float(np.abs(wanted).max()) if rounded else 1e-3
     if not np.isfinite(apart).all() or np.median(apart) > bound:
         raise Refused(
             f"the exported graph does not answer like the model: logits differ by {float(np.median(apart)):.3g} in half of the "
@@ -276,6 +294,7 @@ class Graph:
     inputs: tuple[str, ...]
     to: str
     file: Path
+    precision: str = "f32"
 
     @property
     def main_input_name(self) -> str:
@@ -284,7 +303,7 @@ class Graph:
 
     def open(self, threads: int) -> Callable[[dict[str, NDArray[Any]]], NDArray[np.float32]]:
         """The graph in its runtime: inputs by name to logits."""
-        return RUNTIMES[self.to].open(self.file, threads)
+        return RUNTIMES[self.to].open(self.file, threads, self.precision)
 
 
 @dataclass(frozen=True)
@@ -331,5 +350,14 @@ def load_export(folder: str | os.PathLike[str]) -> LoadedExport:
     config = CONFIG_MAPPING[str(raw.get("model_type"))].from_dict(raw)
     inputs = tuple(str(name) for name in facts["export"]["inputs"])
     return LoadedExport(
-        Graph(config, inputs, to, place / RUNTIMES[to].file), read_processor(place), facts, place
+        Graph(config, inputs, to, place / RUNTIMES[to].file, _precision_of(facts, to)),
+        read_processor(place),
+        facts,
+        place,
     )
+
+
+def _precision_of(facts: dict[str, Any], to: str) -> str:
+    """What an export says that it works in; float32 where it says nothing that its runtime knows."""
+    said = facts["export"].get("precision")
+    return said if said in RUNTIMES[to].precisions else "f32"

@@ -16,9 +16,9 @@ app = typer.Typer()
 @app.command(
     "export",
     short_help="A model for ONNX Runtime or OpenVINO.",
-    help="A checkpoint, dense or compressed, as a graph for another runtime, in float32: any batch, any length, tokens removed "
-    "inside the graph, products in integers where the model has them so. The folder holds the graph, the tokenizer or image "
-    "processor, and a predict.py of ten lines that needs neither sparsam nor torch.",
+    help="A checkpoint, dense or compressed, as a graph for another runtime, in float32 or bfloat16: any batch, any length, "
+    "tokens removed inside the graph, products in integers where the model has them so. The folder holds the graph, the "
+    "tokenizer or image processor, and a predict.py of ten lines that needs neither sparsam nor torch.",
     epilog=examples(
         "sparsam export runs/half --to onnx --out runs/half-onnx",
         "python runs/half-onnx/predict.py 'a gripping film'",
@@ -30,6 +30,12 @@ def _export(
     model: ModelName,
     out: Out,
     to: Annotated[Literal["onnx", "openvino"], typer.Option("--to", help="For which runtime.")] = "onnx",
+    precision: Annotated[
+        Literal["f32", "bf16"],
+        typer.Option(
+            "--precision", help="What floats are worked in; bf16 for OpenVINO alone. Weights stay float32."
+        ),
+    ] = "f32",
     as_json: Json = False,
     debug: Debug = False,
 ) -> int:
@@ -38,7 +44,7 @@ def _export(
         from sparsam.artifact import export
 
         show.say(f"writing {model} as a graph; this takes a minute")
-        made = export(model, out, to=to)
+        made = export(model, out, to=to, precision=precision)
     if as_json:
         facts = {"model": model, "folder": str(made.folder), "to": made.to, "bytes": made.bytes}
         return answer(facts | {"difference": made.difference, "notes": show.notes})

@@ -1,4 +1,4 @@
-"""A classifier as OpenVINO reads it: the ONNX graph, converted, in float32.
+"""A classifier as OpenVINO reads it: the ONNX graph, converted, in float32; run in float32 or in bfloat16.
 
 Weights of products that have number formats stand in the file as signed 8-bit integers. Where the format's inputs have one
 fixed scale (``tensor``), they are quantised too, and OpenVINO multiplies integers; else the products are in floating point: it
@@ -42,15 +42,18 @@ def write_openvino(model: Any, file: Path, inputs: tuple[str, ...]) -> None:
         openvino.save_model(read, str(file), compress_to_fp16=False)
 
 
-def open_openvino(file: str | os.PathLike[str], threads: int) -> Any:
-    """A request to a model compiled for so many threads, in float32; batches come one by one."""
+def open_openvino(file: str | os.PathLike[str], threads: int, precision: str = "f32") -> Any:
+    """A request to a model compiled for so many threads, its floats in this precision; batches come one by one.
+
+    Where a processor has no bfloat16 OpenVINO works in float32 instead.
+    """
     without_telemetry()
     import openvino
 
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": precision,
     }
     core: Any = openvino.Core()
     return core.compile_model(core.read_model(os.fspath(file)), "CPU", settings).create_infer_request()
