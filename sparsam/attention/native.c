@@ -12,6 +12,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #if defined(SPARSAM_LANES) /* vectors of another processor, for tests: compilers make them of what there is */
 #define LANES SPARSAM_LANES
 #elif defined(__AVX512F__)
@@ -30,9 +34,16 @@ typedef uint16_t hvec __attribute__((vector_size(2 * LANES), aligned(2), may_ali
 #define INLINE static inline __attribute__((always_inline))
 
 INLINE vec all(float x) { return x - (vec){}; }
+/* a > b ? a : b, so b where one of them is no number. */
 INLINE vec larger(vec a, vec b) {
+#if defined(__AVX512F__) && LANES == 16
+    return (vec)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__) && LANES == 8
+    return (vec)_mm256_max_ps((__m256)a, (__m256)b);
+#else
     ivec first = a > b;
     return (vec)((first & (ivec)a) | (~first & (ivec)b));
+#endif
 }
 
 /* exp for x from -87 to 0: 2**whole * exp(rest), |rest| <= ln(2)/2, Taylor to the sixth power (error below 2e-7). What is

@@ -18,10 +18,6 @@
  */
 #include "native.c"
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 #if defined(SPARSAM_GROUP)
 #define GROUP SPARSAM_GROUP
 #elif (defined(__AVX512VNNI__) && LANES == 16) || (defined(__AVXVNNI__) && LANES == 8)
@@ -127,12 +123,27 @@ INLINE ivec rounded(vec x) {
 }
 
 INLINE ivec within(ivec x) {
+#if defined(__AVX512F__) && LANES == 16
+    return (ivec)_mm512_min_epi32(_mm512_max_epi32((__m512i)x, _mm512_setzero_si512()), _mm512_set1_epi32(255));
+#elif defined(__AVX2__) && LANES == 8
+    return (ivec)_mm256_min_epi32(_mm256_max_epi32((__m256i)x, _mm256_setzero_si256()), _mm256_set1_epi32(255));
+#else
     ivec low = x < 0, high = x > 255;
     return (~low & ~high & x) | (high & 255);
+#endif
 }
 
 typedef uint8_t bytes __attribute__((vector_size(LANES), aligned(1), may_alias));
 typedef int16_t shorts __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
+
+#define CHAINS 4 /* of extremes side by side: one waits for the one before it */
+
+/* What ends a row's range: -the least, the largest; and 0, or what is not a number, which comparisons lose. */
+INLINE void extremes(vec value, vec *low, vec *high, vec *none) {
+    *high = larger(*high, value);
+    *low = larger(*low, -value);
+    *none += value * 0.0f;
+}
 
 /* A row on its grid: `depth` numbers are written, those behind `count` as 0. */
 INLINE void quantized(const float *x, long count, long depth, input *to, float *step, int32_t *zero, const struct product *p) {
@@ -140,15 +151,15 @@ INLINE void quantized(const float *x, long count, long depth, input *to, float *
     if (p->fixed) {
         *step = p->step, *zero = p->zero, inverse = p->inverse;
     } else {
-        vec low = (vec){}, high = (vec){}, none = (vec){};
+        vec lows[CHAINS] = {0}, highs[CHAINS] = {0}, nones[CHAINS] = {0};
         float least = 0, most = 0, rest = 0;
         long i = 0;
-        for (; i + LANES <= count; i += LANES) {
-            vec value = *(const vec *)(x + i);
-            high = larger(high, value);
-            low = larger(low, -value);
-            none += value * 0.0f; /* comparisons lose what is not a number */
-        }
+        for (; i + CHAINS * LANES <= count; i += CHAINS * LANES)
+            for (int j = 0; j < CHAINS; j++) extremes(*(const vec *)(x + i + j * LANES), lows + j, highs + j, nones + j);
+        for (; i + LANES <= count; i += LANES) extremes(*(const vec *)(x + i), lows, highs, nones);
+        vec low = lows[0], high = highs[0], none = nones[0];
+        for (int j = 1; j < CHAINS; j++)
+            low = larger(low, lows[j]), high = larger(high, highs[j]), none += nones[j];
         for (; i < count; i++) {
             most = x[i] > most ? x[i] : most;
             least = x[i] < least ? x[i] : least;
@@ -362,16 +373,60 @@ INLINE void finish(vec value, const struct product *p, const struct target *to, 
     for (long j = 0; j < count; j++) out[j] = value[j] + (more == NULL ? 0 : more[j]);
 }
 
+/* A vector of numbers of four bytes, or as many as there are. */
+INLINE ivec front(const void *from, long count) {
+    if (count >= LANES) return *(const ivec *)from;
+    int32_t rest[LANES] = {0};
+    memcpy(rest, from, 4 * (size_t)count);
+    return *(ivec *)rest;
+}
+
+/* The same of a whole panel, which is nearly all there is: what belongs to outputs is read once, a row at a time is written. */
+INLINE void finish_panel(const void *sums, const struct product *p, const struct rows *x, const struct target *to, long first,
+                         long at, int rows, int activation) {
+    vec steps[WIDE], bias[WIDE];
+    ivec taken[WIDE];
+    for (int j = 0; j < WIDE; j++) {
+        bias[j] = *(const vec *)(p->bias + at + j * LANES);
+        if (p->scale == NULL) continue;
+        steps[j] = *(const vec *)(p->scale + at + j * LANES);
+        taken[j] = *(const ivec *)(p->sums + at + j * LANES);
+    }
+    for (int i = 0; i < rows; i++) {
+        long row = first + i;
+        vec value[WIDE];
+        if (p->scale == NULL) {
+            for (int j = 0; j < WIDE; j++) value[j] = *(const vec *)((const float *)sums + i * SIDE + j * LANES);
+        } else {
+            float step = x->step[row];
+            int32_t zero = GROUP == 4 ? x->zero[row] : 0;
+            for (int j = 0; j < WIDE; j++) {
+                ivec exact = *(const ivec *)((const int32_t *)sums + i * SIDE + j * LANES) - taken[j] * zero;
+                value[j] = __builtin_convertvector(exact, vec) * (steps[j] * step);
+            }
+        }
+        for (int j = 0; j < WIDE; j++) value[j] = activated(value[j] + bias[j], activation);
+        if (to->residual != NULL) {
+            const float *more = to->residual + (to->residual_at == NULL ? row : to->residual_at[row]) * to->residual_row + at;
+            for (int j = 0; j < WIDE; j++) value[j] += *(const vec *)(more + j * LANES);
+        }
+        float *out = to->out + row * to->out_row + at;
+        for (int j = 0; j < WIDE; j++) *(vec *)(out + j * LANES) = value[j];
+    }
+}
+
 /* Sums of a tile to what the product gives. */
 INLINE void finish_rows(const void *sums, const struct product *p, const struct rows *x, const struct target *to, long first,
                         long at, int rows, int activation) {
+    if (at + SIDE <= p->outputs && p->bias != NULL) {
+        finish_panel(sums, p, x, to, first, at, rows, activation);
+        return;
+    }
     for (long column = 0; column < SIDE && at + column < p->outputs; column += LANES) {
         long count = p->outputs - at - column;
-        float steps[LANES] = {0};
-        if (p->scale != NULL) memcpy(steps, p->scale + at + column, count < LANES ? 4 * (size_t)count : sizeof steps);
+        vec steps = p->scale == NULL ? (vec){} : (vec)front(p->scale + at + column, count);
 #if GROUP == 4
-        int32_t taken[LANES] = {0};
-        if (p->scale != NULL) memcpy(taken, p->sums + at + column, count < LANES ? 4 * (size_t)count : sizeof taken);
+        ivec taken = p->scale == NULL ? (ivec){} : front(p->sums + at + column, count);
 #endif
         for (int i = 0; i < rows; i++) {
             vec value;
@@ -380,9 +435,9 @@ INLINE void finish_rows(const void *sums, const struct product *p, const struct 
             } else {
                 ivec exact = *(const ivec *)((const int32_t *)sums + i * SIDE + column);
 #if GROUP == 4
-                exact -= *(ivec *)taken * x->zero[first + i];
+                exact -= taken * x->zero[first + i];
 #endif
-                value = __builtin_convertvector(exact, vec) * (*(vec *)steps * x->step[first + i]);
+                value = __builtin_convertvector(exact, vec) * (steps * x->step[first + i]);
             }
             finish(value, p, to, first + i, at + column, count, activation);
         }
