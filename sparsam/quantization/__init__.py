@@ -1,5 +1,6 @@
 """Fewer bits: grids of integers, where they end, and what is done so that they lose less. Tensors only; no model, no file."""
 
+from sparsam.quantization.adaround import adaround
 from sparsam.quantization.affine import (
     INPUT,
     Form,
@@ -40,6 +41,7 @@ from sparsam.quantization.codebook import (
     to_levels,
     to_own_levels,
 )
+from sparsam.quantization.gptq import Hessian, Rounded, gptq, output_loss
 from sparsam.quantization.mixed import (
     assign,
     bit_operations,
@@ -80,6 +82,7 @@ __all__ = [
     "FixedGrid",
     "Form",
     "Grid",
+    "Hessian",
     "Histogram",
     "LearnedGrid",
     "Means",
@@ -88,9 +91,11 @@ __all__ = [
     "MovingGrid",
     "Percentile",
     "RangeMethod",
+    "Rounded",
     "RoundedLinear",
     "TokenGrids",
     "Tokens",
+    "adaround",
     "additive_powers",
     "as_integers",
     "assign",
@@ -106,6 +111,7 @@ __all__ = [
     "fake_quantize_tokens",
     "fisher_loss",
     "fit",
+    "gptq",
     "grid_between",
     "hessian_loss",
     "integer_product",
@@ -116,6 +122,7 @@ __all__ = [
     "lsq",
     "lsq_start",
     "normal_float",
+    "output_loss",
     "powers_of_two",
     "quantize",
     "quantize_tokens",

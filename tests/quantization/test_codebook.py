@@ -83,7 +83,7 @@ def test_lloyd_max_is_a_fixed_point(bits: int) -> None:
 
 
 def test_lloyd_max_beats_every_even_spacing() -> None:
-    """The best even levels on N(0, 1), 2^bits of them (test_calibrate.py), have a larger error at every width; a bit gains below 6 dB."""
+    """The best even levels on N(0, 1) (test_calibrate.py) have a larger error at every width; a bit gains below 6 dB."""
     even = {2: 0.11885, 3: 0.03744, 4: 0.011543, 5: 0.003495, 6: 0.001040, 8: 8.77e-5}
     errors = {bits: lloyd_max_normal(bits)[1] for bits in range(2, 9)}
     assert all(errors[bits] < value for bits, value in even.items())
@@ -93,7 +93,7 @@ def test_lloyd_max_beats_every_even_spacing() -> None:
 
 
 def test_lloyd_max_of_numbers() -> None:
-    """On a normal sample the distribution's error and levels; every round lowers the error; few values, well apart, are met exactly."""
+    """On a normal sample the distribution's error and levels; rounds lower the error; few values are met exactly."""
     x = torch.special.ndtri((torch.arange(2**16, dtype=torch.float64) + 0.5) / 2**16).float()[None]
     levels, error = lloyd_max(x, 3, rounds=400)
     wanted, least = lloyd_max_normal(3)
