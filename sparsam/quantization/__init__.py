@@ -17,6 +17,7 @@ from sparsam.quantization.affine import (
     weight_form,
 )
 from sparsam.quantization.calibrate import (
+    ACIQ,
     KL,
     MSE,
     Averages,
@@ -53,6 +54,7 @@ from sparsam.quantization.mixed import (
 )
 from sparsam.quantization.qat import (
     FixedGrid,
+    LearnedClip,
     LearnedGrid,
     MovingGrid,
     RoundedLinear,
@@ -73,6 +75,7 @@ from sparsam.quantization.uniform import (
 )
 
 __all__ = [
+    "ACIQ",
     "INPUT",
     "KL",
     "MSE",
@@ -84,6 +87,7 @@ __all__ = [
     "Grid",
     "Hessian",
     "Histogram",
+    "LearnedClip",
     "LearnedGrid",
     "Means",
     "MinMax",
