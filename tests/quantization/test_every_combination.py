@@ -127,15 +127,7 @@ class Oracle:
         p = counts[:count].astype(float).tolist()
         q = [0.0] * count
         for level in range(levels):
-            inside = (
-                [
-                    i
-                    for i in range(count)
-                    if level == max(k for k in range(levels) if k * count // levels <= i)
-                ]
-                if levels <= 16
-                else list(range(level * count // levels, (level + 1) * count // levels))
-            )
+            inside = range(level * count // levels, (level + 1) * count // levels)
             live = [i for i in inside if p[i] > 0]
             for i in live:
                 q[i] = sum(p[k] for k in inside) / len(live)
