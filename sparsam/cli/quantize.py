@@ -228,6 +228,7 @@ def _list(as_json: bool) -> int:
         "group",
         "runs here as",
     )
+    table.columns[0].no_wrap = True
     for scheme in SCHEMES.values():
         group = "" if not scheme.groups else "optional" if scheme.group is None else str(scheme.group)
         table.add_row(

@@ -158,7 +158,10 @@ class Quantized:
                 if asked.inputs == "token"
                 else "on one calibrated grid each"
             )
-            return f"Runs in integers here: {self.products} products are multiplied by the int8 runtime, inputs in 8 bits, {how}."
+            return (
+                f"Runs in integers here: {self.products} products are multiplied by the int8 runtime, inputs in 8 "
+                f"bits, {how}."
+            )
         return (
             f"Simulated: {self.products} products are multiplied in floating point, so nothing is faster, and the file has "
             "floats in it. Accuracy is what this scheme would have."

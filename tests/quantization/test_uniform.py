@@ -119,6 +119,17 @@ def test_finer_is_nearer() -> None:
     assert all(a > 2 * b for a, b in pairwise(errors[1:]))
 
 
+@pytest.mark.parametrize("bits", [6, 7, 8])
+def test_a_full_scale_sine(bits: int) -> None:
+    """Signal 1/2, noise s^2 / 12: 10 log10(6 / s^2) decibels, which is 6.02 bits + 1.76 where the step s is 2 / 2^bits."""
+    x = torch.sin(torch.arange(200_000) * 0.7310585)
+    for form in (Form(bits), Form(bits, symmetric=False)):
+        grid = fit(x, form)
+        found = 10 * torch.log10(x.square().sum() / (fake_quantize(x, grid) - x).square().sum())
+        assert float(found) == pytest.approx(10 * float(torch.log10(6 / grid.scale.square())), abs=0.4)
+        assert float(found) == pytest.approx(6.02 * bits + 1.76, abs=0.6)
+
+
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize("bits", [2, 3, 4])
 def test_corrected_biases_restore_the_mean(bits: int, with_bias: bool) -> None:
