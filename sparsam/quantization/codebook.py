@@ -3,8 +3,8 @@
     x^ = s c[k]        k the code of the level nearest to x / s, s shared by a tensor, a channel or a group
 
 - Powers of two: 0 and ±2^e. A product with one is a shift. With 4 bits and fewer all levels are integers up to 64.
-- Additive powers of two: Y. Li, X. Dong, W. Wang, *Additive powers-of-two quantization*, ICLR 2020, arXiv:1909.13144 (the
-  levels of its equation 5; its clip is learned, ours is searched, and its weight normalisation is left out).
+- Additive powers of two: Y. Li, X. Dong, W. Wang, *Additive powers-of-two quantization*, ICLR 2020, arXiv:1909.13144 (its
+  levels; the clip is learned, ours is searched, and its weight normalisation is left out).
 - NormalFloat: T. Dettmers, A. Pagnoni, A. Holtzman, L. Zettlemoyer, *QLoRA*, NeurIPS 2023, arXiv:2305.14314: quantiles of the
   normal distribution, an exact zero, one more level above it than below; worked out from that definition, not copied.
 - Lloyd-Max: J. Max, *Quantizing for minimum distortion*, 1960; S. Lloyd, *Least squares quantization in PCM*, 1982. A level is
@@ -50,7 +50,7 @@ def powers_of_two(bits: int) -> Float32[Tensor, " k"]:
 def additive_powers(bits: int) -> Float32[Tensor, " k"]:
     """Sums of powers of two, one of each of n sets, and a sign: 2^bits - 1 levels, as multiples of the least.
 
-    bits - 1 = 2 n gives the sets {0, 2^-i, 2^-(i+n), 2^-(i+2n)}, i = 0 … n-1 (equation 5 with base bits 2). Of the odd ones
+    bits - 1 = 2 n gives the sets {0, 2^-i, 2^-(i+n), 2^-(i+2n)}, i = 0 … n-1 (two bits each). Of the odd ones
     there is bits = 4, with the sets that the authors' code has for it, {0, 1, 1/2, 1/8} and {0, 1/4}.
 
     Raises:

@@ -7,13 +7,13 @@ Of a product y = W x, rounding W to W^ costs tr(E H E^T) with E = W^ - W and H =
 Rounding input j leaves e_j = (w_j - q(w_j)) / U_jj, U the upper Cholesky factor of H^-1; subtracting e_j U_j: from the inputs
 that follow makes the cost least for those rounded so far. In blocks: within a block at once, beyond it when the block is done.
 
-- H is damped by a share of its mean diagonal (section 3.3, step 2).
-- With ``order`` inputs go from the largest diagonal of H to the smallest ("act-order" of the authors' later code).
+- H is damped by a share of its mean diagonal.
+- With ``order`` inputs go from the largest diagonal of H to the smallest ("act-order").
 - A group's scales are those of its weights as they stand when its first input comes; in another order than the inputs' own
   they are those of the weights as they came, or groups would mix.
 
-Where we differ: grids are symmetric, with the least squared error by default in place of the largest weight; an input that is
-always zero keeps its rounded weight (the authors' code sets it to zero). Checked in ``tests/quantization/test_gptq.py``.
+Our own choices: grids end where their squared error is least, unless another method is given; an input that is always zero
+keeps its rounded weight. Checked in ``tests/quantization/test_gptq.py``.
 
 Letters: t tokens, i inputs, o outputs.
 """
@@ -31,7 +31,7 @@ from sparsam.quantization.calibrate import MSE, RangeMethod
 from sparsam.quantization.uniform import fit
 
 DAMP, BLOCK = 0.01, 128
-"""The paper's own: 1 % of the mean diagonal (section 3.3), 128 inputs a block (section 3.2)."""
+"""1 % of the mean diagonal, and 128 inputs a block, as the paper has them."""
 
 
 class Hessian:

@@ -183,7 +183,7 @@ class LearnedClip(nn.Module):
 
         y = clip(x, 0, alpha)        y^ = rint(y (2^bits - 1) / alpha) alpha / (2^bits - 1)
 
-    The gradient of alpha is 1 where x reaches it and 0 elsewhere (equation 3: rounding counts as the identity), that of x is 1
+    The gradient of alpha is 1 where x reaches it and 0 elsewhere (rounding counts as the identity), that of x is 1
     between 0 and alpha. The paper holds alpha down with weight decay: give the parameter to the optimiser so. It takes a ReLU's
     place: numbers below 0 are lost.
 

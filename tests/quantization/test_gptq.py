@@ -57,7 +57,7 @@ def test_a_diagonal_hessian_gives_rounding_to_nearest(bits: int, order: bool, gr
 
 
 def by_definition(weight: Tensor, hessian: Tensor, bits: int) -> Tensor:
-    """Input by input with the inverse of what is left of H: the paper's equation 2, no Cholesky factor."""
+    """Input by input with the inverse of what is left of H: the optimal update, no Cholesky factor."""
     grid = fit(weight, weight_form(bits), MSE())
     wide = hessian + 0.01 * hessian.diagonal().mean() * torch.eye(len(hessian), dtype=torch.float64)
     live, found = weight.double().clone(), torch.zeros(weight.shape, dtype=torch.int8)
@@ -72,7 +72,7 @@ def by_definition(weight: Tensor, hessian: Tensor, bits: int) -> Tensor:
 
 @pytest.mark.parametrize("block", [1, 5, 64])
 @pytest.mark.parametrize("bits", [3, 4])
-def test_it_is_the_update_of_the_paper(bits: int, block: int) -> None:
+def test_it_is_the_optimal_update(bits: int, block: int) -> None:
     """The same integers as with the inverse worked out anew for every input, in blocks of any size."""
     weight, hessian = torch.randn(7, 23), hessian_of(correlated(23))
     assert torch.equal(
