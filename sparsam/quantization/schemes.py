@@ -6,7 +6,7 @@ accuracy is real, size is counted, nothing is faster.
 
 A new scheme is a function and a row of :data:`SCHEMES`; the command, its list, its report and the tests of all schemes read the
 table. The law, which one test checks for every row: what a scheme gives has the weight's shape, takes ``packed_bytes`` of about
-``bits`` bits a weight, and is within integers exactly where :meth:`Scheme.in_integers` says so.
+``bits`` (and ``extra_bits``) bits a weight, and is within integers exactly where :meth:`Scheme.in_integers` says so.
 """
 
 import difflib
@@ -74,6 +74,7 @@ class Scheme:
         calibrated: whether it reads the Hessian of the inputs, so calibration rows.
         group: inputs that share a scale if nothing is said; None for all of an output.
         groups: whether ``group`` may be given.
+        extra_bits: of a code beyond those that are named, such as one that says which piece of a grid a number lies in.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Scheme:
     calibrated: bool = False
     group: int | None = None
     groups: bool = False
+    extra_bits: int = 0
 
     def in_integers(self, bits: int, group: int | None) -> bool:
         """Whether an int8 runtime multiplies what comes out."""

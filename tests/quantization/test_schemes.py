@@ -31,8 +31,8 @@ def test_law_of_a_scheme(scheme: Scheme, bits: int) -> None:
             if group is None
             else made.values[:, : 96 // group * group].reshape(-1, group)
         )
-        assert all(len(piece.unique()) <= 2**bits for piece in pieces)
-        codes = 6 * 96 * bits / 8
+        assert all(len(piece.unique()) <= 2 ** (bits + scheme.extra_bits) for piece in pieces)
+        codes = 6 * 96 * (bits + scheme.extra_bits) / 8
         assert codes <= made.packed_bytes <= codes + 4 * 6 * (max(2**bits, 6) + 1) + 4 * 2**bits
         assert (made.integers is not None) == scheme.in_integers(bits, group)
         if made.integers is not None:
