@@ -169,6 +169,10 @@ def _quantize(
 def _lines(made: "Quantized") -> list[str]:
     """What came out of it, in sentences."""
     lines = [made.said, made.size]
+    if made.samples:
+        lines.append(
+            f"Calibrated on {made.samples:,} rows of the training split; their labels were not read."
+        )
     found = made.errors
     if found is not None:
         loudest = found.loudest
@@ -176,6 +180,10 @@ def _lines(made: "Quantized") -> list[str]:
             0,
             f"{100 * found.agreement:.2f} % of {found.rows:,} answers are the dense model's. The largest error of its own has "
             f"{loudest.name}: {short_error(loudest.own)}.",
+        )
+    else:
+        lines.append(
+            "Layers are not compared: the answers of a regression are numbers, which neither agree nor differ."
         )
     return [*lines, f"Saved in {made.folder}; what stands here was measured after reload."]
 

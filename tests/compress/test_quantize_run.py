@@ -223,6 +223,32 @@ def test_corrected_biases_keep_the_mean(texts: Checkpoints, tmp_path: Path) -> N
     assert float((means[2] - means[0]).norm()) < float((means[1] - means[0]).norm())
 
 
+def test_a_regression_is_quantized_without_a_comparison_of_layers(
+    tmp_path: Path, tiny: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its answers are numbers: both are measured, and it is said why no layer is."""
+    tiny_checkpoints.save(
+        tiny.build("bert", num_labels=1), tiny_checkpoints.words(), tmp_path / "dense", tmp_path / "half"
+    )
+    for split in ("train", "validation"):
+        lines = [f"{text},{at / 7:.3f}" for at, text in enumerate(tiny_checkpoints.texts(12))]
+        (tmp_path / "task").mkdir(exist_ok=True)
+        (tmp_path / "task" / f"{split}.csv").write_text("\n".join(["text,label", *lines]))
+    given = [
+        "quantize",
+        str(tmp_path / "dense"),
+        "--task",
+        str(tmp_path / "task"),
+        "--scheme",
+        "gptq",
+        "--bits",
+        "8",
+    ]
+    assert main([*given, "--out", str(tmp_path / "a")]) == 0
+    shown = capsys.readouterr().out
+    assert "Layers are not compared" in shown and "Runs in integers here" in shown and "layer 1" not in shown
+
+
 def test_a_loaded_model_is_copied(texts: Checkpoints, tmp_path: Path) -> None:
     """Its owner's weights stay as they are."""
     opened = open_model(str(texts.dense))
@@ -256,6 +282,7 @@ def test_the_command_says_what_runs_how(
     shown = capsys.readouterr().out
     assert all(f"layer {at}" in shown for at in (1, 2, 3)) and "answers that agree" in shown
     assert ("Runs in integers here" if runs == "int8" else "Simulated: 12 products") in shown
+    assert ("Calibrated on 160 rows" in shown) == (runs == "int8")
     assert "MB of weights as saved" in shown and "of 160 answers are the dense model's" in shown
     assert main(command(texts, tmp_path / "a", "--scheme", scheme, "--bits", "4", "--json")) == 0
     facts = only_json(capsys.readouterr().out)

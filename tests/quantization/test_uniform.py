@@ -277,6 +277,18 @@ def test_equalisation_is_refused_where_it_would_change_the_function() -> None:
     refused(lambda: equalised(first, None, second), "non-finite")
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_tokens_on_symmetric_grids_of_their_own(bits: int) -> None:
+    """A form along the first axis is a token's own scale, max|x_t| over the largest integer, at any bits."""
+    x = torch.randn(50, 32) * torch.logspace(-3, 1, 50)[:, None]
+    x[7] = 0.0
+    grid = fit(x, Form(bits, axis=0))
+    top = 2 ** (bits - 1) - 1
+    wanted = torch.where(x.abs().amax(1) == 0, 1.0, x.abs().amax(1) / top)
+    torch.testing.assert_close(grid.scale, wanted)
+    assert bool(((fake_quantize(x, grid) - x).abs() <= 0.5001 * wanted[:, None]).all())
+
+
 def test_dynamic_tokens_beat_one_grid_where_tokens_differ() -> None:
     """Tokens of sizes that differ by a hundred: each on its own grid is nearer, at the same eight bits."""
     x = torch.randn(64, 32) * torch.logspace(-1, 1, 64)[:, None]
