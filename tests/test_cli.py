@@ -28,6 +28,7 @@ from sparsam.errors import Usage
 COMMANDS = (
     "finetune",
     "compress",
+    "quantize",
     "pareto",
     "evaluate",
     "debug",

@@ -239,7 +239,7 @@ def _compress(
         ),
     ] = None,
     range_: Annotated[
-        Literal["minmax", "ema", "percentile", "mse", "kl"] | None,
+        Literal["minmax", "ema", "percentile", "mse", "kl", "aciq"] | None,
         typer.Option("--range", help="int8: where the calibrated grid of inputs ends; mse if not given."),
     ] = None,
     clip: Annotated[

@@ -143,14 +143,14 @@ def verdict(found: "Debugged") -> list[str]:
     before = "" if not at else f", {100 * found.stages[at - 1].agreement:.2f} % before it"
     lines = [
         f"The first that went wrong: {first.name}. Behind it {100 * first.agreement:.2f} % of {found.rows:,} answers are the "
-        f"dense model's{before}; expected {limit}. Its own error: {_short(first.own)}."
+        f"dense model's{before}; expected {limit}. Its own error: {short_error(first.own)}."
     ]
     if first.worst is not None:
-        lines.append(f"Its worst product: {_named(first.worst)}, {_short(first.worst.error)}.")
+        lines.append(f"Its worst product: {_named(first.worst)}, {short_error(first.worst.error)}.")
     if found.loudest is not first:
         lines.append(
-            f"The largest error of its own has {_the(found.loudest)}: {_short(found.loudest.own)}; what agrees depends on what "
-            "piles up."
+            f"The largest error of its own has {_the(found.loudest)}: {short_error(found.loudest.own)}; what agrees depends on "
+            "what piles up."
         )
     made_up = found.agreement >= found.threshold
     lines.append(f"At the end {whole} agree{': what comes after it makes up for it' if made_up else ''}.")
@@ -161,7 +161,7 @@ def _the(stage: "Stage") -> str:
     return stage.name if stage.name.startswith("layer") else f"the {stage.name}"
 
 
-def _short(error: "Error") -> str:
+def short_error(error: "Error") -> str:
     """Signal-to-noise ratio and largest difference."""
     return "none" if error.sqnr is None else f"SQNR {error.sqnr:.1f} dB, at most {error.largest:.3g}"
 

@@ -9,7 +9,19 @@ from typing import Annotated, Any
 
 import typer
 
-from sparsam.cli import bench, compress, debug, demo, evaluate, export, finetune, inspect, pareto, report
+from sparsam.cli import (
+    bench,
+    compress,
+    debug,
+    demo,
+    evaluate,
+    export,
+    finetune,
+    inspect,
+    pareto,
+    quantize,
+    report,
+)
 from sparsam.cli.options import examples
 from sparsam.cli.show import plain
 from sparsam.cli.working import Interrupted
@@ -23,7 +35,7 @@ app = typer.Typer(
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for command in (finetune, compress, pareto, evaluate, debug, bench, export, inspect, report, demo):
+for command in (finetune, compress, quantize, pareto, evaluate, debug, bench, export, inspect, report, demo):
     app.add_typer(command.app)
 
 
@@ -42,6 +54,7 @@ def _version(wanted: bool) -> None:
         "sparsam inspect google-bert/bert-base-uncased",
         "sparsam finetune google-bert/bert-base-uncased --task nyu-mll/glue:sst2 --out runs/dense",
         "sparsam compress runs/dense --task nyu-mll/glue:sst2 --budget macs=0.5x --out runs/half",
+        "sparsam quantize --list",
         "sparsam pareto runs/dense --task nyu-mll/glue:sst2 --out runs/front",
         "sparsam evaluate runs/half --task nyu-mll/glue:sst2 --baseline runs/dense",
         "sparsam debug runs/half --task nyu-mll/glue:sst2",

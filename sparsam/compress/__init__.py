@@ -10,6 +10,7 @@ from sparsam.compress.dry_run import DryRun, plan_finetuning, plan_run
 from sparsam.compress.evaluation import Evaluation, Progress, evaluate, predict
 from sparsam.compress.method_run import Method
 from sparsam.compress.opening import Opened, open_model, weight_bytes
+from sparsam.compress.quantize_run import Quantized, quantize_model
 from sparsam.compress.road import Compressed, Finetuned, compress, finetune
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Method",
     "Opened",
     "Progress",
+    "Quantized",
     "compress",
     "evaluate",
     "finetune",
@@ -27,5 +29,6 @@ __all__ = [
     "plan_finetuning",
     "plan_run",
     "predict",
+    "quantize_model",
     "weight_bytes",
 ]

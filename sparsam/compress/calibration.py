@@ -90,7 +90,7 @@ def watched(
         return linear(module, x)
 
     with applied_by(stack, watch), head_alone(model):
-        for part in rows[:, None] if in_order else _grouped(feed, rows):
+        for part in rows[:, None] if in_order else grouped(feed, rows):
             batch = feed.collate(part)
             model(**{name: x.to(device) for name, x in batch.items() if name != "labels"})
             done += len(part)
@@ -99,7 +99,8 @@ def watched(
     return seen
 
 
-def _grouped(feed: Feed, rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+def grouped(feed: Feed, rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """Rows in batches of about :data:`TOKENS` real tokens, by length."""
     for group in by_length(feed.lengths[rows], TOKENS):
         yield rows[group]
 

@@ -1,5 +1,6 @@
 """Fewer bits: grids of integers, where they end, and what is done so that they lose less. Tensors only; no model, no file."""
 
+from sparsam.quantization.adaround import adaround
 from sparsam.quantization.affine import (
     INPUT,
     Form,
@@ -16,6 +17,7 @@ from sparsam.quantization.affine import (
     weight_form,
 )
 from sparsam.quantization.calibrate import (
+    ACIQ,
     KL,
     MSE,
     Averages,
@@ -28,6 +30,19 @@ from sparsam.quantization.calibrate import (
     RangeMethod,
     calibrate,
 )
+from sparsam.quantization.codebook import (
+    Codes,
+    additive_powers,
+    as_integers,
+    lloyd_max,
+    lloyd_max_normal,
+    log_thresholds,
+    normal_float,
+    powers_of_two,
+    to_levels,
+    to_own_levels,
+)
+from sparsam.quantization.gptq import Hessian, Rounded, gptq, output_loss
 from sparsam.quantization.mixed import (
     assign,
     bit_operations,
@@ -39,6 +54,7 @@ from sparsam.quantization.mixed import (
 )
 from sparsam.quantization.qat import (
     FixedGrid,
+    LearnedClip,
     LearnedGrid,
     MovingGrid,
     RoundedLinear,
@@ -59,15 +75,19 @@ from sparsam.quantization.uniform import (
 )
 
 __all__ = [
+    "ACIQ",
     "INPUT",
     "KL",
     "MSE",
     "Averages",
+    "Codes",
     "Extremes",
     "FixedGrid",
     "Form",
     "Grid",
+    "Hessian",
     "Histogram",
+    "LearnedClip",
     "LearnedGrid",
     "Means",
     "MinMax",
@@ -75,9 +95,13 @@ __all__ = [
     "MovingGrid",
     "Percentile",
     "RangeMethod",
+    "Rounded",
     "RoundedLinear",
     "TokenGrids",
     "Tokens",
+    "adaround",
+    "additive_powers",
+    "as_integers",
     "assign",
     "bias_corrected_by_outputs",
     "bit_operations",
@@ -91,18 +115,27 @@ __all__ = [
     "fake_quantize_tokens",
     "fisher_loss",
     "fit",
+    "gptq",
     "grid_between",
     "hessian_loss",
     "integer_product",
     "integer_sums",
+    "lloyd_max",
+    "lloyd_max_normal",
+    "log_thresholds",
     "lsq",
     "lsq_start",
+    "normal_float",
+    "output_loss",
+    "powers_of_two",
     "quantize",
     "quantize_tokens",
     "quantize_weight",
     "rounding_error",
     "smoothed",
     "smoothing",
+    "to_levels",
+    "to_own_levels",
     "traces",
     "weight_form",
     "worth_asking",

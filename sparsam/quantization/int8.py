@@ -8,7 +8,7 @@ where it comes from, stands in :mod:`~sparsam.quantization.uniform` and :mod:`~s
 from dataclasses import dataclass
 
 from sparsam.errors import Usage
-from sparsam.quantization.calibrate import KL, MSE, MinMax, MovingAverage, Percentile, RangeMethod
+from sparsam.quantization.calibrate import ACIQ, KL, MSE, MinMax, MovingAverage, Percentile, RangeMethod
 
 RANGES: dict[str, RangeMethod] = {
     "minmax": MinMax(),
@@ -16,6 +16,7 @@ RANGES: dict[str, RangeMethod] = {
     "percentile": Percentile(),
     "mse": MSE(),
     "kl": KL(),
+    "aciq": ACIQ(),
 }
 """Where the calibrated grid of inputs ends, by name."""
 
@@ -47,7 +48,8 @@ class Int8:
         inputs: ``token`` rounds each token on a grid of its own, ``tensor`` all on the calibrated one.
         clip: ``minmax`` ends an output's weights at the largest, ``mse`` where their squared error is least. At eight bits the
             former is nearer to the dense model's answers (docs/methods/int8.md) and taken if None, with fewer the latter.
-        range: where the calibrated grid of inputs ends: ``minmax``, ``ema``, ``percentile``, ``mse`` or ``kl``.
+        range: where the calibrated grid of inputs ends: ``minmax``, ``ema``, ``percentile``, ``mse``, ``kl`` or
+            ``aciq``.
         samples: of the training rows to calibrate on, drawn with lengths like those of use; 512, or as many as there are, if
             None.
         correct: move what rounded weights change in the mean outputs into the biases; at eight bits it changes nothing that

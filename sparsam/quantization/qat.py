@@ -4,6 +4,9 @@
 - :class:`MovingGrid`: its range follows the inputs' extremes until :meth:`~MovingGrid.freeze`.
 - :class:`LearnedGrid`: its scales are parameters. LSQ: S. K. Esser, J. L. McKinstry, D. Bablani, R. Appuswamy, D. S. Modha,
   *Learned step size quantization*, ICLR 2020, arXiv:1902.08153.
+- :class:`LearnedClip`: the end of its range is a parameter. PACT: J. Choi, Z. Wang, S. Venkataramani, P. I.-J. Chuang,
+  V. Srinivasan, K. Gopalakrishnan, *PACT: parameterized clipping activation for quantized neural networks*, 2018,
+  arXiv:1805.06085.
 - :class:`TokenGrids`: each token on a grid of its own, as int8 plans run.
 - :class:`RoundedLinear`: a linear layer in training between two of these.
 
@@ -173,6 +176,54 @@ def lsq_start(x: Float[Tensor, "*shape"], form: Form) -> Grid:
     means = gathered([piece.abs().mean(2) for piece in sharing(x.detach().float(), form)], form)
     reach = 2 * means / form.highest**0.5 * form.steps
     return grid_between(-reach if form.symmetric else torch.zeros_like(reach), reach, form)
+
+
+class LearnedClip(nn.Module):
+    """PACT: a ReLU that ends at a learned alpha, rounded to 2^bits levels from 0 to alpha.
+
+        y = clip(x, 0, alpha)        y^ = rint(y (2^bits - 1) / alpha) alpha / (2^bits - 1)
+
+    The gradient of alpha is 1 where x reaches it and 0 elsewhere (rounding counts as the identity), that of x is 1
+    between 0 and alpha. The paper holds alpha down with weight decay: give the parameter to the optimiser so. It takes a ReLU's
+    place: numbers below 0 are lost.
+
+    Args:
+        bits: 2 to 8.
+        alpha: where it starts: the largest input that calibration saw, or higher.
+    """
+
+    def __init__(self, bits: int, alpha: float) -> None:
+        super().__init__()
+        self.form = Form(bits, symmetric=False, signed=False)
+        if not 0 < alpha < float("inf"):
+            raise Usage(f"alpha is above 0 and finite; got {alpha!r}.", code="quantization-settings")
+        self.alpha = nn.Parameter(torch.tensor(float(alpha)))
+        self.register_buffer("floor", torch.tensor(FLOOR * float(alpha)))
+
+    floor: Tensor
+
+    def grid(self) -> Grid:
+        """The grid as it stands."""
+        alpha = torch.maximum(self.alpha.detach(), self.floor)
+        return grid_between(torch.zeros_like(alpha), alpha, self.form)
+
+    def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        found: Tensor = _Pact.apply(x, self.alpha, self.grid())  # type: ignore[no-untyped-call]
+        return found
+
+
+class _Pact(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, alpha: Tensor, grid: Grid) -> Tensor:
+        end = grid.scale * grid.form.steps
+        ctx.save_for_backward((x > 0) & (x < end), x >= end)
+        return fake_quantize(x, grid)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        (g,) = gradients
+        inside_, beyond = ctx.saved_tensors
+        return g * inside_, (g.float() * beyond).sum(), None
 
 
 class TokenGrids(nn.Module):

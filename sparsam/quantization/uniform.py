@@ -29,6 +29,7 @@ from sparsam.quantization.affine import (
     weight_form,
 )
 from sparsam.quantization.calibrate import (
+    ACIQ,
     KL,
     MSE,
     Bounds,
@@ -103,10 +104,12 @@ def _bounds(rows: Float32[Tensor, "r n"], form: Form, method: RangeMethod) -> Bo
             seen.add(row)
             found.append(method.bounds(seen, form))
         return torch.stack([low for low, _ in found]), torch.stack([high for _, high in found])
+    if isinstance(method, ACIQ):
+        return method.ends(rows, form)
     if isinstance(method, MinMax):
         return low, high
     raise Usage(
-        f"fit knows MinMax, Percentile, MSE and KL; got {method!r}. "
+        f"fit knows MinMax, Percentile, MSE, KL and ACIQ; got {method!r}. "
         "For a method of your own, work out its range and take grid_between.",
         code="quantization-method",
     )

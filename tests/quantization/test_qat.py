@@ -15,6 +15,7 @@ from sparsam.quantization import (
     INPUT,
     FixedGrid,
     Form,
+    LearnedClip,
     LearnedGrid,
     MinMax,
     MovingGrid,
@@ -132,6 +133,37 @@ def test_a_learned_scale_stays_above_zero() -> None:
     assert not learned.scale.requires_grad
     learned.freeze(False)
     assert learned.scale.requires_grad
+
+
+def test_a_learned_clip_follows_its_formulas() -> None:
+    """PACT by hand: levels of alpha / 3, the gradient of alpha counts what reaches it, that of x what lies between."""
+    x = torch.tensor([-1.0, 0.0, 0.4, 0.6, 1.4, 1.5, 2.0, 9.0], requires_grad=True)
+    clip = LearnedClip(2, 1.5)
+    y = clip(x)
+    torch.testing.assert_close(y.detach(), torch.tensor([0.0, 0.0, 0.5, 0.5, 1.5, 1.5, 1.5, 1.5]))
+    (y * torch.arange(1.0, 9.0)).sum().backward()
+    assert clip.alpha.grad is not None and float(clip.alpha.grad) == 6 + 7 + 8
+    assert x.grad is not None and x.grad.tolist() == [0, 0, 3, 4, 5, 0, 0, 0]
+    with torch.no_grad():
+        clip.alpha.fill_(-1.0)  # a step far too long: it can come back
+    assert float(clip.grid().scale) == pytest.approx(1.5e-3 / 3)
+    for wrong in (0.0, -1.0, float("inf")):
+        assert "alpha" in refused(lambda w=wrong: LearnedClip(4, w), "quantization-settings", Usage)
+
+
+def test_a_learned_clip_rests_where_cutting_off_and_decay_are_even() -> None:
+    """On the squared error, from far outside: at rest 2 E(x - alpha)+ is the decay's slope, with less error than at first."""
+    x = torch.randn(4000).relu()
+    clip = LearnedClip(3, 8.0)
+    optimizer = torch.optim.SGD([clip.alpha], 0.5)
+    before = float((clip(x) - x).detach().square().mean())
+    for _ in range(600):
+        optimizer.zero_grad()
+        ((clip(x) - x).square().mean() + 0.004 * clip.alpha.square()).backward()
+        optimizer.step()
+    alpha = float(clip.alpha.detach())
+    assert 2 * float((x - alpha).clamp(min=0).mean()) == pytest.approx(0.008 * alpha, rel=0.05)
+    assert float((clip(x) - x).detach().square().mean()) < 0.25 * before
 
 
 def test_a_range_follows_and_freezes() -> None:

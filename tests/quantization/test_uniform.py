@@ -119,6 +119,17 @@ def test_finer_is_nearer() -> None:
     assert all(a > 2 * b for a, b in pairwise(errors[1:]))
 
 
+@pytest.mark.parametrize("bits", [6, 7, 8])
+def test_a_full_scale_sine(bits: int) -> None:
+    """Signal 1/2, noise s^2 / 12: 10 log10(6 / s^2) decibels, which is 6.02 bits + 1.76 where the step s is 2 / 2^bits."""
+    x = torch.sin(torch.arange(200_000) * 0.7310585)
+    for form in (Form(bits), Form(bits, symmetric=False)):
+        grid = fit(x, form)
+        found = 10 * torch.log10(x.square().sum() / (fake_quantize(x, grid) - x).square().sum())
+        assert float(found) == pytest.approx(10 * float(torch.log10(6 / grid.scale.square())), abs=0.4)
+        assert float(found) == pytest.approx(6.02 * bits + 1.76, abs=0.6)
+
+
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize("bits", [2, 3, 4])
 def test_corrected_biases_restore_the_mean(bits: int, with_bias: bool) -> None:
@@ -264,6 +275,18 @@ def test_equalisation_is_refused_where_it_would_change_the_function() -> None:
     assert "'gelu'" in text and "leaky_relu" in text
     first[0, 0] = float("nan")
     refused(lambda: equalised(first, None, second), "non-finite")
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_tokens_on_symmetric_grids_of_their_own(bits: int) -> None:
+    """A form along the first axis is a token's own scale, max|x_t| over the largest integer, at any bits."""
+    x = torch.randn(50, 32) * torch.logspace(-3, 1, 50)[:, None]
+    x[7] = 0.0
+    grid = fit(x, Form(bits, axis=0))
+    top = 2 ** (bits - 1) - 1
+    wanted = torch.where(x.abs().amax(1) == 0, 1.0, x.abs().amax(1) / top)
+    torch.testing.assert_close(grid.scale, wanted)
+    assert bool(((fake_quantize(x, grid) - x).abs() <= 0.5001 * wanted[:, None]).all())
 
 
 def test_dynamic_tokens_beat_one_grid_where_tokens_differ() -> None:
