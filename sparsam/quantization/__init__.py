@@ -37,6 +37,7 @@ from sparsam.quantization.mixed import (
     traces,
     worth_asking,
 )
+from sparsam.quantization.pwlq import PiecewiseGrid, Pwlq, quantize_pwlq
 from sparsam.quantization.qat import (
     FixedGrid,
     LearnedGrid,
@@ -74,6 +75,8 @@ __all__ = [
     "MovingAverage",
     "MovingGrid",
     "Percentile",
+    "PiecewiseGrid",
+    "Pwlq",
     "RangeMethod",
     "RoundedLinear",
     "TokenGrids",
@@ -98,6 +101,7 @@ __all__ = [
     "lsq",
     "lsq_start",
     "quantize",
+    "quantize_pwlq",
     "quantize_tokens",
     "quantize_weight",
     "rounding_error",
