@@ -4,7 +4,8 @@
     W' = W gamma / sqrt(var + eps)              b' = (b - mean) gamma / sqrt(var + eps) + beta
 
 A pair is folded where it is certain that the norm reads all that the product gives, and nobody else does: torch.fx sees it
-in the traced graph. Source of the formula: B. Jacob et al., CVPR 2018, arXiv:1712.05877, section 3.2. Tests: ``tests/quantization/test_fold.py``.
+in the traced graph. Source of the formula: B. Jacob et al., CVPR 2018, arXiv:1712.05877, section 3.2.
+Tests: ``tests/quantization/test_fold.py``.
 """
 
 import copy

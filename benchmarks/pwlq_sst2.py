@@ -1,0 +1,241 @@
+"""PWLQ beside uniform grids on MiniLM and SST-2: weights of 4 and 3 bits, inputs of 8 bits token by token.
+
+    python benchmarks/pwlq_sst2.py           # answers on validation and test, simulated
+    python benchmarks/pwlq_sst2.py --save    # int8, and the int8 form of PWLQ, as checkpoints
+    python benchmarks/pwlq_sst2.py --speed   # these two on the clock, in turn; wants a quiet machine for a minute
+
+Nothing is trained; the words' embeddings stay in floating point while answers are compared. Answers are kept in ``runs/pwlq/``;
+a run that was stopped goes on.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent))
+from tables import store
+
+import sparsam
+from sparsam.compress import compress, evaluate, open_model
+from sparsam.compress.calibration import applied_by, products_of, watched
+from sparsam.compress.evaluation import predict
+from sparsam.compress.opening import feed_of, split_of
+from sparsam.compress.pwlq_run import apply_pwlq, rounded_inputs
+from sparsam.measure import paired_difference
+from sparsam.models import stack_of
+from sparsam.quantization import MSE, corrected_bias
+from sparsam.quantization.int8 import Int8
+from sparsam.quantization.pwlq import quantize_pwlq, released, released_correction, uniform
+from sparsam.task import Task
+from sparsam.training.feed import matched_rows
+
+SHARED = Path(os.environ.get("SPARSAM_SHARED", "../shared"))
+DENSE = SHARED / "models/minilm-sst2"
+PLACE = Path("runs/pwlq")
+SPLITS = ("validation", "test")
+Rounding = Callable[[Tensor], Tensor]
+
+
+def looked_at(task: Task) -> tuple[Any, Any]:
+    """The model, and what its products read of 512 training rows with lengths like those of validation."""
+    opened = open_model(str(DENSE), task)
+    feed = feed_of(opened, split_of(task, "train"), True)
+    other = feed_of(opened, split_of(task, "validation"), True)
+    rows = matched_rows(feed.lengths, other.lengths, 512, 0)
+    return opened, watched(opened.model, feed, rows, MSE())
+
+
+def variants(bits: int) -> dict[str, Rounding]:
+    """How weights are rounded, by name."""
+    found: dict[str, Rounding] = {
+        f"uniform {bits}, full range": lambda w: uniform(w, bits, clip=False),
+        f"uniform {bits}, clipped": lambda w: uniform(w, bits),
+        f"uniform {bits + 1}, full range": lambda w: uniform(w, bits + 1, clip=False),
+        f"uniform {bits + 1}, clipped": lambda w: uniform(w, bits + 1),
+        f"PWLQ {bits}, released code (Gauss)": lambda w: released(w, bits),
+    }
+    for how in ("gaussian", "laplace", "grid", "search"):
+        found[f"PWLQ {bits}, {how}"] = lambda w, how=how: quantize_pwlq(w, bits, breakpoint=how).dequantized()
+    found[f"PWLQ {bits}, int8 form"] = lambda w: quantize_pwlq(w, bits, form="int8").dequantized()
+    found[f"PWLQ {bits}, int8 form, full range"] = lambda w: quantize_pwlq(
+        w, bits, form="int8", breakpoint="grid"
+    ).dequantized()
+    return found
+
+
+def accuracy(seconds: float) -> None:
+    """Answer with every variant that has not answered yet, then store the table."""
+    until, task = time.monotonic() + seconds, Task.load(str(SHARED / "data/sst2"))
+    opened, seen = looked_at(task)
+    stack = stack_of(opened.model)
+    modules = [
+        (module, seen[index, product].means[role].mean())
+        for index, product, by_role in products_of(stack)
+        for role, module in by_role.items()
+    ]
+    exact = [(m.weight.detach().clone(), m.bias.detach().clone()) for m, _ in modules]
+
+    def answers(how: Rounding | None, correction: str) -> tuple[Tensor, float]:
+        noise = power = 0.0
+        for (module, mean), (weight, bias) in zip(modules, exact, strict=True):
+            back = weight if how is None else how(weight)
+            noise += float((back - weight).double().square().sum())
+            power += float(weight.double().square().sum())
+            with torch.no_grad():
+                module.bias.copy_(corrected_bias(weight, back, bias, mean) if correction == "bias" else bias)
+                module.weight.copy_(released_correction(weight, back) if correction == "released" else back)
+        with applied_by(stack, rounded_inputs):
+            found = [predict(opened, split_of(task, split))[0] for split in SPLITS]
+        return torch.from_numpy(np.concatenate(found)), noise / power
+
+    jobs: list[tuple[str, Rounding | None, str]] = [("float32 weights", None, "none")]
+    jobs.append(("uniform 8, full range", lambda w: uniform(w, 8, clip=False), "none"))
+    for bits in (4, 3):
+        for name, how in variants(bits).items():
+            if bits == 3 and ("released" in name or name.endswith("full range")):
+                continue
+            corrections = ("none", "bias", "released") if "released" in name else ("none", "bias")
+            jobs += [(name, how, correction) for correction in corrections]
+    jobs = list({f"{name}; {correction}": (name, how, correction) for name, how, correction in jobs}.values())
+    PLACE.mkdir(parents=True, exist_ok=True)
+    place = PLACE / "sst2.safetensors"
+    kept = load_file(place) if place.exists() else {}
+    if "exact" not in kept:
+        kept["exact"] = torch.from_numpy(
+            np.concatenate([predict(opened, split_of(task, split))[0] for split in SPLITS])
+        )
+    labels = np.concatenate([split_of(task, split).labels for split in SPLITS])
+    for name, how, correction in jobs:
+        key = f"{name}; {correction}"
+        if key not in kept and time.monotonic() < until:
+            kept[key], noise = answers(how, correction)
+            kept[f"noise; {key}"] = torch.tensor(noise, dtype=torch.float64)
+            print(key, int((kept[key].argmax(1).numpy() == labels).sum()), f"{noise:.5f}", flush=True)
+            save_file(kept, place)
+    if any(f"{name}; {correction}" not in kept for name, _, correction in jobs):
+        return
+    logits = kept["exact"]
+    before = logits.argmax(1).numpy()
+    rows: list[dict[str, Any]] = []
+    count = len(split_of(task, "validation"))
+    for name, how, correction in [("float32", None, ""), *jobs]:
+        scores = logits if name == "float32" else kept[f"{name}; {correction}"]
+        after = scores.argmax(1).numpy()
+        found = paired_difference("accuracy", before, after, labels)
+        bits = 32 if how is None else int(name.split()[1].strip(",")) + name.startswith("PWLQ")
+        noise = kept.get(f"noise; {name}; {correction}", torch.tensor(0.0))
+        rows.append(
+            {
+                "weights": name, "stored bits": bits, "correction": correction,
+                "squared error": "" if how is None else f"{100 * float(noise):.3f} %",
+                "validation": int((after == labels)[:count].sum()), "test": int((after == labels)[count:].sum()),
+                "points": f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]",
+                "lost/won": f"{found.extra['lost']}/{found.extra['won']}",
+                "answers changed": int((before != after).sum()),
+                "moved": f"{float((scores - logits).abs().mean()):.3f}",
+            }
+        )  # fmt: skip
+    store(
+        "pwlq-sst2",
+        f"PWLQ and uniform grids: MiniLM-L6 on SST-2, validation ({count}) and test ({len(labels) - count})",
+        "python benchmarks/pwlq_sst2.py",
+        rows,
+        notes=[
+            "Weights of the encoder's products by output; inputs in 8 bits, each token on its own grid; words' embeddings in "
+            "float32; simulated, nothing trained. Inputs of the row float32 are float32.",
+            "squared error: of the weights, relative to their own squares; points: both splits together, less float32's, "
+            "paired, with its 95 % interval; moved: mean distance of a logit.",
+            "correction: none, through biases (E[x] of 512 training rows), or the released code's rescaling.",
+        ],
+    )
+
+
+def save() -> None:
+    """The two checkpoints that are raced."""
+    task = Task.load(str(SHARED / "data/sst2"))
+    if not (PLACE / "int8").exists():
+        compress(str(DENSE), task, out=PLACE / "int8", methods=[Int8()])
+    opened, seen = looked_at(task)
+    apply_pwlq(opened.model, seen, 4, words=8)
+    sparsam.save(opened.model, PLACE / "pwlq4", processor=opened.processor)
+
+
+def speed(rounds: int) -> None:
+    """Batches of 32 of the validation split in arrival order, each checkpoint in turn; ratios within a round."""
+    task = Task.load(str(SHARED / "data/sst2"))
+    texts = split_of(task, "validation").take(np.arange(872)).texts
+    assert texts is not None
+    entrants = {}
+    for name in ("int8", "pwlq4"):
+        opened = open_model(str(PLACE / name))
+        entrants[name] = sparsam.freeze(opened.model, processor=opened.processor)
+    opened = open_model(str(DENSE))
+    entrants["float32"] = sparsam.freeze(opened.model, processor=opened.processor, dtype="float32")
+    given = {name: list(frozen._encoded(texts, 32)) for name, frozen in entrants.items()}
+    times: dict[str, list[float]] = {name: [] for name in entrants}
+    for at in range(rounds + 1):
+        for name in sorted(entrants, key=lambda name: (list(entrants).index(name) + at) % len(entrants)):
+            started = time.perf_counter()
+            for batch in given[name]:
+                entrants[name].logits(batch)
+            if at:  # the first round warms up
+                times[name].append(time.perf_counter() - started)
+    rows = []
+    for name, model in (
+        ("int8", PLACE / "int8"),
+        ("PWLQ 4, int8 form", PLACE / "pwlq4"),
+        ("float32, packed", DENSE),
+    ):
+        key = {"int8": "int8", "float32, packed": "float32"}.get(name, "pwlq4")
+        ratios = np.array(times["int8"]) / np.array(times[key])
+        right = [int(evaluate(str(model), task, split=split).metric.extra["right"]) for split in SPLITS]
+        rows.append(
+            {
+                "model": name, "sentences/s": f"{872 / np.median(times[key]):.0f}",
+                "over int8": f"{np.median(ratios):.3f} [{np.percentile(ratios, 25):.3f}, {np.percentile(ratios, 75):.3f}]",
+                "validation": right[0], "test": right[1],
+            }
+        )  # fmt: skip
+    store(
+        "pwlq-speed",
+        "The int8 form of PWLQ beside int8: MiniLM-L6 on SST-2, saved, reloaded and frozen",
+        "python benchmarks/pwlq_sst2.py --speed",
+        rows,
+        notes=[
+            f"{rounds} rounds, each model in turn in every one; batches of 32, arrival order, tokenized before; "
+            f"{torch.get_num_threads()} thread(s); medians, ratios within a round with their quartiles.",
+            "Both integer models have their words' embeddings in 8 bits.",
+        ],
+    )
+
+
+def main() -> None:
+    """What was asked for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--save", action="store_true")
+    parser.add_argument("--speed", action="store_true")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--seconds", type=float, default=1e9, help="stop after so many")
+    args = parser.parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    if args.save:
+        save()
+    elif args.speed:
+        speed(args.rounds)
+    else:
+        accuracy(args.seconds)
+
+
+if __name__ == "__main__":
+    main()
