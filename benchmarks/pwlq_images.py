@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -47,11 +48,9 @@ Rounding = Callable[[Tensor], Tensor]
 class Calibrated:
     """The folded network, what its products read of the calibration images, and ways to answer with everything rounded."""
 
-    def __init__(self, data: str) -> None:
-        model = trained(data, RUNS / f"{data}.safetensors")
+    def __init__(self, model: nn.Module, images: NDArray[np.uint8]) -> None:
         self.exact, names = fold_batch_norm(model)
         assert len(names) == 8
-        images, _ = read(data, "train")
         x = pixels(images[np.random.default_rng(0).permutation(len(images))[:IMAGES]])
         with torch.no_grad():
             assert (self.exact(x) - model(x)).abs().max() < 1e-4
@@ -154,13 +153,14 @@ def main() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     until = time.monotonic() + args.seconds
     images, labels = read(args.data, "test")
-    network = Calibrated(args.data)
+    network = Calibrated(trained(args.data, RUNS / f"{args.data}.safetensors"), read(args.data, "train")[0])
     jobs: list[tuple[str, Rounding | None, str, str]] = [("float32 weights", None, "none", "8")]
     jobs.append(("uniform 8, full range", lambda w: uniform(w, 8, clip=False), "none", "8"))
     for bits in (4, 3):
         for name, how in variants(bits).items():
             corrections = ("none", "bias", "released") if "released" in name else ("none", "bias")
             jobs += [(name, how, correction, "8") for correction in corrections]
+    jobs = list({(name, one): (name, how, one, inputs) for name, how, one, inputs in jobs}.values())
     four = variants(4)
     jobs.append(("uniform 4, full range", four["uniform 4, full range"], "bias", "4"))
     jobs.append(("PWLQ 4, search", four["PWLQ 4, search"], "bias", "pwlq4"))

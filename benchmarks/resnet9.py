@@ -44,7 +44,7 @@ def read(data: str, split: str) -> tuple[NDArray[np.uint8], Tensor]:
 
 def pixels(images: NDArray[np.uint8]) -> Tensor:
     """Images as the network reads them: (n, c, h, w) in [-1, 1]."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0).contiguous()
+    return torch.from_numpy(images.copy()).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0).contiguous()
 
 
 def unit(inputs: int, outputs: int, pool: bool = False) -> nn.Sequential:
@@ -129,7 +129,7 @@ def train(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            summed += float(loss)
+            summed += float(loss.detach())
         seconds = time.monotonic() - started
         print(f"epoch {epoch + 1} of {epochs}: loss {summed / per_epoch:.4f}, {seconds:.0f} s", flush=True)
         done = epoch + 1

@@ -87,6 +87,7 @@ def apply_pwlq(
     inputs: Literal["token", "tensor"] = "token",
     method: RangeMethod = MSE(),  # noqa: B008  frozen
     words: int | None = None,
+    packed: bool = True,
 ) -> InPieces:
     """Put a lifted model's products in pieces, in place.
 
@@ -98,6 +99,7 @@ def apply_pwlq(
         inputs: each token on a grid of its own, or all on the calibrated one (int8 form).
         method: the range method that ``seen`` was made with.
         words: bits of the words' embeddings, uniform (int8 form); None leaves them.
+        packed: files hold b + 1 bits a weight (int8 form); otherwise a byte.
 
     Raises:
         Refused: ``quantized`` for a model in integers, ``non-finite``.
@@ -125,7 +127,9 @@ def apply_pwlq(
             else:
                 module.weight.copy_(back)
         grid = grid_between(*method.bounds(one.range, INPUT), INPUT)
-        formats[index][product] = Format(8, inputs, float(grid.scale), int(grid.zero))
+        formats[index][product] = Format(
+            8, inputs, float(grid.scale), int(grid.zero), bits if packed and form == "int8" else None
+        )
     if form == "free":
         return InPieces(made, plan)
     table = words_of(model) if words is not None else None

@@ -28,6 +28,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float32, Float64, Int8, Int16, Int32, UInt8
 from torch import Tensor
@@ -343,6 +344,60 @@ def unpacked(
             code="pwlq-codes",
         )
     return codes
+
+
+def bytes_in_pieces(inputs: int, bits: int) -> int:
+    """Bytes of an output's weights as :func:`in_pieces` lays them out."""
+    return 1 + bytes_of(inputs, bits + 1)
+
+
+def in_pieces(integers: Int8[Tensor, "c n"], bits: int) -> UInt8[Tensor, "c m"]:
+    """Integers of the int8 form in b + 1 bits each, behind a byte with their output's ratio.
+
+    Nothing but the integers is needed: beyond L they are L + r j, so the greatest common divisor of what is beyond is a ratio
+    that fits (a multiple of the one they were made with, with fewer steps).
+
+    Raises:
+        Refused: ``pwlq-levels`` for integers that lie on no such levels.
+    """
+    length = steps_a_piece(bits)
+    size = integers.to(torch.int32).abs()
+    beyond = (size - length).clamp(min=0)
+    divisor = torch.from_numpy(np.gcd.reduce(beyond.numpy(), axis=1, initial=0).astype(np.int32))
+    ratios = divisor.clamp(min=1)
+    if integers.numel() and bool((beyond > length * ratios[:, None]).any()):
+        raise Refused(
+            f"integers in pieces of {bits} bits are 0 to {length}, and from there at most {length} steps of one width an "
+            "output; these are not. Make them with quantize_pwlq(…, form='int8'), or use a plan without pieces.",
+            code="pwlq-levels",
+        )
+    codes = (size.clamp(max=length) + beyond // ratios[:, None]) * integers.sign()
+    return torch.cat([ratios.to(torch.uint8)[:, None], pack_bits(codes, bits + 1)], 1)
+
+
+def from_pieces(stored: UInt8[Tensor, "c m"], bits: int, inputs: int) -> Int8[Tensor, "c n"]:
+    """The inverse of :func:`in_pieces`.
+
+    Raises:
+        Refused: ``bits-shape`` for another number of bytes, ``pwlq-codes`` for codes or ratios that no save of ours writes.
+    """
+    length = steps_a_piece(bits)
+    ratios = stored[:, :1].to(torch.int32)
+    codes = unpack_bits(stored[:, 1:].contiguous(), bits + 1, inputs).to(torch.int32)
+    size = codes.abs()
+    whole = size.clamp(max=length) + (size - length).clamp(min=0) * ratios
+    if stored.numel() and (int(ratios.min()) < 1 or (inputs and int(size.max()) > 2 * length)):
+        raise Refused(
+            f"codes in pieces of {bits} bits lie in -{2 * length} to {2 * length}, and ratios are above 0; this file has "
+            "others. Restore the folder from where it was saved.",
+            code="pwlq-codes",
+        )
+    if inputs and len(stored) and int(whole.max()) > INT8:
+        raise Refused(
+            f"a weight in pieces reaches {int(whole.max())}, beyond 127. Restore the folder from where it was saved.",
+            code="pwlq-codes",
+        )
+    return (whole * codes.sign()).to(torch.int8)
 
 
 def largest_ratio(bits: int) -> int:

@@ -22,6 +22,8 @@ from sparsam.quantization.pwlq import (
     closed_form,
     counts,
     expected_error,
+    from_pieces,
+    in_pieces,
     input_grid,
     largest_ratio,
     optimum,
@@ -511,3 +513,18 @@ def test_searches_on_every_channel_of_a_real_model(shared: Path) -> None:
             assert bool((found[law].errors <= found[law].coarse_errors).all())
         best = quantize_pwlq(w, 4, form="int8")
         assert float(best.errors.mean()) < float(best.uniform_errors.mean())
+
+
+@pytest.mark.parametrize("bits", range(2, 8))
+@pytest.mark.parametrize("inputs", [0, 1, 37])
+def test_integers_alone_are_packed(bits: int, inputs: int) -> None:
+    """Every integer of the int8 form comes back from b + 1 bits, its ratio found again from the integers."""
+    found = quantize_pwlq(sample("laplace", 40, inputs), bits, form="int8").integers()
+    length, top = steps_a_piece(bits), largest_ratio(bits)
+    made = torch.randint(-2 * length, 2 * length + 1, (40, inputs))
+    ratios = torch.randint(1, top + 1, (40, 1))
+    made = (made.abs().clamp(max=length) + (made.abs() - length).clamp(min=0) * ratios) * made.sign()
+    for integers in (found, made.to(torch.int8)):
+        stored = in_pieces(integers, bits)
+        assert stored.shape == (40, 1 + -(-inputs * (bits + 1) // 8))
+        assert torch.equal(from_pieces(stored, bits, inputs), integers)
