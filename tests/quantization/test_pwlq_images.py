@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from sparsam.quantization.pwlq import quantize_pwlq, uniform
 
