@@ -36,14 +36,19 @@ class Format:
 
     The weights' scales lie beside the weights. ``scale`` and ``zero`` are the input's, as calibrated for all tokens;
     with ``input`` ``token`` each token has its own, worked out while the model runs, and these serve exports alone.
+    ``pieces`` is b of weights in pieces (``quantization/pwlq.py``): integers of 8 bits that lie on few levels, so that files
+    hold b + 1 bits of each; None for any integers of ``bits`` bits.
     """
 
     bits: Annotated[int, pydantic.Field(ge=2, le=8)] = 8
     input: Literal["token", "tensor"] = "token"
     scale: Annotated[float, pydantic.Field(gt=0)] | None = None
     zero: Annotated[int, pydantic.Field(ge=0, le=255)] | None = None
+    pieces: Annotated[int, pydantic.Field(ge=2, le=7)] | None = None
 
     def __post_init__(self) -> None:
+        if self.pieces is not None and self.bits != 8:
+            raise ValueError(f"weights in pieces are integers of 8 bits; got bits {self.bits}")
         if (self.scale is None) != (self.zero is None):
             raise ValueError(f"scale and zero go together; got {self.scale} and {self.zero}")
         if self.input == "tensor" and self.scale is None:
@@ -123,6 +128,9 @@ class Plan:
         for layer in made["layers"]:
             if not layer["formats"]:  # as plans of version 1 are written, whose digests stand in files
                 del layer["formats"]
+            for form in layer.get("formats", {}).values():
+                if form["pieces"] is None:  # nor had those of version 2 at first
+                    del form["pieces"]
         if self.embeddings is None:
             del made["embeddings"]
         return made

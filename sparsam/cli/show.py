@@ -68,14 +68,17 @@ def integers_in_words(formats: "Mapping[Any, Format]") -> str:
     """
     from sparsam.plan import PRODUCTS
 
-    alike: dict[tuple[int, str], list[str]] = {}
+    alike: dict[tuple[str, str], list[str]] = {}
     for product in PRODUCTS:
         if product in formats:
-            alike.setdefault((formats[product].bits, formats[product].input), []).append(product)
+            form = formats[product]
+            bits = f"{form.bits} bits" + (
+                "" if form.pieces is None else f" in pieces of {form.pieces} ({form.pieces + 1} stored)"
+            )
+            alike.setdefault((bits, form.input), []).append(product)
     how = {"token": "token by token", "tensor": "on one grid"}
     return "; ".join(
-        f"{', '.join(products)}: {bits} bits, inputs {how[inputs]}"
-        for (bits, inputs), products in alike.items()
+        f"{', '.join(products)}: {bits}, inputs {how[inputs]}" for (bits, inputs), products in alike.items()
     )
 
 

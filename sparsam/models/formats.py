@@ -52,6 +52,18 @@ def modules_in_integers(
     return found
 
 
+def modules_in_pieces(model: Any, layers: Sequence[nn.Module], family: Family, plan: Plan) -> dict[str, int]:
+    """The modules whose integers the plan says lie on levels in pieces, by name: each with b."""
+    names = {id(module): name for name, module in model.named_modules()}
+    return {
+        names[id(layer.get_submodule(getattr(family, role)))]: form.pieces
+        for layer, left in zip(layers, plan.layers, strict=True)
+        for product, form in left.formats.items()
+        if form.pieces is not None
+        for role in ROLES[product]
+    }
+
+
 def _roles(left: LayerPlan) -> list[tuple[str, int]]:
     return [(role, form.bits) for product, form in left.formats.items() for role in ROLES[product]]
 

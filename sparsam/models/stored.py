@@ -1,7 +1,9 @@
 """Integers as they lie in files: ``weight`` int8 of shape (outputs, 1, inputs), ``weight_scale`` float32 (outputs,).
 
 The dimension of one keeps stock transformers from reading them as floats: without sparsam their shape fits no module, and
-loading fails. Of 4 bits and fewer two lie in a byte, uint8 (outputs, 1, inputs / 2), the first in its lower half.
+loading fails. Of 4 bits and fewer two lie in a byte, uint8 (outputs, 1, inputs / 2), the first in its lower half. Of integers
+on levels in pieces (PWLQ) files hold the codes, b + 1 bits each, behind a byte with the output's ratio: uint8 (outputs, 1,
+1 + inputs (b + 1) / 8).
 """
 
 from collections.abc import Mapping
@@ -12,10 +14,11 @@ from jaxtyping import Int8, Shaped
 from torch import Tensor, nn
 
 from sparsam.errors import Refused
-from sparsam.models.formats import modules_in_integers
+from sparsam.models.formats import modules_in_integers, modules_in_pieces
 from sparsam.models.integers import SCALES, off_grid, on_grid, scales_of
 from sparsam.models.lift import base_of, family_of, layers_of
 from sparsam.plan import Plan
+from sparsam.quantization.pwlq import bytes_in_pieces, from_pieces, in_pieces
 
 HALF = 4
 """Bits of which two integers lie in a byte."""
@@ -27,6 +30,14 @@ def in_integers(model: Any, plan: Plan | None) -> dict[str, tuple[Any, int]]:
         return {}
     family = family_of(base_of(model).config.model_type)
     return modules_in_integers(model, list(layers_of(model).children()), family, plan)
+
+
+def _pieces(model: Any, plan: Plan | None) -> dict[str, int]:
+    """Of :func:`in_integers` those on levels in pieces, by name, with b."""
+    if plan is None or not plan.in_integers:
+        return {}
+    family = family_of(base_of(model).config.model_type)
+    return modules_in_pieces(model, list(layers_of(model).children()), family, plan)
 
 
 def packed(integers: Int8[Tensor, "o i"], bits: int) -> Shaped[Tensor, "o 1 n"]:
@@ -57,9 +68,10 @@ def to_store(model: Any, state: Mapping[str, Tensor], plan: Plan | None) -> dict
 
     Raises:
         Refused: ``quantized`` where weights are off their grid (trained, or cast) or not here as a whole; ``plan-mismatch``
-            where there are scales without a format, a format without scales, or integers beyond its bits.
+            where there are scales without a format, a format without scales, or integers beyond its bits; ``pwlq-levels`` for
+            integers that lie on no levels in pieces.
     """
-    found, planned = dict(state), in_integers(model, plan)
+    found, planned, pieces = dict(state), in_integers(model, plan), _pieces(model, plan)
     for name, (module, bits) in planned.items():
         weight, scales = state.get(f"{name}.weight"), state.get(f"{name}.{SCALES}", scales_of(module))
         if weight is None:
@@ -70,7 +82,10 @@ def to_store(model: Any, state: Mapping[str, Tensor], plan: Plan | None) -> dict
                 "as a whole.",
                 code="plan-mismatch",
             )
-        found[f"{name}.weight"] = packed(_integers(name, weight, scales, bits), bits)
+        integers = _integers(name, weight, scales, bits)
+        found[f"{name}.weight"] = (
+            in_pieces(integers, pieces[name])[:, None] if name in pieces else packed(integers, bits)
+        )
         found[f"{name}.{SCALES}"] = scales
     for name in state:
         owner = name.removesuffix(f".{SCALES}")
@@ -116,11 +131,13 @@ def _check_range(name: str, integers: Int8[Tensor, "o i"], bits: int) -> None:
 
 def expect(model: Any, plan: Plan) -> int:
     """Give each module that will hold integers the form of files, in place, and tell how many there are. For loading onto."""
-    found = in_integers(model, plan)
-    for module, bits in found.values():
+    found, pieces = in_integers(model, plan), _pieces(model, plan)
+    for name, (module, bits) in found.items():
         rows, inputs = module.weight.shape
         width = inputs if bits > HALF else (inputs + 1) // 2
         kind = torch.int8 if bits > HALF else torch.uint8
+        if name in pieces:
+            width, kind = bytes_in_pieces(inputs, pieces[name]), torch.uint8
         form = torch.empty(rows, 1, width, dtype=kind, device=module.weight.device)
         module.weight = nn.Parameter(form, requires_grad=False)
         module.register_buffer(SCALES, torch.empty(rows, device=form.device))
@@ -131,13 +148,19 @@ def receive(model: Any, plan: Plan) -> None:
     """Make ordinary modules of those that :func:`expect` prepared and loading has filled, in place.
 
     Raises:
-        Refused: ``plan-mismatch`` for integers beyond their bits, or scales that are not finite and above 0.
+        Refused: ``plan-mismatch`` for integers beyond their bits, or scales that are not finite and above 0; ``pwlq-codes`` for
+            codes or ratios that no weight in pieces has.
     """
+    pieces = _pieces(model, plan)
     for name, (module, bits) in in_integers(model, plan).items():
         scales, stored = scales_of(module), module.weight.detach()
         assert isinstance(scales, Tensor)
         inputs = getattr(module, "in_features", None) or getattr(module, "embedding_dim")  # noqa: B009
-        integers = unpacked(stored, bits, inputs)
+        integers = (
+            from_pieces(stored[:, 0], pieces[name], inputs)
+            if name in pieces
+            else unpacked(stored, bits, inputs)
+        )
         _check_range(name, integers, bits)
         if not bool(((scales > 0) & scales.isfinite()).all()):
             raise Refused(

@@ -52,6 +52,7 @@ from sparsam.quantization.mixed import (
     traces,
     worth_asking,
 )
+from sparsam.quantization.pwlq import PiecewiseGrid, Pwlq, quantize_pwlq
 from sparsam.quantization.qat import (
     FixedGrid,
     LearnedClip,
@@ -94,6 +95,8 @@ __all__ = [
     "MovingAverage",
     "MovingGrid",
     "Percentile",
+    "PiecewiseGrid",
+    "Pwlq",
     "RangeMethod",
     "Rounded",
     "RoundedLinear",
@@ -129,6 +132,7 @@ __all__ = [
     "output_loss",
     "powers_of_two",
     "quantize",
+    "quantize_pwlq",
     "quantize_tokens",
     "quantize_weight",
     "rounding_error",

@@ -439,3 +439,84 @@ def test_a_copy_is_as_good(model: Any, tmp_path: Path) -> None:
     other = copy.deepcopy(model)
     other.save_pretrained(tmp_path / "x")
     assert torch.equal(logits(sparsam.load(tmp_path / "x").model), logits(model))
+
+
+# ---- In pieces -------------------------------------------------------------------------------------------------------
+
+
+def in_pieces_of(bits: int, name: str = "bert") -> Any:
+    """A model whose products are in pieces of so many bits."""
+    from sparsam.models import dense_plan, stack_of
+    from sparsam.models.integers import put
+    from sparsam.plan import PRODUCTS
+    from sparsam.quantization import quantize_pwlq
+
+    model = sparsam.lift(tiny_models.build(name))
+    plan = dense_plan(model)
+    for block in stack_of(model).blocks:
+        for role in ("q", "k", "v", "o", "up", "down"):
+            found = quantize_pwlq(block.part(role).weight, bits, form="int8")
+            put(block.part(role), found.integers(), found.scales)
+    formats: Any = {product: Format(8, "token", 0.06, 90, pieces=bits) for product in PRODUCTS}
+    return sparsam.lift(
+        model, replace(plan, layers=tuple(replace(left, formats=formats) for left in plan.layers))
+    )
+
+
+@pytest.mark.parametrize("bits", range(2, 8))
+@pytest.mark.parametrize("name", ["bert", "vit"])
+def test_pieces_round_trip_in_fewer_bits(name: str, bits: int, tmp_path: Path) -> None:
+    """Ours and stock, one after the other: integers, scales, digests and plan as before; b + 1 bits, and a byte an output."""
+    first = in_pieces_of(bits, name)
+    wanted, integers = logits(first, name), held(first)
+    sparsam.save(first, tmp_path / "a")
+    second = type(first).from_pretrained(tmp_path / "a")
+    assert torch.equal(logits(second, name), wanted) and same(held(second), integers)
+    assert plan_of(second) == plan_of(first)
+    second.save_pretrained(tmp_path / "b")
+    records = [
+        plugin.read_header(tmp_path / one / "model.safetensors").metadata[plugin.KEY] for one in ("a", "b")
+    ]
+    assert records[0] == records[1]
+    tensors = plugin.read_header(tmp_path / "a" / "model.safetensors").tensors
+    down = next(
+        one for one in tensors if one.endswith(("layer.0.output.dense.weight", "layers.0.mlp.fc2.weight"))
+    )
+    assert tensors[down].dtype == "U8" and tensors[down].shape == (32, 1, 1 + -(-44 * (bits + 1) // 8))
+
+
+def test_pieces_fail_closed_without_sparsam(tmp_path: Path) -> None:
+    """Stock transformers alone does not take packed codes for floats."""
+    for name in ("bert", "words", "vit", "four"):
+        in_pieces_of(4, "vit" if name == "vit" else "bert").save_pretrained(tmp_path / name)
+    done = run(WITHOUT, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [f"{name} closed True" for name in ("bert", "words", "vit", "four")]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t[f"{DOWN}.weight"][:, :, 0].fill_(0),
+        lambda t: t[f"{DOWN}.weight"][:, :, 0].fill_(200),
+        lambda t: t[f"{DOWN}.weight"][:, :, 1:].copy_(t[f"{DOWN}.weight"][:, :, 1:] * 0 + 0b10000100),
+    ],
+    ids=["ratio of 0", "ratio beyond int8", "codes beyond their levels"],
+)
+def test_what_pieces_cannot_be_is_refused(change: Any, tmp_path: Path) -> None:
+    """Whole files with valid digests that hold what no save of ours writes."""
+    in_pieces_of(4).save_pretrained(tmp_path / "x")
+    rewrite(tmp_path / "x", change)
+    call = lambda: transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "x")  # noqa: E731
+    assert code_of(call) == "pwlq-codes"
+
+
+def test_integers_on_no_pieces_are_not_saved_as_such(model: Any, tmp_path: Path) -> None:
+    """A plan that says pieces, over any integers of eight bits."""
+    plan = plan_of(model)
+    assert plan is not None
+    layers = tuple(
+        replace(left, formats={k: replace(form, pieces=4) for k, form in left.formats.items()})
+        for left in plan.layers
+    )
+    assert code_of(lambda: to_store(model, model.state_dict(), replace(plan, layers=layers))) == "pwlq-levels"
