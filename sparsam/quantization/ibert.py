@@ -48,7 +48,7 @@ SPREAD, UNIT = 48, 22
 """Fractional bits of a norm's 1 / deviation, and of y / deviation, which is at most 1."""
 
 WIDEST = 22
-"""Bits of a norm's input: squares of 1,024 of them add up to less than 2^53."""
+"""Bits of a norm's input: squares of 2,048 of them, less their mean, add up to less than 2^53."""
 
 
 def table(
