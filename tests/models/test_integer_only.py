@@ -1,5 +1,6 @@
 """A whole encoder in integers: no float occurs, widths are kept, and the simulation that trains it gives the same integers."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -14,7 +15,16 @@ from sparsam.models.apply import cut
 from sparsam.models.integer_only import left_in_floats, parts_of
 from sparsam.plan import LayerPlan, Plan, TokenPlan
 from sparsam.quantization import MSE, MinMax, MovingAverage, Percentile
-from sparsam.quantization.integer_only import IBert, IntegerEncoder, Parts, Weights, integers, points, product
+from sparsam.quantization.integer_only import (
+    IBert,
+    IntegerEncoder,
+    Parts,
+    Weights,
+    integer_matmul,
+    integers,
+    points,
+    product,
+)
 from sparsam.quantization.rounded_encoder import LADDER, RoundedEncoder, Sequences, found_scales
 
 pytestmark = pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
@@ -210,6 +220,16 @@ def test_product_without_bias_runs():
     made = product(Weights(torch.tensor([[1.0, -1.0]]), None), 0.1, 0.1)
     assert made.bias.tolist() == [0]
     assert made.sums(torch.tensor([[3, 1]], dtype=torch.int8)).tolist() == [[254]]
+
+
+def test_sums_are_exact_in_every_shape():
+    """One input, one output, one token and more: those of a product in 64 bits (torch's own is wrong for one input)."""
+    made = torch.Generator().manual_seed(0)
+    for t, i, o in itertools.product((1, 2, 17), (0, 1, 2, 3, 7, 64), (1, 3, 8, 66)):
+        x, w = (
+            torch.randint(-127, 128, shape, generator=made, dtype=torch.int8) for shape in ((t, i), (o, i))
+        )
+        assert torch.equal(integer_matmul(x, w), (x.long() @ w.long().t()).int()), (t, i, o)
 
 
 def test_sums_that_could_overflow_are_refused():
