@@ -252,8 +252,9 @@ static void looked_up(const uint8_t *table, const uint8_t *codes, input *to, lon
 static int head_of_integers(const struct iencoder *x, const struct ilayer *l, const int8_t *q, const int8_t *k, const int8_t *v,
                             input *out, long row, long out_row, int n, int asking) {
     long width = l->width, deep = in_groups(width), keys = in_panels(n), wide = in_panels(width), depth = in_groups(n);
-    size_t bytes = (size_t)(keys * deep + wide * depth) + 4 * (size_t)(keys + ROWS * (keys + SIDE) + ROWS * SIDE) +
-                   sizeof(input) * (size_t)(ROWS * (deep + 2 * depth)) + 512;
+    long padded = up(n);
+    size_t bytes = (size_t)(keys * deep + wide * depth) + 4 * (size_t)(keys + ROWS * keys + 2 * ROWS * SIDE) +
+                   sizeof(input) * (size_t)(ROWS * (deep + 2 * keys)) + 1024;
     uint8_t *memory = (uint8_t *)room_for(bytes / 4 + 1);
     if (memory == NULL) return 1;
 #define TAKE(type, name, count) \
@@ -266,25 +267,36 @@ static int head_of_integers(const struct iencoder *x, const struct ilayer *l, co
     TAKE(int32_t, sums, ROWS * SIDE);
     TAKE(int32_t, more, ROWS * SIDE);
     TAKE(input, asks, ROWS * deep);
-    TAKE(input, low, ROWS * depth);
-    TAKE(input, high, ROWS * depth);
+    TAKE(input, low, ROWS * keys);
+    TAKE(input, high, ROWS * keys);
 #undef TAKE
-    memset(turned, 0, (size_t)(keys * deep));
-    memset(values, 0, (size_t)(wide * depth));
-    memset(taken, 0, 4 * (size_t)keys);
-    for (long j = 0; j < n; j++) {
+    for (long j = 0; j < n; j++) { /* keys side by side in groups of their numbers; what stands behind the last one is not read */
+        const int8_t *from = k + j * row;
         int8_t *place = turned + j / SIDE * SIDE * deep + j % SIDE * GROUP;
-        int32_t sum = 0;
-        for (long i = 0; i < width; i++) {
-            place[i / GROUP * SIDE * GROUP + i % GROUP] = k[j * row + i];
-            sum += k[j * row + i];
+        long i = 0;
+        for (; i + GROUP <= width; i += GROUP) memcpy(place + i * SIDE, from + i, GROUP);
+        if (i < width) {
+            memset(place + i * SIDE, 0, GROUP);
+            for (long rest = i; rest < width; rest++) place[i * SIDE + rest - i] = from[rest];
         }
+        int32_t sum = 0;
+        for (i = 0; i < width; i++) sum += from[i];
         taken[j] = OFFSET * sum;
-        int8_t *column = values + j / GROUP * SIDE * GROUP + j % GROUP;
-        for (long i = 0; i < width; i++) column[i / SIDE * SIDE * depth + i % SIDE * GROUP] = v[j * row + i];
+    }
+    for (long j = 0; j < depth; j += GROUP) { /* values: each number of a group of keys side by side, 0 where there is no key */
+        const int8_t *from[GROUP];
+        static const int8_t nothing[SIDE];
+        long at = 0;
+        for (; at < width; at += SIDE) {
+            long count = width - at < SIDE ? width - at : SIDE;
+            for (int g = 0; g < GROUP; g++) from[g] = j + g < n ? v + (j + g) * row + at : nothing;
+            int8_t *restrict to = values + at * depth + j * SIDE;
+            for (long i = 0; i < count; i++)
+                for (int g = 0; g < GROUP; g++) to[i * GROUP + g] = from[g][i];
+        }
     }
     const int down = SHARE - x->probabilities, most = (1 << x->probabilities) - 1, split = GROUP == 4 && x->probabilities > 8;
-    const int64_t half = INT64_C(1) << (down - 1);
+    const ivec logit_m = each(l->logits.m), context_m = each(l->context.m);
     for (int first = 0; first < asking; first += ROWS) {
         int rows = asking - first < ROWS ? asking - first : ROWS;
         for (int i = 0; i < rows; i++) {
@@ -294,48 +306,64 @@ static int head_of_integers(const struct iencoder *x, const struct ilayer *l, co
         }
         for (long at = 0; at < n; at += SIDE) {
             all_integer_sums(sums, asks, deep, turned + at * deep, deep, rows, n - at <= SIDE / 2);
-            long count = n - at < SIDE ? n - at : SIDE;
+            long count = padded - at < SIDE ? padded - at : SIDE;
             for (int i = 0; i < rows; i++)
-                for (long j = 0; j < count; j++) scores[i * keys + at + j] = sums[i * SIDE + j] - taken[at + j];
+                for (long j = 0; j < count; j += LANES)
+                    *(ivec *)(scores + i * keys + at + j) = *(ivec *)(sums + i * SIDE + j) - *(ivec *)(taken + at + j);
         }
         for (int i = 0; i < rows; i++) {
-            int32_t *restrict own = scores + i * keys;
-            int32_t top = own[0];
-            for (int j = 1; j < n; j++) top = own[j] > top ? own[j] : top;
-            int64_t total = 0;
-            const int64_t m = l->logits.m, logits_half = INT64_C(1) << (l->logits.e - 1);
-            const int e = l->logits.e, ln2 = x->ln2, b = x->b, c = x->c, lowest = x->lowest, magic = x->magic, deeper = x->down;
-            for (int j = 0; j < n; j++) {
-                int64_t logit = ((own[j] - top) * m + logits_half) >> e;
-                int32_t l32 = (int32_t)(logit < lowest ? lowest : logit);
-                int32_t z = (-l32 * magic) >> deeper, r = l32 + z * ln2;
-                int32_t power = ((r + b) * r + c) >> z;
-                own[j] = power;
-                total += power;
+            int32_t *own = scores + i * keys;
+            for (long j = n; j < padded; j++) own[j] = -(1 << 30); /* exp of that is 0 */
+            ivec tops = *(ivec *)own;
+            for (long j = LANES; j < padded; j += LANES) {
+                ivec now = *(ivec *)(own + j), above = now > tops;
+                tops = (above & now) | (~above & tops);
             }
-            const int32_t share = (int32_t)((INT64_C(1) << SHARE) / (total < 1 ? 1 : total));
-            for (int j = 0; j < n; j++) {
-                int32_t p = (int32_t)(((int64_t)own[j] * share + half) >> down);
-                p = p > most ? most : p;
+            int32_t top = tops[0];
+            for (int j = 1; j < LANES; j++) top = tops[j] > top ? tops[j] : top;
+            lvec even = (lvec){}, odd = (lvec){};
+            for (long j = 0; j < padded; j += LANES) {
+                ivec logit = narrowed(rescaled(*(ivec *)(own + j) - top, logit_m, l->logits.e), -(int64_t)x->lowest);
+                ivec z = (-logit * x->magic) >> x->down, r = logit + z * x->ln2;
+                ivec power = ((r + x->b) * r + x->c) >> z;
+                *(ivec *)(own + j) = power;
+                even += (lvec)power & INT64_C(0xffffffff);
+                odd += (lvec)power >> 32;
+            }
+            even += odd;
+            int64_t total = 0;
+            for (int j = 0; j < LANES / 2; j++) total += even[j];
+            ivec share = each((int32_t)((INT64_C(1) << SHARE) / (total < 1 ? 1 : total)));
+            for (long j = 0; j < padded; j += LANES) {
+                ivec p = narrowed(rescaled(*(ivec *)(own + j), share, down), most);
 #if GROUP == 4
-                low[i * depth + j] = (input)(p & 255);
-                high[i * depth + j] = (input)(p >> 8);
+                *(ibyte *)(low + i * keys + j) = __builtin_convertvector(p & 255, ibyte);
+                *(ibyte *)(high + i * keys + j) = __builtin_convertvector(p >> 8, ibyte);
 #else
-                low[i * depth + j] = (input)p;
+                *(ishort *)(low + i * keys + j) = __builtin_convertvector(p, ishort);
 #endif
             }
-            for (long j = n; j < depth; j++) low[i * depth + j] = high[i * depth + j] = 0;
         }
         for (long at = 0; at < width; at += SIDE) {
             int few = width - at <= SIDE / 2;
-            all_integer_sums(sums, low, depth, values + at * depth, depth, rows, few);
-            if (split) all_integer_sums(more, high, depth, values + at * depth, depth, rows, few);
+            all_integer_sums(sums, low, keys, values + at * depth, depth, rows, few);
+            if (split) all_integer_sums(more, high, keys, values + at * depth, depth, rows, few);
             long count = width - at < SIDE ? width - at : SIDE;
             for (int i = 0; i < rows; i++)
-                for (long j = 0; j < count; j++) {
-                    int64_t mixed = sums[i * SIDE + j];
-                    if (split) mixed += 256 * (int64_t)more[i * SIDE + j];
-                    out[(first + i) * out_row + at + j] = (input)(cut(rescaled_one(mixed, l->context), 127) + OFFSET);
+                for (long j = 0; j < count; j += LANES) {
+                    ivec mixed = *(ivec *)(sums + i * SIDE + j);
+                    if (split) mixed += *(ivec *)(more + i * SIDE + j) << 8;
+                    ivec found = narrowed(rescaled(mixed, context_m, l->context.e), 127) + OFFSET;
+                    input *to = out + (first + i) * out_row + at + j;
+                    if (count - j >= LANES) {
+#if GROUP == 4
+                        *(ibyte *)to = __builtin_convertvector(found, ibyte);
+#else
+                        *(ishort *)to = __builtin_convertvector(found, ishort);
+#endif
+                    } else {
+                        for (long rest = 0; rest < count - j; rest++) to[rest] = (input)found[rest];
+                    }
                 }
         }
     }
