@@ -4,6 +4,7 @@ What it does not take: models that read images or norm before each half, tables 
 relative positions (MPNet), rules that remove tokens. Pooler and head stay in floating point behind it.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,9 +12,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparsam.errors import Refused
-from sparsam.models.integers import scales_of
-from sparsam.models.lift import base_of, plan_of, reads_class_token, stack_of
-from sparsam.quantization.integer_only import LayerNorm, LayerParts, Parts, Weights
+from sparsam.models.formats import ROLES, words_of
+from sparsam.models.integers import put, scales_of
+from sparsam.models.lift import base_of, lift, plan_of, reads_class_token, stack_of
+from sparsam.plan import VERSION, Format, IntegerOnly
+from sparsam.quantization.integer_only import (
+    IBert,
+    IntegerEncoder,
+    LayerNorm,
+    LayerParts,
+    Parts,
+    Scales,
+    Weights,
+    grid_of,
+    integers,
+    rounded_rows,
+)
+
+MIDDLE = 128
+"""Zero point of an affine grid from 0 to 255 that a symmetric one is, but for its end at -128."""
 
 POLYNOMIAL = ("GELUActivation", "GELU")
 """Activations that the paper's polynomial stands for, by their class; GELU with another approximation is none."""
@@ -54,6 +71,67 @@ def why_not_integers(model: Any) -> str | None:
     if getattr(base, "embeddings_project", None) is not None:
         return "its tables of embeddings are narrower than its layers"
     return None
+
+
+def encoder_of(model: Any) -> IntegerEncoder:
+    """The integers of a model whose plan says that it runs in them alone.
+
+    Raises:
+        Refused: ``digest`` where its floats no longer make the integers that were saved.
+    """
+    plan = plan_of(model)
+    assert plan is not None and plan.integer_only is not None
+    named = plan.integer_only
+    method = IBert(named.activation, named.probabilities, named.residual)
+    made = integers(parts_of(model), named.scales, method)
+    if made.digest() != named.digest:
+        raise Refused(
+            "the model's weights make other integers than those its plan names: they were trained, merged or cast. Load the "
+            "model again, or make the integers anew.",
+            code="digest",
+        )
+    return made
+
+
+def put_integers(model: Any, scales: Scales, method: IBert) -> IntegerEncoder:
+    """Round a lifted model's weights to the integers that it will run in, in place, with the plan that says so."""
+    parts_of(model)
+    layers = []
+    for index, block in enumerate(stack_of(model).blocks):
+        formats: dict[Any, Format] = {}
+        for product, roles in ROLES.items():
+            modules = [block.part(role) for role in roles]
+            if all(module.weight.numel() for module in modules):
+                for module in modules:
+                    _put(module)
+                formats[product] = Format(8, "tensor", scales[input_point(index, product)], MIDDLE)
+        layers.append(replace(block.left, formats=formats))
+    words: Any = words_of(model)
+    _put(words)
+    made = integers(parts_of(model), scales, method)
+    named = IntegerOnly(
+        dict(scales),
+        made.digest(),
+        method.activation,  # type: ignore[arg-type]
+        method.probabilities,  # type: ignore[arg-type]
+        method.residual,  # type: ignore[arg-type]
+    )
+    plan = plan_of(model)
+    assert plan is not None
+    lift(model, replace(plan, layers=tuple(layers), embeddings=8, integer_only=named, version=VERSION))
+    return made
+
+
+def input_point(layer: int, product: str) -> str:
+    """The point that a product reads."""
+    if product == "qkv":
+        return "embeddings.out" if layer == 0 else f"{layer - 1}.ffn.out"
+    return f"{layer}." + {"o": "context", "up": "attention.out", "down": "active"}[product]
+
+
+def _put(module: Any) -> None:
+    scale = grid_of(_weights(module))
+    put(module, rounded_rows(module.weight, scale).to(torch.int8), scale)
 
 
 def answers_alone(model: Any) -> bool:
