@@ -101,7 +101,7 @@ def integer_only(
         settings.seed,
     )
     scales = found_scales(
-        parts, _batches(feed, rows, first), method.arithmetic, RANGES[method.range], alone=alone
+        parts, batches_of(feed, rows, first), method.arithmetic, RANGES[method.range], alone=alone
     )
     if method.qat_epochs > 0:
         student = RoundedStudent(model, scales, method, teacher)
@@ -109,7 +109,8 @@ def integer_only(
     return put_integers(model, scales, method.arithmetic)
 
 
-def _batches(feed: Feed, rows: NDArray[np.int64], first: int) -> Iterator[Sequences]:
+def batches_of(feed: Feed, rows: NDArray[np.int64], first: int) -> Iterator[Sequences]:
+    """Rows of a feed by length, as packed tokens."""
     for group in by_length(feed.lengths[rows], TOKENS):
         yield sequences_of(feed.collate(rows[group]), first)
 
