@@ -232,6 +232,27 @@ def test_sums_are_exact_in_every_shape():
         assert torch.equal(integer_matmul(x, w), (x.long() @ w.long().t()).int()), (t, i, o)
 
 
+def test_sums_beyond_24_bits_are_exact_in_the_simulation():
+    """All filters of a layer wide open and all weights of one sign: sums above 2^24, odd ones, too, and the same integers."""
+    model = lift(tiny_models.build("bert", intermediate_size=1301, num_hidden_layers=1))
+    layer = model.bert.encoder.layer[0]
+    with torch.no_grad():
+        layer.output.dense.weight.fill_(0.01)
+        layer.intermediate.dense.weight.mul_(1e-3)
+        layer.intermediate.dense.bias.fill_(3.0)
+    tokens = sequences([12, 7, 30], seed=3, kinds=True)
+    parts = parts_of(model)
+    scales = found_scales(parts, [tokens], IBert(), MinMax())
+    sums: list[torch.Tensor] = []
+    encoder = integers(parts, scales, IBert())
+    found = run(encoder, tokens, watch=lambda name, x, _: sums.append(x) if name == "0.down.sums" else None)
+    assert int(sums[0].max()) > 2**24
+    assert int((sums[0] % 2).sum()) > 0
+    assert torch.equal(
+        found.double() * encoder.scale, RoundedEncoder(parts, scales, IBert()).run(tokens).detach()
+    )
+
+
 def test_sums_that_could_overflow_are_refused():
     """A bias far beyond the scale of the inputs, and more inputs than 32 bits take."""
     with pytest.raises(Refused, match=r"could reach .* 32 bits hold 2,147,483,647"):

@@ -1,5 +1,6 @@
 """The integer-only encoder in machine code: the reference's integers, whatever the layout, the batch or the threads."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -101,6 +102,20 @@ def test_widths_that_fill_no_vector_are_exact(changes: dict[str, int]) -> None:
     tokens = sequences([9, 70, 2], 3)
     for flags in (), ("-DSPARSAM_GROUP=2", "-DSPARSAM_LANES=8"):
         assert torch.equal(run(NativeIntegers(encoder, machine(*flags)), tokens), run(encoder, tokens))
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize(("name", "first"), [("roberta", 2), ("distilbert", 0)])
+def test_other_families_give_the_references_integers(name: str, first: int) -> None:
+    """Positions that begin later, and a model without token types."""
+    parts = parts_of(lift(tiny_models.build(name)))
+    seen, tokens = (
+        replace(one, positions=one.positions + first, kinds=None)
+        for one in (sequences([12, 7, 9]), sequences([3, 20], 5))
+    )
+    method = METHODS["ours"]
+    encoder = integers(parts, found_scales(parts, [seen], method, MinMax()), method)
+    assert torch.equal(run(NativeIntegers(encoder), tokens), run(encoder, tokens))
 
 
 @pytest.mark.usefixtures("compiled")
