@@ -16,8 +16,8 @@ from pydantic.dataclasses import dataclass
 
 from sparsam.errors import Refused
 
-VERSION = 2
-"""2 since products have number formats; plans of version 1 are read as they are."""
+VERSION = 3
+"""2 since products have number formats, 3 since encoders run in integers alone; older plans are read as they are."""
 
 MAX_CHARACTERS = 2_000_000
 """What is read of a plan's text: several times what a plan of the largest encoders takes."""
@@ -73,6 +73,20 @@ class LayerPlan:
 
 
 @dataclass(frozen=True, config=_strict)
+class IntegerOnly:
+    """How an encoder runs in integers alone (``quantization/integer_only.py``), beside the formats of all its products.
+
+    ``scales`` holds one scale a point, as calibrated; with the weights they make the integers, whose SHA-256 is ``digest``.
+    """
+
+    scales: dict[str, Annotated[float, pydantic.Field(gt=0)]]
+    digest: Annotated[str, pydantic.Field(pattern="^[0-9a-f]{64}$")]
+    activation: Literal["table", "polynomial"] = "table"
+    probabilities: Literal[15, 8] = 15
+    residual: Literal[16, 8] = 16
+
+
+@dataclass(frozen=True, config=_strict)
 class TokenPlan:
     """How tokens are chosen while the model runs.
 
@@ -97,6 +111,8 @@ class Plan:
     tokens: TokenPlan | None = None
     embeddings: Annotated[int, pydantic.Field(ge=2, le=8)] | None = None
     """Bits of the words' embeddings, symmetric, one scale a word; None for floating point."""
+    integer_only: IntegerOnly | None = None
+    """How the encoder runs without floating point; None where only products are in integers, or nothing."""
     version: Annotated[int, pydantic.Field(ge=1, le=VERSION)] = VERSION
 
     def __post_init__(self) -> None:
@@ -106,6 +122,17 @@ class Plan:
             raise ValueError(
                 f"tokens.values has {len(self.tokens.values)} entries for {len(self.layers)} layers"
             )
+
+        if self.integer_only is not None:
+            forms = [form for layer in self.layers for form in layer.formats.values()]
+            if (
+                self.tokens is not None
+                or self.embeddings != 8
+                or any(f.bits != 8 or f.input != "tensor" for f in forms)
+            ):
+                raise ValueError(
+                    "integer_only needs embeddings and products of 8 bits with inputs on one grid each, and no token rule"
+                )
 
     @staticmethod
     def dense(family: str, layers: int) -> "Plan":
@@ -133,6 +160,8 @@ class Plan:
                     del form["pieces"]
         if self.embeddings is None:
             del made["embeddings"]
+        if self.integer_only is None:
+            del made["integer_only"]
         return made
 
     @staticmethod

@@ -154,6 +154,8 @@ def _integers(plan: Plan) -> Finding:
     )
     if plan.embeddings is not None:
         said.append(f"the words' embeddings in {plan.embeddings} bits")
+    if plan.integer_only is not None:
+        said.append("from token ids to the last norm no floating point (I-BERT)")
     return Finding("integers", True, "; ".join(said))
 
 

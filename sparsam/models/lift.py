@@ -25,6 +25,7 @@ from sparsam.models.encoder import Stack
 from sparsam.models.families import FAMILIES, REFUSED, Family
 from sparsam.models.formats import check_formats, refuse_integers
 from sparsam.plan import LayerPlan, Plan
+from sparsam.quantization.integer_only import check_scales
 from sparsam.tokens import rule_of
 
 
@@ -326,6 +327,8 @@ def lift(model: Any, plan: Plan | None = None) -> Any:
             code="plan-mismatch",
         )
     check_formats(model, list(layers.children()), family, plan)
+    if plan.integer_only is not None:
+        check_scales(plan.integer_only.scales, len(plan.layers))
     rule = rule_of(plan.tokens) if plan.tokens is not None else None
     stack = _find_stack(model)
     if stack is None:

@@ -19,11 +19,13 @@ from sparsam.errors import Refused, Usage
 from sparsam.models import lift, plan_of, stack_of
 from sparsam.models.encoder import Stack
 from sparsam.models.heads import why_not
+from sparsam.models.integer_only import encoder_of
 from sparsam.models.lift import base_of, family_of
 from sparsam.models.positions import first_position, longest_text
 from sparsam.packed import Packed
 from sparsam.runtime.ends import embedded, head_of, pictured, positions_of
 from sparsam.runtime.frozen import FrozenEncoder, FrozenLayers, FrozenStack
+from sparsam.runtime.ibert import NativeIntegers
 from sparsam.runtime.product import prepacks
 from sparsam.task.encode import pixels_of
 
@@ -225,6 +227,8 @@ def freeze(model: Any, *, processor: Any = None, dtype: str | None = None) -> Fr
             code="freeze-device",
         )
     plan = plan_of(model)
+    if plan is not None and plan.integer_only is not None:
+        return FrozenIntegers(model, processor)
     if plan is not None and any(left.formats for left in plan.layers):
         chosen = torch.float32
     own = copy.deepcopy(model).eval().requires_grad_(False)
@@ -245,6 +249,44 @@ def freeze(model: Any, *, processor: Any = None, dtype: str | None = None) -> Fr
         own, chosen
     )  # the model's own method refuses it beside integers, which are held in float32 already
     return Frozen(own, encoder, processor, chosen)
+
+
+class FrozenIntegers(Frozen):
+    """A model whose encoder runs in integers alone, from token ids to the last norm; its head is in float32.
+
+    ``dtype`` has no say here. Threads and batches change no bit of what the encoder gives.
+    """
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        head = head_of(model)
+        if head is None:
+            raise Refused(
+                f"a {type(model).__name__} has a head that integers are not known to stand in front of. Call the model itself: "
+                "it gives nearly the same answers in floating point.",
+                code="freeze-head",
+            )
+        self.integers = NativeIntegers(encoder_of(model))
+        base = base_of(model)
+        kept = {
+            id(module): module
+            for module in (base.embeddings, getattr(base, family_of(base.config.model_type).container))
+        }
+        own = copy.deepcopy(model, {key: torch.nn.Identity() for key in kept})  # the head's copy alone
+        self.model, self.processor, self.dtype = own.eval().requires_grad_(False), processor, torch.float32
+        self.labels: Mapping[int, str] = model.config.id2label
+        self.first_position = first_position(model.config)
+        self.head = head
+
+    @torch.inference_mode()
+    def logits(self, batch: Batch) -> Float[Tensor, "b c"]:
+        """As of any frozen model."""
+        if batch.lengths.numel() == 0:
+            return torch.zeros(0, self.model.config.num_labels)
+        assert self.head is not None
+        positions = positions_of(batch.lengths, self.first_position)
+        found = self.integers.run(batch.ids, positions, batch.kinds, batch.lengths, alone=True)
+        states = (found.double() * self.integers.scale).float()
+        return self.head(self.model, states[:, None])
 
 
 def native_bf16() -> bool:

@@ -86,7 +86,7 @@ class Student(Trainee):
         logs = {"task": output.loss.detach()}
         total = (1 - weights.logits) * output.loss
         if weights.logits:
-            match = _match_logits(output.logits, taught, weights.temperature)
+            match = match_logits(output.logits, taught, weights.temperature)
             total = total + weights.logits * match
             logs["distill"] = match.detach()
         if states:
@@ -109,7 +109,8 @@ def _run(model: nn.Module, batch: dict[str, Tensor], record: bool) -> tuple[Any,
         stack.states = None
 
 
-def _match_logits(own: Tensor, wanted: Tensor, temperature: float) -> Tensor:
+def match_logits(own: Tensor, wanted: Tensor, temperature: float) -> Tensor:
+    """How far answers are from those that are to be learned: the divergence, or the squared distance of a single one."""
     if own.shape[-1] == 1:
         return F.mse_loss(own.float(), wanted.float())
     a = F.log_softmax(own.float() / temperature, -1)
