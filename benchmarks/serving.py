@@ -90,7 +90,8 @@ JOBS = {
     "int8": Job("MiniLM on SST-2, products in integers, batches of 32", "sst2", INTEGERS, MINILM, PEERS, rows=416),
     "exported": Job(
         "MiniLM on SST-2, exported graphs, batches of 32", "sst2",
-        (RUNS / "onnx-ftpp04", RUNS / "openvino-ftpp04", RUNS / "onnx-composed", RUNS / "openvino-composed"), MINILM, ("onnxruntime-fp32", "onnxruntime-int8", "openvino-fp32"),
+        tuple(RUNS / f"{to}-{name}" for name in ("ftpp04", "composed") for to in ("onnx", "openvino")), MINILM,
+        ("onnxruntime-fp32", "onnxruntime-int8", "openvino-fp32"),
         rows=416,
     ),
     "int8-single": Job(

@@ -168,7 +168,7 @@ def _quantize(
 
 def _lines(made: "Quantized") -> list[str]:
     """What came out of it, in sentences."""
-    lines = [made.said, made.size]
+    lines = [made.said, made.size, *([] if made.beside_uniform is None else [made.beside_uniform])]
     if made.samples:
         lines.append(
             f"Calibrated on {made.samples:,} rows of the training split; their labels were not read."

@@ -15,8 +15,9 @@ from sparsam.compress.opening import Opened, open_model, split_of
 from sparsam.cost import Cost
 from sparsam.errors import Refused
 from sparsam.measure import Measurement, metric_interval
-from sparsam.models import is_lifted, stack_of, unlift
+from sparsam.models import is_lifted, plan_of, stack_of, unlift
 from sparsam.models.count import Tally, dense_shapes_of, shapes_of
+from sparsam.runtime import Batch, freeze
 from sparsam.task import Split, Task
 from sparsam.task.classes import answers
 from sparsam.training.feed import streamed
@@ -69,8 +70,13 @@ def predict(
     truncate: bool = True,
     progress: Progress | None = None,
 ) -> tuple[NDArray[np.float32], Tally, int]:
-    """Logits of every row (n, classes), the work it took, and how many texts were cut."""
+    """Logits of every row (n, classes), the work it took, and how many texts were cut.
+
+    A model whose plan says that its encoder runs in integers alone answers in them: its forward pass through transformers is
+    near them, no more, and is asked for the work alone.
+    """
     model = opened.model.eval()
+    alone = _in_integers_alone(model)
     stack, device = stack_of(model), next(model.parameters()).device
     shapes, dense, tally, cut = shapes_of(stack), dense_shapes_of(model, stack), Tally(), 0
     logits: NDArray[np.float32] | None = None
@@ -87,6 +93,8 @@ def predict(
         inputs = {name: x.to(device) for name, x in batch.items() if name != "labels"}
         with stack.recording() as kept:
             out = model(**inputs).logits.float().cpu().numpy()
+        if alone is not None:
+            out = alone(batch)
         if logits is None:
             logits = np.zeros((len(split), out.shape[1]), np.float32)
         logits[rows] = out
@@ -105,6 +113,22 @@ def predict(
             code="non-finite",
         )
     return logits, tally, cut
+
+
+def _in_integers_alone(model: Any) -> Callable[[dict[str, torch.Tensor]], NDArray[np.float32]] | None:
+    """Answers to padded texts (padding on the right) in integers; None for a model that has floats in its encoder."""
+    plan = plan_of(model)
+    if plan is None or plan.integer_only is None:
+        return None
+    frozen = freeze(model)
+
+    def answer(batch: dict[str, torch.Tensor]) -> NDArray[np.float32]:
+        living, kinds = batch["attention_mask"].bool(), batch.get("token_type_ids")
+        packed = Batch(batch["input_ids"][living], living.sum(1), None if kinds is None else kinds[living])
+        found: NDArray[np.float32] = frozen.logits(packed).float().numpy()
+        return found
+
+    return answer
 
 
 def evaluate(

@@ -24,6 +24,7 @@ from sparsam import artifact
 from sparsam.compress.calibration import Seen, applied_by, grouped, products_of, watched
 from sparsam.compress.debug import Debugged, layer_by_layer
 from sparsam.compress.evaluation import Evaluation, Progress, evaluate
+from sparsam.compress.ibert_run import IntegerOnlyMethod, integer_only
 from sparsam.compress.mixed_run import bytes_at
 from sparsam.compress.opening import Opened, feed_of, open_model, split_of, weight_bytes
 from sparsam.compress.start import removes_tokens
@@ -34,6 +35,7 @@ from sparsam.models import dense_plan, head_alone, lift, plan_of, stack_of
 from sparsam.models.digest import weights_digest
 from sparsam.models.encoder import call
 from sparsam.models.formats import refuse_integers, words_of
+from sparsam.models.integer_only import left_in_floats
 from sparsam.models.integers import put
 from sparsam.plan import Format, Plan
 from sparsam.quantization import INPUT, Hessian, corrected_bias, fit, grid_between, quantize, weight_form
@@ -41,7 +43,7 @@ from sparsam.quantization.int8 import RANGES, SAMPLES
 from sparsam.quantization.schemes import Made, Scheme, scheme_named
 from sparsam.task import Task, held_out
 from sparsam.training.feed import Feed, matched_rows
-from sparsam.training.loop import compute_device, on_main_process
+from sparsam.training.loop import Settings, compute_device, on_main_process
 
 ROWS = 256
 """Rows on which errors are looked at. Chosen by us."""
@@ -81,6 +83,8 @@ class Asked:
     def __post_init__(self) -> None:
         object.__setattr__(self, "group", self.scheme.check(self.bits, self.group))
         whole = self.scheme.in_integers(self.bits, self.group)
+        if self.scheme.encoder:
+            self._check_encoder()
         if self.inputs is None:
             object.__setattr__(self, "inputs", "token" if whole else "none")
         for name, choices in (("inputs", INPUTS), ("range", tuple(RANGES)), ("embeddings", ("8", "none"))):
@@ -105,6 +109,16 @@ class Asked:
                 code="scheme-embeddings",
             )
 
+    def _check_encoder(self) -> None:
+        """An encoder in integers alone has calibrated grids, and leaves nothing to choose about them."""
+        if self.inputs in ("none", "token") or self.correct:
+            raise Usage(
+                f"{self.scheme.name} puts everything on calibrated grids: --inputs tensor, and no --correct. Leave them out.",
+                code="scheme-inputs",
+            )
+        object.__setattr__(self, "inputs", "tensor")
+        object.__setattr__(self, "embeddings", "8")
+
     @property
     def runs_in_integers(self) -> bool:
         """Whether the int8 runtime multiplies what comes out."""
@@ -120,7 +134,8 @@ class Asked:
         return {
             "scheme": self.scheme.name, "title": self.scheme.title, "paper": self.scheme.paper, "bits": self.bits,
             "group": self.group, "inputs": self.inputs, "range": self.range, "correct": self.correct,
-            "embeddings": self.embeddings, "runs": "int8" if self.runs_in_integers else "simulated",
+            "embeddings": self.embeddings, "runs": self.scheme.runs if self.scheme.encoder else
+            "int8" if self.runs_in_integers else "simulated",
         }  # fmt: skip
 
 
@@ -147,11 +162,21 @@ class Quantized:
     samples: int
     seconds: float
     notes: tuple[str, ...] = field(default=())
+    rival: float | None = None
+    """Squared error of clipped uniform grids of equal storage over the scheme's, all products together; None where it is
+    uniform itself."""
+    in_floats: tuple[str, ...] = ()
+    """Modules of a model in integers alone that stay in floating point."""
 
     @property
     def said(self) -> str:
         """In a sentence whether this runs in integers here."""
         asked = self.asked
+        if asked.scheme.encoder:
+            return (
+                "Runs in integers alone here, from token ids to the encoder's last norm; in floating point stay "
+                f"{', '.join(self.in_floats)}."
+            )
         if asked.runs_in_integers:
             how = (
                 "each token on a grid of its own"
@@ -175,6 +200,17 @@ class Quantized:
             return f"{line}."
         return f"{line}; {self.packed_bytes / 1e6:.2f} MB if packed to {self.asked.bits} bits, which no file here does."
 
+    @property
+    def beside_uniform(self) -> str | None:
+        """In a sentence how a uniform grid of equal storage would do."""
+        if self.rival is None:
+            return None
+        bits = self.asked.bits + self.asked.scheme.extra_bits
+        return (
+            f"At equal storage ({bits} bits a weight) uniform grids with a searched clip have {self.rival:.2f} times the "
+            "squared error."
+        )
+
     def to_json(self) -> dict[str, Any]:
         """All facts as one object."""
         return self.asked.to_json() | {
@@ -189,6 +225,8 @@ class Quantized:
             "difference": self.difference.as_json(),
             "errors": None if self.errors is None else self.errors.to_json(),
             "seconds": self.seconds,
+            "uniform_at_equal_storage": self.rival,
+            "in_floats": list(self.in_floats),
             "notes": list(self.notes),
         }
 
@@ -255,7 +293,7 @@ def quantize_model(
     made = Quantized(
         reloaded.model, reloaded.processor, Path(out), wanted, errors, before, after, difference,
         weight_bytes(dense.model), weight_bytes(reloaded.model), run.packed_bytes(), len(run.made), len(run.rows), seconds,
-        (*task.notes, *opened.notes),
+        (*task.notes, *opened.notes), run.rival, left_in_floats(reloaded.model) if wanted.scheme.encoder else (),
     )  # fmt: skip
     record = {
         "task": task.name,
@@ -294,6 +332,8 @@ class QuantizeRun:
         self._check()
         self.made: dict[tuple[int, str], tuple[int, int]] = {}
         """Bytes of every product that is done, as they are saved and as they would be packed."""
+        self.errors = [0.0, 0.0]
+        """Summed squared errors of what is done, and of uniform grids of equal storage, where the scheme tells."""
         self.rows: NDArray[np.int64] = np.zeros(0, np.int64)
         self.feed: Feed | None = None
         if asked.reads_rows:
@@ -345,6 +385,9 @@ class QuantizeRun:
     def apply(self) -> None:
         """Calibrate; round layer by layer, each on what the rounded ones before it give; name what is in integers."""
         asked, stack = self.asked, stack_of(self.model)
+        if asked.scheme.encoder:
+            self._whole()
+            return
         seen = self._watched() if asked.correct or asked.runs_in_integers else {}
         products = list(products_of(stack))
         formats: dict[int, dict[Any, Format]] = {}
@@ -352,7 +395,7 @@ class QuantizeRun:
         for done, (index, product, modules) in enumerate(products):
             if asked.scheme.calibrated and (not done or index != products[done - 1][0]):
                 curved = self._hessians(index)
-            bits, packed = None, 0
+            bits, packed, pieces = None, 0, None
             for role, module in modules.items():
                 hessian = curved[_SHARED.get(role, role)].matrix() if asked.scheme.calibrated else None
                 made = asked.scheme.make(module.weight.detach().cpu(), asked.bits, asked.group, hessian)
@@ -362,16 +405,40 @@ class QuantizeRun:
                     module.bias.copy_(moved)
                 bits = self._put(module, made)
                 packed += made.packed_bytes
-            self.made[index, product] = int(bytes_at(list(modules.values()), bits)), packed
+                pieces = made.pieces if bits is not None else None
+                if made.rival is not None:
+                    self.errors = [a + b for a, b in zip(self.errors, made.rival, strict=True)]
+            stored = packed if pieces is not None else int(bytes_at(list(modules.values()), bits))
+            self.made[index, product] = stored, packed
             if asked.runs_in_integers:
                 grid = grid_between(*RANGES[asked.range].bounds(seen[index, product].range, INPUT), INPUT)
                 kind: Any = asked.inputs
                 assert bits is not None
-                formats.setdefault(index, {})[product] = Format(bits, kind, float(grid.scale), int(grid.zero))
+                formats.setdefault(index, {})[product] = Format(
+                    bits, kind, float(grid.scale), int(grid.zero), pieces
+                )
             if self.progress is not None:
                 self.progress(asked.scheme.name, done + 1, len(products), {})
         if asked.runs_in_integers:
             self._name(formats)
+
+    @torch.enable_grad()
+    def _whole(self) -> None:
+        """The encoder in integers alone."""
+        assert self.feed is not None
+        method = IntegerOnlyMethod(samples=len(self.rows), range=self.asked.range)
+        lengths = self.feed.lengths[self.rows]
+        self.model.cpu()
+        integer_only(self.model, self.feed, method, wanted=lengths, settings=Settings(seed=self.asked.seed))
+        for index, product, modules in products_of(stack_of(self.model)):
+            stored = int(bytes_at(list(modules.values()), self.asked.bits))
+            self.made[index, product] = stored, stored
+
+    @property
+    def rival(self) -> float | None:
+        """The squared error of uniform grids of equal storage over the scheme's; None where there is nothing to compare."""
+        own, uniform = self.errors
+        return uniform / own if own > 0 else None
 
     def packed_bytes(self) -> int:
         """Of all weights, with the scheme's in their bits and nothing to spare."""

@@ -34,6 +34,7 @@ from sparsam.quantization.codebook import (
     to_own_levels,
 )
 from sparsam.quantization.gptq import gptq
+from sparsam.quantization.pwlq import Pwlq, bytes_in_pieces, quantize_pwlq
 from sparsam.quantization.uniform import fit
 
 SCALE_BYTES = 4
@@ -53,6 +54,11 @@ class Made:
     """What they take with nothing to spare: codes of so many bits, scales and levels besides."""
     integers: Integers | None = None
     """The same numbers for an int8 runtime; None where they are none."""
+    pieces: int | None = None
+    """b of weights in pieces, which lie in files in b + 1 bits; None for others."""
+    rival: tuple[float, float] | None = None
+    """Summed squared errors of these numbers, and of a clipped uniform grid that takes as many bits; None where the scheme is
+    uniform itself, or nobody asks."""
 
 
 Make = Callable[[Tensor, int, int | None, Tensor | None], Made]
@@ -75,6 +81,7 @@ class Scheme:
         group: inputs that share a scale if nothing is said; None for all of an output.
         groups: whether ``group`` may be given.
         extra_bits: of a code beyond those that are named, such as one that says which piece of a grid a number lies in.
+        encoder: whether it makes a whole encoder of integers, and not one weight after the other; ``make`` is then not asked.
     """
 
     name: str
@@ -88,6 +95,7 @@ class Scheme:
     group: int | None = None
     groups: bool = False
     extra_bits: int = 0
+    encoder: bool = False
 
     def in_integers(self, bits: int, group: int | None) -> bool:
         """Whether an int8 runtime multiplies what comes out."""
@@ -96,6 +104,8 @@ class Scheme:
     @property
     def runs(self) -> str:
         """In words: where it runs in integers and where it is simulated."""
+        if self.encoder:
+            return "integers alone"
         if not self.integer_bits:
             return "simulated"
         if self.integer_bits == self.bits:
@@ -218,6 +228,27 @@ def _lloyd_max(weight: Float[Tensor, "o i"], bits: int, group: int | None, hessi
     return on_levels(to_own_levels(weight, bits))
 
 
+def _pieces(weight: Float[Tensor, "o i"], bits: int, group: int | None, hessian: Tensor | None) -> Made:
+    found = quantize_pwlq(weight, bits, form="int8")
+    packed = len(weight) * (bytes_in_pieces(weight.shape[1], bits) + SCALE_BYTES)
+    whole = (found.integers(), found.scales, 8)
+    return Made(found.dequantized(), packed, whole, bits, _rival(found, weight))
+
+
+def _free_pieces(weight: Float[Tensor, "o i"], bits: int, group: int | None, hessian: Tensor | None) -> Made:
+    found = quantize_pwlq(weight, bits)
+    return Made(found.dequantized(), -(-found.stored_bits // 8), rival=_rival(found, weight))
+
+
+def _rival(found: Pwlq, weight: Tensor) -> tuple[float, float]:
+    inputs = weight.shape[1]
+    return float(found.errors.sum()) * inputs, float(found.uniform_errors.sum()) * inputs
+
+
+def _encoder(weight: Float[Tensor, "o i"], bits: int, group: int | None, hessian: Tensor | None) -> Made:
+    raise AssertionError("a whole encoder is not made weight by weight")
+
+
 ALL = tuple(range(2, 9))
 SURVEY = "Gholami et al. 2021, arXiv:2103.13630"
 
@@ -261,6 +292,21 @@ SCHEMES: dict[str, Scheme] = {
         Scheme(
             "lloyd-max", "each output's own levels, by Lloyd's algorithm", "Max 1960; Lloyd 1982",
             "the least squared error of a weight; large outputs, whose levels cost little", (2, 3, 4, 5, 6), _lloyd_max,
+        ),
+        Scheme(
+            "pwlq", "a centre and two tails with steps of their own, one bit more a weight",
+            "Fang et al. 2020, arXiv:2002.00104",
+            "4 and 5 bits without data, as int8, files in bits + 1",
+            (3, 4, 5, 6, 7), _pieces, (3, 4, 5, 6, 7), extra_bits=1,
+        ),
+        Scheme(
+            "pwlq-free", "the same with steps that need be no multiples of each other",
+            "Fang et al. 2020, arXiv:2002.00104", "to compare with the paper", ALL, _free_pieces, extra_bits=1,
+        ),
+        Scheme(
+            "ibert", "the encoder in integers alone: GELU, softmax, norms and embeddings, too",
+            "Kim et al. 2021, arXiv:2101.01321", "hardware without floating point; the same bits on any machine", (8,),
+            _encoder, (8,), calibrated=True, encoder=True,
         ),
     )
 }  # fmt: skip

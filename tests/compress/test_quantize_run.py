@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import tiny_checkpoints
@@ -64,7 +65,42 @@ def only_json(captured: str) -> dict[str, Any]:
 # ---- To the folder and back ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", SCHEMES)
+def test_an_encoder_in_integers_alone(
+    texts: Checkpoints, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command says so, names what stays in floats, and its score is that of the integers after reload."""
+    call = [
+        "quantize",
+        str(texts.dense),
+        "--task",
+        str(texts.task),
+        "--scheme",
+        "ibert",
+        "--bits",
+        "8",
+        "--json",
+    ]
+    assert main([*call, "--out", str(tmp_path / "x"), "--samples", "64"]) == 0
+    said = only_json(capsys.readouterr().out)
+    assert said["runs"] == "integers alone" and said["samples"] == 64 and said["inputs"] == "tensor"
+    assert said["said"].startswith("Runs in integers alone here") and "classifier" in said["said"]
+    assert set(said["in_floats"]) == {"bert.pooler.dense", "classifier"}
+    assert said["saved_bytes"] == said["packed_bytes"] < 0.5 * said["dense"]["bytes"]
+    loaded = sparsam.load(tmp_path / "x")
+    assert loaded.plan.integer_only is not None
+    task = Task.load(str(texts.task))
+    assert task.validation is not None
+    rows = task.validation.take(np.arange(len(task.validation)))
+    own = loaded.predict(rows.texts).argmax(1)
+    names = [loaded.model.config.id2label[int(one)] for one in own]
+    right = np.mean([task.labels[int(label)] == name for label, name in zip(rows.labels, names, strict=True)])
+    assert said["quantized"]["value"] == pytest.approx(right)
+    for more in (["--inputs", "token"], ["--correct"]):
+        assert main([*call, "--out", str(tmp_path / "y"), *more]) == 2
+        assert "[scheme-inputs]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [name for name, scheme in SCHEMES.items() if not scheme.encoder])
 def test_every_scheme_to_the_folder_and_back(name: str, texts: Checkpoints, tmp_path: Path) -> None:
     """The reloaded weights are the scheme's own; integers have a plan, the rest is an ordinary folder."""
     bits = 4
@@ -106,6 +142,13 @@ def test_every_scheme_to_the_folder_and_back(name: str, texts: Checkpoints, tmp_
         "head",
     ]
     assert all(stage.own.sqnr is not None and stage.own.sqnr > 5 for stage in found.errors.stages[1:4])
+    assert (
+        (found.rival is not None)
+        == name.startswith("pwlq")
+        == ("At equal storage" in str(found.beside_uniform))
+    )
+    if found.rival is not None:
+        assert found.rival > 1 and found.to_json()["uniform_at_equal_storage"] == found.rival
     record = json.loads((tmp_path / "small" / "evaluation.json").read_text())
     assert found.said in json.dumps(record, ensure_ascii=False)
 

@@ -7,7 +7,7 @@ from sparsam.errors import Usage
 from sparsam.quantization import Hessian, quantize_weight
 from sparsam.quantization.schemes import SCHEMES, Scheme, scheme_named, spans
 
-EVERY = [(scheme, bits) for scheme in SCHEMES.values() for bits in scheme.bits]
+EVERY = [(scheme, bits) for scheme in SCHEMES.values() if not scheme.encoder for bits in scheme.bits]
 
 
 def hessian_of(inputs: int) -> torch.Tensor:
@@ -39,6 +39,11 @@ def test_law_of_a_scheme(scheme: Scheme, bits: int) -> None:
             q, scale, width = made.integers
             assert q.dtype is torch.int8 and int(q.abs().max()) <= 2 ** (width - 1) - 1 and 2 <= width <= 8
             assert torch.equal(q.float() * scale[:, None], made.values)
+        assert (made.pieces is not None) == (scheme.name == "pwlq")
+        if made.rival is not None:
+            own, uniform = made.rival
+            assert own == pytest.approx(float((made.values - weight).double().square().sum()), rel=1e-4)
+            assert own > 0 and (bits < 4 or own < 1.1 * uniform)
         if bits >= 4:
             error = float((made.values - weight).square().sum() / weight.square().sum())
             assert error < 0.04
@@ -91,5 +96,5 @@ def test_every_row_says_what_it_is() -> None:
         row = scheme.to_json()
         assert row["name"] == name and "make" not in row
         assert any(year in scheme.paper for year in ("19", "20")) and scheme.good_for
-        assert scheme.runs.startswith(("int8", "simulated"))
+        assert scheme.runs.startswith(("int8", "simulated", "integers alone"))
     assert SCHEMES["power-of-two"].runs == "int8 at 2 to 4 bits, simulated beyond"
