@@ -85,9 +85,12 @@ def _quantize(
         ),
     ] = None,
     range_: Annotated[
-        Literal["minmax", "ema", "percentile", "mse", "kl", "aciq"],
-        typer.Option("--range", help="Where the calibrated grid of inputs ends."),
-    ] = "mse",
+        Literal["minmax", "ema", "percentile", "mse", "kl", "aciq"] | None,
+        typer.Option(
+            "--range",
+            help="Where the calibrated grid of inputs ends; mse if not given, for ibert percentile.",
+        ),
+    ] = None,
     samples: Annotated[
         int | None,
         typer.Option("--samples", metavar="N", min=1, help="Calibration rows; 512, or all, if not given."),

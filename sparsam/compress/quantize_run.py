@@ -63,7 +63,8 @@ class Asked:
         inputs: of a product in integers: ``token`` rounds each token on a grid of its own, ``tensor`` all on one that
             calibration gave; ``none`` leaves them and multiplies in floating point. If None ``token`` where the scheme gives
             integers, else ``none``.
-        range: where the calibrated grid of inputs ends, one of :data:`~sparsam.quantization.int8.RANGES`.
+        range: where the calibrated grid of inputs ends, one of :data:`~sparsam.quantization.int8.RANGES`; if None ``mse``, for
+            an encoder in integers alone ``percentile``.
         samples: calibration rows; 512, or as many as there are, if None.
         correct: move what rounded weights change in the mean outputs into the biases.
         embeddings: ``8`` bits for the words' embeddings where products are in integers, or ``none``.
@@ -74,7 +75,7 @@ class Asked:
     bits: int
     group: int | None = None
     inputs: str | None = None
-    range: str = "mse"
+    range: str | None = None
     samples: int | None = None
     correct: bool = False
     embeddings: str = "none"
@@ -83,6 +84,8 @@ class Asked:
     def __post_init__(self) -> None:
         object.__setattr__(self, "group", self.scheme.check(self.bits, self.group))
         whole = self.scheme.in_integers(self.bits, self.group)
+        if self.range is None:
+            object.__setattr__(self, "range", "percentile" if self.scheme.encoder else "mse")
         if self.scheme.encoder:
             self._check_encoder()
         if self.inputs is None:
@@ -175,7 +178,8 @@ class Quantized:
         if asked.scheme.encoder:
             return (
                 "Runs in integers alone here, from token ids to the encoder's last norm; in floating point stay "
-                f"{', '.join(self.in_floats)}."
+                f"{', '.join(self.in_floats)}. Layers are compared with products and their inputs rounded, the rest in floating "
+                "point; answers are those of the integers."
             )
         if asked.runs_in_integers:
             how = (
@@ -411,6 +415,7 @@ class QuantizeRun:
             stored = packed if pieces is not None else int(bytes_at(list(modules.values()), bits))
             self.made[index, product] = stored, packed
             if asked.runs_in_integers:
+                assert asked.range is not None
                 grid = grid_between(*RANGES[asked.range].bounds(seen[index, product].range, INPUT), INPUT)
                 kind: Any = asked.inputs
                 assert bits is not None
@@ -425,7 +430,7 @@ class QuantizeRun:
     @torch.enable_grad()
     def _whole(self) -> None:
         """The encoder in integers alone."""
-        assert self.feed is not None
+        assert self.feed is not None and self.asked.range is not None
         method = IntegerOnlyMethod(samples=len(self.rows), range=self.asked.range)
         lengths = self.feed.lengths[self.rows]
         self.model.cpu()
@@ -448,7 +453,7 @@ class QuantizeRun:
     def _watched(self) -> dict[tuple[int, str], Seen]:
         """Ranges and means of what the products read."""
         show, feed = self.progress, self.feed
-        assert feed is not None
+        assert feed is not None and self.asked.range is not None
         return watched(
             self.model, feed, self.rows, RANGES[self.asked.range],
             progress=None if show is None else (lambda done, total: show("calibration", done, total, {})),
