@@ -178,8 +178,8 @@ class Quantized:
         if asked.scheme.encoder:
             return (
                 "Runs in integers alone here, from token ids to the encoder's last norm; in floating point stay "
-                f"{', '.join(self.in_floats)}. Layers are compared with products and their inputs rounded, the rest in floating "
-                "point; answers are those of the integers."
+                f"{', '.join(self.in_floats)}. Layers are compared with products and their inputs rounded, the rest in "
+                "floating point; answers are those of the integers."
             )
         if asked.runs_in_integers:
             how = (
