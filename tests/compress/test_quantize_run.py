@@ -318,9 +318,15 @@ def command(
 
 @pytest.mark.parametrize(("scheme", "runs"), [("uniform", "int8"), ("normal-float", "simulated")])
 def test_the_command_says_what_runs_how(
-    scheme: str, runs: str, texts: Checkpoints, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    scheme: str,
+    runs: str,
+    texts: Checkpoints,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A table of errors by layer, the two evaluations, and in plain words whether it runs in integers here; as JSON, too."""
+    monkeypatch.setenv("COLUMNS", "200")
     assert main(command(texts, tmp_path / "a", "--scheme", scheme, "--bits", "4")) == 0
     shown = capsys.readouterr().out
     assert all(f"layer {at}" in shown for at in (1, 2, 3)) and "answers that agree" in shown
