@@ -1,6 +1,7 @@
 """Products in 8-bit integers: the dense model's, after heads and filters were cut, and with what a budget of time chooses.
 
-    python benchmarks/integers.py    # MiniLM on SST-2; the composed model trains for a quarter of an hour on two cores
+    python benchmarks/integers.py         # MiniLM on SST-2; the composed model trains for a quarter of an hour on two cores
+    python benchmarks/integers.py imdb    # on IMDB, the model of ltp_imdb.py put in integers
 
 What is there already is evaluated, not made again. Speeds: ``python benchmarks/serving.py int8 int8-single``. From a dense
 checkpoint of one's own the same is
@@ -12,8 +13,11 @@ checkpoint of one's own the same is
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 from compose import row
@@ -28,8 +32,35 @@ SHARED = Path(os.environ.get("SPARSAM_SHARED", "../shared"))
 RUNS = Path("runs/integers")
 
 
+def imdb() -> None:
+    """Tokens, then integers: the dense model, LTP's, and LTP's in integers on 2,000 test reviews."""
+    found, dense = Task.load(str(SHARED / "data/imdb")), "runs/ltp-imdb/dense-5000-1.5"
+    train, test = found.train, found.validation
+    assert train is not None and test is not None
+    task = replace(
+        found,
+        train=train.subset(np.arange(5000)),
+        validation=train.subset(np.arange(len(train) - 5000, len(train) - 4800)),
+        test=test.sample(2000, seed=0),
+    )
+    pruned = "runs/ltp-imdb/ltp-0.35-20000-1.5-0.2+1.5"
+    for name, model in (("imdb-int8", dense), ("imdb-ltp+int8", pruned)):
+        if not (RUNS / name).exists():
+            compress(model, task, out=RUNS / name, methods=[Int8(samples=256)], teacher=dense, strict=False)
+    rows = [
+        row(name, task, dense, Path(folder), ("test",))
+        for name, folder in (
+            ("LTP", pruned), ("int8", RUNS / "imdb-int8"), ("LTP, int8", RUNS / "imdb-ltp+int8"),
+        )
+    ]  # fmt: skip
+    store("integers-imdb", "Products in integers: MiniLM on IMDB", "python benchmarks/integers.py imdb", rows)
+
+
 def main() -> None:
     """Make, evaluate and store."""
+    if sys.argv[1:] == ["imdb"]:
+        imdb()
+        return
     task, dense = Task.load(str(SHARED / "data/sst2")), str(SHARED / "models/minilm-sst2")
     jobs: list[tuple[str, str, dict[str, Any]]] = [
         ("int8", dense, {"methods": [Int8()]}),
