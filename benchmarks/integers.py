@@ -23,7 +23,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from compose import row
 from tables import store
 
-from sparsam.compress import compress
+from sparsam.compress import compress, evaluate
+from sparsam.measure import paired_difference
 from sparsam.quantization.int8 import Int8
 from sparsam.structure import FTPP
 from sparsam.task import Task
@@ -33,7 +34,7 @@ RUNS = Path("runs/integers")
 
 
 def imdb() -> None:
-    """Tokens, then integers: the dense model, LTP's, and LTP's in integers on 2,000 test reviews."""
+    """Tokens, then integers, on 2,000 test reviews."""
     found, dense = Task.load(str(SHARED / "data/imdb")), "runs/ltp-imdb/dense-5000-1.5"
     train, test = found.train, found.validation
     assert train is not None and test is not None
@@ -43,16 +44,20 @@ def imdb() -> None:
         validation=train.subset(np.arange(len(train) - 5000, len(train) - 4800)),
         test=test.sample(2000, seed=0),
     )
-    pruned = "runs/ltp-imdb/ltp-0.35-20000-1.5-0.2+1.5"
-    for name, model in (("imdb-int8", dense), ("imdb-ltp+int8", pruned)):
-        if not (RUNS / name).exists():
-            compress(model, task, out=RUNS / name, methods=[Int8(samples=256)], teacher=dense, strict=False)
-    rows = [
-        row(name, task, dense, Path(folder), ("test",))
-        for name, folder in (
-            ("LTP", pruned), ("int8", RUNS / "imdb-int8"), ("LTP, int8", RUNS / "imdb-ltp+int8"),
-        )
-    ]  # fmt: skip
+    pruned, folder = "runs/ltp-imdb/ltp-0.35-20000-1.5-0.2+1.5", RUNS / "imdb-ltp+int8"
+    if not folder.exists():
+        compress(pruned, task, out=folder, methods=[Int8(samples=256)], teacher=dense, strict=False)
+    before, *after = (evaluate(str(one), task, split="test") for one in (dense, pruned, folder))
+    rows = []
+    for name, one in zip(("LTP", "LTP, int8"), after, strict=True):
+        difference = paired_difference("accuracy", before.predictions, one.predictions, before.labels)
+        rows.append(
+            {
+                "model": name, "MACs": f"{one.macs_ratio:.3f}x", "rows": len(one.labels),
+                "dense": f"{100 * before.metric.value:.2f}", "score": f"{100 * one.metric.value:.2f}",
+                "difference": f"{difference.value:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]",
+            }
+        )  # fmt: skip
     store("integers-imdb", "Products in integers: MiniLM on IMDB", "python benchmarks/integers.py imdb", rows)
 
 

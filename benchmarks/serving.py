@@ -68,7 +68,7 @@ JOBS = {
     "all": Job("MiniLM on SST-2, every peer, arrival order", "sst2", SST2[1:2], MINILM, order="arrival", rows=400),
     "imdb": Job(
         "MiniLM on IMDB, batches of 32", "imdb",
-        (RUNS / "ltp-imdb/ltp-0.35-20000-1.5-0.2+1.5", RUNS / "integers/imdb-int8", RUNS / "integers/imdb-ltp+int8"),
+        (RUNS / "ltp-imdb/ltp-0.35-20000-1.5-0.2+1.5", RUNS / "integers/imdb-ltp+int8"),
         RUNS / "ltp-imdb/dense-5000-1.5", PEERS, "test", rows=64, test_rows=2000,
     ),
     "fashion": Job(
