@@ -1,5 +1,6 @@
 """PWLQ on MiniLM and SST-2 from the shared folder: four bits, saved in five, reloaded."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,9 @@ pytestmark = [
     pytest.mark.data,
     pytest.mark.slow,
     pytest.mark.timeout(1800),
+    pytest.mark.skipif(
+        os.environ.get("SPARSAM_LONG") != "1", reason="takes minutes; SPARSAM_LONG=1 asks for it"
+    ),
 ]  # two searches over ten million weights
 
 

@@ -1,5 +1,6 @@
 """PWLQ on a convolutional network with BatchNorm that is trained here for a minute: Fashion-MNIST, from the shared folder."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,14 @@ from sparsam.quantization.pwlq import quantize_pwlq, uniform
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
-pytestmark = [pytest.mark.data, pytest.mark.slow, pytest.mark.timeout(1200)]  # three epochs on 20,000 images
+pytestmark = [
+    pytest.mark.data,
+    pytest.mark.slow,
+    pytest.mark.timeout(1200),  # three epochs on 20,000 images
+    pytest.mark.skipif(
+        os.environ.get("SPARSAM_LONG") != "1", reason="takes minutes; SPARSAM_LONG=1 asks for it"
+    ),
+]
 
 
 def test_four_bits_lose_less_than_a_point(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
