@@ -36,7 +36,7 @@ class IntegerOnlyMethod:
 
     Args:
         arithmetic: the widths, and how an activation is computed.
-        range: where points of 8 bits end: ``percentile``, ``mse``, ``minmax`` or ``kl``.
+        range: where points of 8 bits end: ``percentile``, ``mse``, ``minmax``, ``kl`` or ``aciq``.
         samples: calibration rows; their labels are not looked at.
         qat_epochs: passes over the training rows with everything rounded; none by default.
         qat_lr: its peak learning rate.
@@ -53,7 +53,7 @@ class IntegerOnlyMethod:
     def __post_init__(self) -> None:
         if self.range not in RANGES or self.range == "ema":
             raise Usage(
-                f"range is percentile, mse, minmax or kl; got {self.range!r}.", code="method-settings"
+                f"range is percentile, mse, minmax, kl or aciq; got {self.range!r}.", code="method-settings"
             )
         if self.samples < 1 or self.qat_epochs < 0 or not self.qat_lr > 0 or not 0 <= self.distill <= 1:
             raise Usage(

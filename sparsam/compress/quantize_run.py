@@ -339,10 +339,12 @@ class QuantizeRun:
         self.errors = [0.0, 0.0]
         """Summed squared errors of what is done, and of uniform grids of equal storage, where the scheme tells."""
         self.rows: NDArray[np.int64] = np.zeros(0, np.int64)
+        self.wanted: NDArray[np.int64] = np.zeros(0, np.int64)
+        """Lengths of the inputs in use, like which calibration rows are drawn."""
         self.feed: Feed | None = None
         if asked.reads_rows:
             self.feed = feed_of(opened, split_of(task, "train"), truncate)
-            lengths = lengths_of_use(opened, task, self.feed, truncate)
+            self.wanted = lengths_of_use(opened, task, self.feed, truncate)
             there = len(self.feed)
             if asked.samples is not None and asked.samples > there:
                 raise Refused(
@@ -351,7 +353,7 @@ class QuantizeRun:
                     code="too-few-rows",
                 )
             count = min(asked.samples or SAMPLES, there)
-            self.rows = matched_rows(self.feed.lengths, lengths, count, asked.seed)
+            self.rows = matched_rows(self.feed.lengths, self.wanted, count, asked.seed)
 
     def _check(self) -> None:
         """Refuse what this model or task has no place for, before any work."""
@@ -429,12 +431,13 @@ class QuantizeRun:
 
     @torch.enable_grad()
     def _whole(self) -> None:
-        """The encoder in integers alone."""
+        """The encoder in integers alone, calibrated on the same rows: they are drawn by the same lengths, number and seed."""
         assert self.feed is not None and self.asked.range is not None
         method = IntegerOnlyMethod(samples=len(self.rows), range=self.asked.range)
-        lengths = self.feed.lengths[self.rows]
         self.model.cpu()
-        integer_only(self.model, self.feed, method, wanted=lengths, settings=Settings(seed=self.asked.seed))
+        integer_only(
+            self.model, self.feed, method, wanted=self.wanted, settings=Settings(seed=self.asked.seed)
+        )
         for index, product, modules in products_of(stack_of(self.model)):
             stored = int(bytes_at(list(modules.values()), self.asked.bits))
             self.made[index, product] = stored, stored

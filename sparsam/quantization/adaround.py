@@ -27,7 +27,7 @@ from torch import Tensor
 from sparsam.errors import Refused, Usage
 from sparsam.quantization.affine import Form, dequantize, quantize, spread
 from sparsam.quantization.calibrate import MSE, RangeMethod
-from sparsam.quantization.gptq import Rounded, output_loss
+from sparsam.quantization.gptq import Rounded, check_size, output_loss
 from sparsam.quantization.uniform import fit
 
 STEPS, RATE, WEIGHT = 400, 0.1, 1.0
@@ -86,12 +86,7 @@ def adaround(
             f"steps is at least 1, rate and regularisation above 0; got {steps!r}, {rate!r} and {regularisation!r}.",
             code="quantization-settings",
         )
-    inputs = weight.shape[1]
-    if tuple(hessian.shape) != (inputs, inputs):
-        raise Refused(
-            f"a weight of {inputs} inputs has a Hessian of {inputs} x {inputs}; got {tuple(hessian.shape)}.",
-            code="calibration-mismatch",
-        )
+    check_size(hessian, weight.shape[1])
     if not bool(torch.isfinite(hessian).all()):
         raise Refused(
             "the Hessian of the inputs holds NaN or infinity. Look for NaN in the weights, or calibrate in float32.",

@@ -76,6 +76,15 @@ class Hessian:
             )
 
 
+def check_size(hessian: Tensor, inputs: int) -> None:
+    """Refuse a Hessian of another number of inputs: ``calibration-mismatch``."""
+    if tuple(hessian.shape) != (inputs, inputs):
+        raise Refused(
+            f"a weight of {inputs} inputs has a Hessian of {inputs} x {inputs}; got {tuple(hessian.shape)}.",
+            code="calibration-mismatch",
+        )
+
+
 class Rounded(NamedTuple):
     """A weight in integers, and its grid."""
 
@@ -120,11 +129,7 @@ def gptq(
             code="quantization-settings",
         )
     outputs, inputs = weight.shape
-    if tuple(hessian.shape) != (inputs, inputs):
-        raise Refused(
-            f"a weight of {inputs} inputs has a Hessian of {inputs} x {inputs}; got {tuple(hessian.shape)}.",
-            code="calibration-mismatch",
-        )
+    check_size(hessian, inputs)
     grid = fit(weight, form, method)  # refuses what is not finite
     if not inputs or not outputs:
         return Rounded(quantize(weight, grid), grid)

@@ -381,7 +381,8 @@ INLINE ivec front(const void *from, long count) {
     return *(ivec *)rest;
 }
 
-/* The same of a whole panel, which is nearly all there is: what belongs to outputs is read once, a row at a time is written. */
+/* Sums of a tile to what the product gives, where the panel is whole, which is nearly always: what belongs to outputs is read
+ * once, and a row at a time is written. */
 INLINE void finish_panel(const void *sums, const struct product *p, const struct rows *x, const struct target *to, long first,
                          long at, int rows, int activation) {
     vec steps[WIDE], bias[WIDE];
@@ -415,7 +416,7 @@ INLINE void finish_panel(const void *sums, const struct product *p, const struct
     }
 }
 
-/* Sums of a tile to what the product gives. */
+/* The same of any panel. */
 INLINE void finish_rows(const void *sums, const struct product *p, const struct rows *x, const struct target *to, long first,
                         long at, int rows, int activation) {
     if (at + SIDE <= p->outputs && p->bias != NULL) {

@@ -229,7 +229,7 @@ def test_integers_are_the_same_before_and_after_weights_are_rounded(texts: Check
 
 def test_settings_are_checked() -> None:
     """Ranges that do not go with packed tokens, and numbers out of bounds."""
-    with pytest.raises(Usage, match="range is percentile, mse, minmax or kl; got 'ema'"):
+    with pytest.raises(Usage, match="range is percentile, mse, minmax, kl or aciq; got 'ema'"):
         IntegerOnlyMethod(range="ema")
     for bad in ({"samples": 0}, {"qat_epochs": -1.0}, {"qat_lr": 0.0}, {"distill": 2.0}):
         with pytest.raises(Usage, match="samples is 1 or more"):
