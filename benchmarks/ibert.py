@@ -12,6 +12,7 @@ test have no say.
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np
 import torch
 from tables import store
+from trained_here import show
 
 import sparsam
 from sparsam.compress import open_model
 from sparsam.compress.ibert_run import IntegerOnlyMethod, batches_of, integer_only, sequences_of
 from sparsam.compress.opening import feed_of, split_of
 from sparsam.compress.token_run import lengths_of_use
+from sparsam.measure import paired_difference
 from sparsam.models.integer_only import parts_of
 from sparsam.quantization.int8 import RANGES
 from sparsam.quantization.integer_only import IBert
@@ -36,6 +39,7 @@ from sparsam.training.feed import Feed, by_length, matched_rows
 from sparsam.training.loop import Settings
 
 SHARED = Path(os.environ.get("SPARSAM_SHARED", "../shared"))
+SPLITS = ("validation", "test")
 HELD_OUT = 512
 ROUNDS = 7
 
@@ -43,7 +47,7 @@ ROUNDS = 7
 class Sentences:
     """The dense checkpoint and its rows."""
 
-    def __init__(self, splits: tuple[str, ...] = ("validation", "test")) -> None:
+    def __init__(self, splits: tuple[str, ...] = SPLITS) -> None:
         self.task, self.dense = Task.load(str(SHARED / "data/sst2")), str(SHARED / "models/minilm-sst2")
         one = self.model()
         self.feeds = {name: feed_of(one, split_of(self.task, name), True) for name in ("train", *splits)}
@@ -53,6 +57,7 @@ class Sentences:
         self.held_out = np.setdiff1d(drawn, matched_rows(self.train.lengths, self.wanted, 512, 0))[:HELD_OUT]
         self.frozen_dense = freeze(one.model, dtype="float32")
         self.dense_answers = self.logits(self.frozen_dense, self.train, self.held_out)
+        self.dense_said: dict[str, np.ndarray] = {}
 
     def model(self) -> Any:
         return open_model(self.dense, self.task)
@@ -66,11 +71,12 @@ class Sentences:
             found[torch.from_numpy(group)] = frozen.logits(Batch(batch["input_ids"][living], living.sum(1)))
         return found
 
-    def right(self, frozen: Any, split: str) -> int:
+    def said(self, frozen: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Answers on a split, and its labels."""
         feed = self.feeds[split]
         rows = np.arange(len(feed))
         labels = torch.cat([feed.collate(rows[at : at + 512])["labels"] for at in range(0, len(rows), 512)])
-        return int((self.logits(frozen, feed, rows).argmax(1) == labels).sum())
+        return self.logits(frozen, feed, rows).argmax(1).numpy(), labels.numpy()
 
     def divergence(self, answers: torch.Tensor) -> float:
         """KL of answers on the held-out rows from the dense model's, 1e-4."""
@@ -81,8 +87,17 @@ class Sentences:
 def facts(data: Sentences, name: str, frozen: Any, **more: Any) -> dict[str, Any]:
     """A row of a table of accuracies."""
     divergence = data.divergence(data.logits(frozen, data.train, data.held_out))
-    right = {split: data.right(frozen, split) for split in ("validation", "test")}
-    return {"model": name, **more, "KL 1e-4": round(divergence, 1), **right}
+    found = {split: data.said(frozen, split) for split in SPLITS}
+    if not data.dense_said:
+        data.dense_said = {split: data.said(data.frozen_dense, split)[0] for split in SPLITS}
+    before = np.concatenate([data.dense_said[split] for split in SPLITS])
+    after, labels = (np.concatenate([found[split][k] for split in SPLITS]) for k in (0, 1))
+    points = paired_difference("accuracy", before, after, labels)
+    return {
+        "model": name, **more, "KL 1e-4": round(divergence, 1),
+        **{split: int((said == right).sum()) for split, (said, right) in found.items()},
+        "points": f"{points.value:+.2f} [{points.low:+.2f}, {points.high:+.2f}]",
+    }  # fmt: skip
 
 
 def accuracy() -> None:
@@ -99,7 +114,7 @@ def accuracy() -> None:
         integer_only(one.model, data.train, IntegerOnlyMethod(arithmetic, name), wanted=data.wanted)
         said = f"{arithmetic.activation}, probabilities {arithmetic.probabilities}, residual {arithmetic.residual}"
         rows.append(facts(data, said, freeze(one.model), range=name))
-    title = "I-BERT: MiniLM on SST-2 in integers alone, nothing trained; right of 872 and of 1,821"
+    title = "I-BERT: MiniLM on SST-2 in integers alone, nothing trained; right of 872 and of 1,821; points of both"
     store("ibert-accuracy", title, "python benchmarks/ibert.py accuracy", rows)
 
 
@@ -133,10 +148,15 @@ def trained(epochs: float) -> None:
     for share in (0.0, epochs):
         one, teacher, started = data.model(), sparsam.lift(data.model().model), time.monotonic()
         method = IntegerOnlyMethod(qat_epochs=share, qat_lr=2e-5)
-        integer_only(one.model, data.train, method, wanted=data.wanted, teacher=teacher, settings=Settings())
+        integer_only(
+            one.model, data.train, method, wanted=data.wanted, teacher=teacher, settings=Settings(),
+            progress=partial(show, "everything rounded"),
+        )  # fmt: skip
         minutes = round((time.monotonic() - started) / 60, 1)
         rows.append(facts(data, "I-BERT", freeze(one.model), epochs=share, minutes=minutes))
-    title = "I-BERT: MiniLM on SST-2, trained with everything rounded; right of 872 and of 1,821"
+    title = (
+        "I-BERT: MiniLM on SST-2, trained with everything rounded; right of 872 and of 1,821; points of both"
+    )
     store("ibert-trained", title, f"python benchmarks/ibert.py trained {epochs:g}", rows)
 
 

@@ -181,8 +181,11 @@ def test_products_are_in_integers(tiny: Any, tmp_path: Path, form: Format) -> No
 
 @pytest.mark.slow  # as above
 def test_integers_in_openvino(tiny: Any, tmp_path: Path) -> None:
-    """Token formats are multiplied in floating point there, from weights of one byte; their inputs are not rounded."""
-    pytest.importorskip("openvino")
+    """Token formats are products of floats with weights of one byte there, which OpenVINO may round on its own.
+
+    Where a processor has VNNI it rounds what they read in groups of 32, finer than the format's grid a token.
+    """
+    openvino = pytest.importorskip("openvino")
     model = on_grid(tiny.build("bert"), Format())
     batch = tiny.inputs("bert", (12, 7, 1, 5))
     plain = tiny.build("bert")  # the same weights, which nobody calls integers
@@ -195,7 +198,12 @@ def test_integers_in_openvino(tiny: Any, tmp_path: Path) -> None:
         wanted = lift(plain, plan)(**batch).logits.numpy()
     write_openvino(model, tmp_path / FILE, tuple(batch))
     found = next(iter(open_openvino(tmp_path / FILE, 1).infer(numpy_of(batch)).values()))
-    np.testing.assert_allclose(found, wanted, atol=1e-4)
+    np.testing.assert_allclose(found, wanted, atol=0.02 * np.abs(wanted).max())
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+    core: Any = openvino.Core()
+    request = core.compile_model(core.read_model(tmp_path / FILE), "CPU", settings).create_infer_request()
+    exact = next(iter(request.infer(numpy_of(batch)).values()))
+    np.testing.assert_allclose(exact, wanted, atol=1e-4)
 
 
 def test_a_missing_extra_is_named() -> None:
