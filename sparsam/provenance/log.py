@@ -10,13 +10,8 @@ or a folder that is gone does no harm to the program: what could not be written 
 Merging is deterministic and does not depend on the order in which logs are given (:func:`merge`).
 """
 
-import contextlib
 import json
 import os
-import socket
-import struct
-import threading
-import time
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -24,32 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from sparsam.errors import InputOutput
+from sparsam.provenance.writer import HEAD, LARGEST, MAGIC, SUFFIX, Log, Writer
 
-MAGIC = b"sparsam log 1\n"
-SUFFIX = ".log"
-_HEAD = struct.Struct("<IIQ")
-LARGEST = 1 << 24
-"""Of a payload, in bytes; a longer one is damage."""
-FLUSH_BYTES = 1 << 16
-FLUSH_SECONDS = 1.0
-_dumps = json.JSONEncoder(
-    ensure_ascii=True, separators=(",", ":"), check_circular=False, allow_nan=False
-).encode
-
-
-@dataclass(frozen=True, order=True)
-class Writer:
-    """Which process wrote: host, process, and when it started (nanoseconds since 1970), so that a number used again differs."""
-
-    host: str
-    pid: int
-    started: int
-
-    @property
-    def file(self) -> str:
-        """The name of its log."""
-        host = "".join(x if x.isalnum() or x in "-." else "_" for x in self.host)[:60] or "host"
-        return f"{host}-{self.pid}-{self.started}{SUFFIX}"
+__all__ = ["Damage", "Log", "Merged", "Record", "Recovered", "Writer", "logs_in", "merge", "read", "read_all"]
 
 
 @dataclass(frozen=True)
@@ -69,165 +41,6 @@ class Record:
     time: int
     kind: str
     facts: dict[str, Any]
-
-
-class Log:
-    """The log of this process in a folder.
-
-    Safe to use from many threads. After a fork the child starts a log of its own. Nothing here raises once the log is open:
-    losses are counted in :attr:`lost`.
-
-    Raises:
-        InputOutput: ``log-folder`` where the folder cannot be made.
-    """
-
-    def __init__(self, folder: str | os.PathLike[str], *, parent: Writer | None = None) -> None:
-        self.folder = Path(folder)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputOutput(
-                f"{self.folder} cannot be made: {error.strerror}.", code="log-folder"
-            ) from error
-        self._lock = threading.Lock()
-        self._begin(parent)
-
-    def _begin(self, parent: Writer | None) -> None:
-        self.writer = Writer(socket.gethostname(), os.getpid(), time.time_ns())
-        self.parent = parent
-        self.lost = 0
-        self._said_lost = 0
-        self._number = 0
-        self._last = 0
-        self._waiting = bytearray(MAGIC)
-        self._counted = 0  # records in _waiting
-        self._file: int | None = None
-        self._flushed = time.monotonic()
-
-    @property
-    def path(self) -> Path:
-        """Of the file."""
-        return self.folder / self.writer.file
-
-    def add(self, kind: str, **facts: Any) -> int:
-        """Append one record and give its number; it is on its way to disk after at most a second, or at :meth:`flush`."""
-        with self._lock:
-            if os.getpid() != self.writer.pid:  # forked without notice
-                self._begin(self.writer)
-            number = self._put(kind, facts)
-            if len(self._waiting) >= FLUSH_BYTES or time.monotonic() - self._flushed >= FLUSH_SECONDS:
-                self._flush()
-            return number
-
-    def _put(self, kind: str, facts: dict[str, Any]) -> int:
-        now = max(time.time_ns(), self._last)  # a clock that is set back does not turn the order round
-        self._last = now
-        number = self._number
-        try:
-            payload = _dumps([now, kind, facts]).encode()
-        except (TypeError, ValueError):
-            payload = _dumps([now, kind, {key: _plain(value) for key, value in facts.items()}]).encode()
-        if len(payload) > LARGEST:
-            payload = _dumps([now, "dropped", {"kind": kind, "bytes": len(payload)}]).encode()
-        body = struct.pack("<Q", number) + payload
-        self._waiting += struct.pack("<II", len(payload), zlib.crc32(body)) + body
-        self._number += 1
-        self._counted += 1
-        return number
-
-    def flush(self) -> None:
-        """Hand all records to the system; they survive the end of the process, however it ends."""
-        with self._lock:
-            if os.getpid() == self.writer.pid:
-                self._flush()
-
-    def _flush(self) -> None:
-        self._flushed = time.monotonic()
-        if not self._waiting:
-            return
-        if self.lost > self._said_lost:
-            self._said_lost = self.lost
-            self._put("lost", {"records": self.lost})
-        try:
-            if self._file is None:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0)
-                self._file = _high(os.open(self.path, flags, 0o666))
-            left = memoryview(bytes(self._waiting))
-            before = os.fstat(self._file).st_size
-            try:
-                while left:
-                    left = left[os.write(self._file, left) :]
-            except OSError:
-                os.ftruncate(self._file, before)  # no half of a record stays
-                raise
-        except OSError:
-            self.lost += self._counted
-            if self._file is not None and _gone(
-                self._file
-            ):  # closed by the program, with all its descriptors
-                self._file = None
-            header = self._number == self._counted  # nothing was ever written
-            self._waiting = bytearray(MAGIC) if header and self._empty() else bytearray()
-        else:
-            self._waiting = bytearray()
-        self._counted = 0
-
-    def _empty(self) -> bool:
-        try:
-            return self.path.stat().st_size == 0
-        except OSError:
-            return True
-
-    def forked(self) -> None:
-        """In a child: begin a log of its own, with this process as its parent."""
-        self._lock = threading.Lock()
-        parent = self.writer
-        if self._file is not None:
-            with contextlib.suppress(OSError):
-                os.close(self._file)
-        self._begin(parent)
-
-    def close(self) -> None:
-        """Flush, and let go of the file."""
-        with self._lock:
-            if os.getpid() != self.writer.pid:
-                return
-            self._flush()
-            if self._file is not None:
-                with contextlib.suppress(OSError):
-                    os.close(self._file)
-                self._file = None
-
-
-def _plain(value: Any) -> Any:
-    """What JSON can hold of a value; text for the rest."""
-    try:
-        _dumps(value)
-    except (TypeError, ValueError):
-        if isinstance(value, os.PathLike | bytes):
-            return os.fsdecode(value).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-        return str(value)[:1000]
-    return value
-
-
-def _high(number: int) -> int:
-    """The same file under a number that programs do not expect to be free."""
-    try:
-        import fcntl
-
-        high = fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 512)
-    except (ImportError, OSError, ValueError):
-        return number
-    os.close(number)
-    return high
-
-
-def _gone(file: int) -> bool:
-    try:
-        os.fstat(file)
-    except OSError:
-        return True
-    return False
 
 
 @dataclass(frozen=True)
@@ -289,10 +102,10 @@ def _missing(found: list[Record]) -> int:
 
 def _next(content: bytes, at: int, writer: Writer, found: list[Record]) -> tuple[Record | None, int, str]:
     """The record at an offset and its size, or why there is none."""
-    if at + _HEAD.size > len(content):
+    if at + HEAD.size > len(content):
         return None, 0, "a record is cut off"
-    length, crc, number = _HEAD.unpack_from(content, at)
-    end = at + _HEAD.size + length
+    length, crc, number = HEAD.unpack_from(content, at)
+    end = at + HEAD.size + length
     if length > LARGEST:
         return None, 0, f"a record claims {length} bytes"
     if end > len(content):
@@ -302,11 +115,11 @@ def _next(content: bytes, at: int, writer: Writer, found: list[Record]) -> tuple
     if found and number <= found[-1].number:
         return None, 0, f"record {number} follows record {found[-1].number}"
     try:
-        when, kind, facts = json.loads(content[at + _HEAD.size : end])
+        when, kind, facts = json.loads(content[at + HEAD.size : end])
         record = Record(writer, number, int(when), str(kind), dict(facts))
     except (ValueError, TypeError, RecursionError):
         return None, 0, "a record is no JSON of ours"
-    return record, _HEAD.size + length, ""
+    return record, HEAD.size + length, ""
 
 
 @dataclass(frozen=True)

@@ -4,17 +4,20 @@ One :class:`Tracker` a process. The capture of Python's own files and of librari
 and so may a user. All calls are safe in threads and never raise into the program that is tracked.
 """
 
+from __future__ import annotations
+
 import fnmatch
 import itertools
 import os
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+import stat
+from _thread import _local
 
-from sparsam.provenance.log import Log, Writer
+from sparsam.provenance.writer import Log, Writer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
 
 CLASSES = (
     "user", "thread", "program", "call", "duration", "file", "directory", "group", "dataset", "attribute", "datatype", "link",
@@ -24,7 +27,6 @@ SYSTEM = ("/proc/*", "/sys/*", "/dev/*")
 PROGRAM = ("*.pyc", "*/__pycache__/*", "*/site-packages/*", "*/dist-packages/*")
 
 
-@dataclass(frozen=True)
 class Selection:
     """What is recorded.
 
@@ -35,10 +37,14 @@ class Selection:
         code: whether the program's own modules, and what is installed, count as files.
     """
 
-    off: frozenset[str] = frozenset()
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = SYSTEM
-    code: bool = False
+    def __init__(
+        self,
+        off: frozenset[str] = frozenset(),
+        include: tuple[str, ...] = (),
+        exclude: tuple[str, ...] = SYSTEM,
+        code: bool = False,
+    ) -> None:
+        self.off, self.include, self.exclude, self.code = off, include, exclude, code
 
     def wants(self, path: str) -> bool:
         """Whether a file at this absolute path is recorded."""
@@ -51,26 +57,21 @@ class Selection:
         return not self.include or any(fnmatch.fnmatchcase(path, pattern) for pattern in self.include)
 
 
-@dataclass
 class Handle:
     """An open file, and what went through it."""
 
-    number: int
-    path: str
-    mode: str
-    scope: str | None
-    reads: int = 0
-    writes: int = 0
-    bytes_read: int = 0
-    bytes_write: int = 0
-    seconds_read: float = 0.0
-    seconds_write: float = 0.0
-    wrote: bool = False
-    closed: bool = False
-    file: int | None = None
+    __slots__ = (
+        "bytes_read", "bytes_write", "closed", "epoch", "mode", "number", "path", "reads", "scope", "seconds_read",
+        "seconds_write", "writes", "wrote",
+    )  # fmt: skip
+
+    def __init__(self, number: int, path: str, mode: str, scope: str | None, epoch: int) -> None:
+        self.number, self.path, self.mode, self.scope, self.epoch = number, path, mode, scope, epoch
+        self.reads = self.writes = self.bytes_read = self.bytes_write = 0
+        self.seconds_read = self.seconds_write = 0.0
+        self.wrote = self.closed = False
 
 
-@dataclass
 class Tracker:
     """Tells the log of this process.
 
@@ -80,20 +81,15 @@ class Tracker:
         run: id of the run that the process belongs to.
     """
 
-    log: Log
-    selection: Selection = field(default_factory=Selection)
-    run: str = ""
-
-    def __post_init__(self) -> None:
+    def __init__(self, log: Log, selection: Selection | None = None, run: str = "") -> None:
+        self.log, self.selection, self.run = log, selection or Selection(), run
         self._numbers = itertools.count(1)
-        self._scopes = threading.local()
-        self._root = (
-            str(self.log.folder.parent.parent)
-            if self.log.folder.parent.name == "runs"
-            else str(self.log.folder)
-        )
+        self._scopes = _local()
+        runs = os.path.dirname(log.folder)
+        self._root = os.path.dirname(runs) if os.path.basename(runs) == "runs" else log.folder
         self._wanted: dict[str, bool] = {}
-        self.skipped = 0
+        self._folders: dict[str, str] = {}
+        self.epoch = 0
 
     # files
 
@@ -105,7 +101,7 @@ class Tracker:
             name = os.fsdecode(os.fspath(file))
         except TypeError:
             return None
-        path = os.path.realpath(name)
+        path = self._real(name)
         wanted = self._wanted.get(path)
         if wanted is None:
             inside = path.startswith(self._root + os.sep)  # our own
@@ -114,6 +110,38 @@ class Tracker:
                 self._wanted[path] = wanted
         return path if wanted else None
 
+    def _real(self, name: str) -> str:
+        """Absolute, without symbolic links; folders are looked up once."""
+        folder, last = os.path.split(name if name.startswith("/") else os.path.abspath(name))
+        real = self._folders.get(folder)
+        if real is None:
+            real = os.path.realpath(folder)
+            if len(self._folders) < 10_000:
+                self._folders[folder] = real
+        path = os.path.join(real, last)
+        try:
+            if last in ("", ".", "..") or stat.S_ISLNK(os.lstat(path).st_mode):
+                return os.path.realpath(path)
+        except OSError:
+            pass
+        return path
+
+    def forked(self) -> None:
+        """In a child: what was open belongs to the parent."""
+        self.epoch += 1
+        self.log.forked()
+
+    def _own(self, handle: Handle) -> bool:
+        """Whether a handle is of this process; one that was inherited is told of once more when it is used."""
+        if handle.epoch != self.epoch:
+            handle.epoch, handle.number, handle.wrote = self.epoch, next(self._numbers), False
+            handle.reads = handle.writes = handle.bytes_read = handle.bytes_write = 0
+            handle.seconds_read = handle.seconds_write = 0.0
+            self.log.add(
+                "open", handle=handle.number, path=_text(handle.path), mode=handle.mode, inherited=True
+            )
+        return True
+
     def opened(
         self,
         path: str,
@@ -121,13 +149,12 @@ class Tracker:
         *,
         created: bool = False,
         emptied: bool = False,
-        stat: os.stat_result | None = None,
+        found: os.stat_result | None = None,
         through: str = "python",
-        file: int | None = None,
         seconds: float = 0.0,
     ) -> Handle:
         """A file was opened. ``mode`` holds r for reading, w for writing, or both."""
-        handle = Handle(next(self._numbers), path, mode, self.scope_now, file=file)
+        handle = Handle(next(self._numbers), path, mode, self.scope_now, self.epoch)
         facts: dict[str, Any] = {"handle": handle.number, "path": _text(path), "mode": mode}
         if created:
             facts["created"] = True
@@ -135,10 +162,10 @@ class Tracker:
             facts["emptied"] = True
         if created or emptied:
             handle.wrote = True
-        if stat is not None:
-            facts["inode"] = [stat.st_dev, stat.st_ino]
+        if found is not None:
+            facts["inode"] = [found.st_dev, found.st_ino]
             if not (created or emptied):
-                facts |= {"size": stat.st_size, "changed": stat.st_mtime_ns}
+                facts |= {"size": found.st_size, "changed": found.st_mtime_ns}
         if handle.scope is not None:
             facts["scope"] = handle.scope
         if through != "python":
@@ -156,6 +183,7 @@ class Tracker:
 
     def wrote(self, handle: Handle, size: int, seconds: float = 0.0) -> None:
         """Bytes went out."""
+        self._own(handle)
         handle.writes += 1
         handle.bytes_write += size
         handle.seconds_write += seconds
@@ -165,17 +193,19 @@ class Tracker:
 
     def read(self, handle: Handle, size: int, seconds: float = 0.0) -> None:
         """Bytes came in."""
+        self._own(handle)
         handle.reads += 1
         handle.bytes_read += size
         handle.seconds_read += seconds
 
     def synced(self, handle: Handle, seconds: float = 0.0) -> None:
         """The file was flushed to its disk."""
+        self._own(handle)
         self.log.add("fsync", handle=handle.number, seconds=round(seconds, 9))
 
-    def closed(self, handle: Handle, stat: os.stat_result | None = None) -> None:
+    def closed(self, handle: Handle, found: os.stat_result | None = None) -> None:
         """A file was closed; its counts are written."""
-        if handle.closed:
+        if handle.closed or handle.epoch != self.epoch:
             return
         handle.closed = True
         facts: dict[str, Any] = {"handle": handle.number}
@@ -192,13 +222,13 @@ class Tracker:
         elif handle.writes:
             facts["writes"] = 1
         if handle.wrote:
-            if stat is None:
+            if found is None:
                 try:
-                    stat = os.stat(handle.path)
+                    found = os.stat(handle.path)
                 except OSError:
-                    stat = None
-            if stat is not None:
-                facts |= {"size": stat.st_size, "changed": stat.st_mtime_ns}
+                    found = None
+            if found is not None:
+                facts |= {"size": found.st_size, "changed": found.st_mtime_ns}
         self.log.add("close", **facts)
 
     def used(self, path: str | os.PathLike[str], *, through: str = "given") -> None:
@@ -207,12 +237,12 @@ class Tracker:
         if place is None:
             return
         try:
-            stat = os.stat(place)
+            found = os.stat(place)
         except OSError as error:
             self.failed(place, "r", error)
             return
-        handle = self.opened(place, "r", stat=stat, through=through)
-        self.read(handle, stat.st_size)
+        handle = self.opened(place, "r", found=found, through=through)
+        self.read(handle, found.st_size)
         self.closed(handle)
 
     def writing(
@@ -222,12 +252,15 @@ class Tracker:
         place = self.path_of(path)
         if place is None:
             return None
+        found: os.stat_result | None = None
         try:
-            stat: os.stat_result | None = os.stat(place)
+            found = os.stat(place)
         except OSError:
-            stat = None
-        return self.opened(place, "rw" if keeps else "w", created=stat is None, emptied=stat is not None and not keeps,
-                           stat=stat, through=through)  # fmt: skip
+            found = None
+        gone = found is None
+        return self.opened(
+            place, "rw" if keeps else "w", created=gone, emptied=not gone and not keeps, found=found, through=through
+        )  # fmt: skip
 
     def moved(self, source: Any, target: Any) -> None:
         """A file or folder has another name now."""
@@ -289,17 +322,9 @@ class Tracker:
         stack = getattr(self._scopes, "stack", None)
         return stack[-1] if stack else None
 
-    @contextmanager
-    def scope(self, name: str) -> Iterator[str]:
+    def scope(self, name: str) -> Scope:
         """What is written in here derives from what is read in here alone."""
-        made, around = f"{next(self._numbers)}", self.scope_now
-        self.log.add("scope", id=made, name=name, parent=around)
-        stack = self._scopes.__dict__.setdefault("stack", [])
-        stack.append(made)
-        try:
-            yield made
-        finally:
-            stack.remove(made)
+        return Scope(self, name)
 
     def record_metric(self, name: str, value: float | int | str) -> None:
         """A result of this program."""
@@ -339,6 +364,23 @@ class Tracker:
         self.log.flush()
 
 
+class Scope:
+    """A part of a program, entered and left."""
+
+    def __init__(self, tracker: Tracker, name: str) -> None:
+        self._tracker, self.name = tracker, name
+        self.id = str(next(tracker._numbers))
+
+    def __enter__(self) -> str:
+        tracker = self._tracker
+        tracker.log.add("scope", id=self.id, name=self.name, parent=tracker.scope_now)
+        tracker._scopes.__dict__.setdefault("stack", []).append(self.id)
+        return self.id
+
+    def __exit__(self, *error: object) -> None:
+        self._tracker._scopes.__dict__["stack"].remove(self.id)
+
+
 def _text(path: str) -> str:
     """A path as text that any JSON reader takes: bytes that are no UTF-8 become backslash escapes."""
     try:
@@ -348,10 +390,11 @@ def _text(path: str) -> str:
     return path
 
 
-def runs_folder(start: str | os.PathLike[str] | None = None) -> Path:
+def runs_folder(start: str | os.PathLike[str] | None = None) -> str:
     """``.sparsam`` of the nearest folder upwards that has one, else of the current folder."""
-    here = Path(start or os.getcwd()).resolve()
-    for folder in (here, *here.parents):
-        if (folder / ".sparsam").is_dir():
-            return folder / ".sparsam"
-    return here / ".sparsam"
+    here = folder = os.path.realpath(start or os.getcwd())
+    while not os.path.isdir(os.path.join(folder, ".sparsam")):
+        if folder == os.path.dirname(folder):
+            return os.path.join(here, ".sparsam")
+        folder = os.path.dirname(folder)
+    return os.path.join(folder, ".sparsam")

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from sparsam.errors import InputOutput
-from sparsam.provenance.log import MAGIC, Log, Recovered, logs_in, merge, read, read_all
+from sparsam.provenance.log import Log, Recovered, logs_in, merge, read, read_all
+from sparsam.provenance.writer import MAGIC
 
 WRITER = """
 import sys, time
@@ -50,7 +51,7 @@ def test_records_before_the_damage_are_read(tmp_path: Path, seed: int) -> None:
     for at in range(40):
         log.add("event", at=at)
     log.close()
-    whole = log.path.read_bytes()
+    whole = Path(log.path).read_bytes()
     ends = [len(MAGIC)]
     while ends[-1] < len(whole):
         ends.append(ends[-1] + 16 + int.from_bytes(whole[ends[-1] : ends[-1] + 4], "little"))
@@ -60,7 +61,7 @@ def test_records_before_the_damage_are_read(tmp_path: Path, seed: int) -> None:
         del cut[at:]
     else:
         cut[at] ^= 1 << draw.randrange(8)
-    log.path.write_bytes(bytes(cut))
+    Path(log.path).write_bytes(bytes(cut))
     found = read(log.path)
     sound = sum(end <= at for end in ends) - 1
     assert [x.facts["at"] for x in found.records] == list(range(sound))
@@ -175,17 +176,35 @@ def test_a_full_disk_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_folder_that_goes_does_no_harm(tmp_path: Path) -> None:
-    """Neither does a program that closes all its descriptors."""
+    """What is written there is lost, and counted."""
+    log = Log(tmp_path / "runs")
+    log.add("event", at=0)
+    Path(log.folder).rmdir()
+    log.flush()
+    assert log.lost == 1
+    Path(log.folder).mkdir()
+    log.add("event", at=1)
+    log.close()
+    found = read(log.path)
+    assert [x.facts["at"] for x in found.records if x.kind == "event"] == [1] and found.damage is None
+
+
+def test_a_program_may_close_all_descriptors(tmp_path: Path) -> None:
+    """Nothing is lost, and nothing is written into a file that got the number afterwards."""
     log = Log(tmp_path / "runs")
     log.add("event", at=0)
     log.flush()
-    assert log._file is not None
-    os.close(log._file)
+    number = log._file
+    assert number is not None
+    os.close(number)
+    other = os.open(tmp_path / "other", os.O_WRONLY | os.O_CREAT)
+    os.dup2(other, number)
     log.add("event", at=1)
-    log.flush()
-    log.add("event", at=2)
     log.close()
-    assert [x.facts["at"] for x in read(log.path).records if x.kind == "event"] == [0, 2]
+    assert [x.facts["at"] for x in read(log.path).records] == [0, 1]
+    assert (tmp_path / "other").read_bytes() == b""
+    os.close(other)
+    os.close(number)
 
 
 def test_a_clock_that_jumps_back_keeps_the_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,11 +224,11 @@ def test_records_taken_out_are_missed(tmp_path: Path) -> None:
     for at in range(5):
         log.add("event", at=at)
     log.close()
-    whole = log.path.read_bytes()
+    whole = Path(log.path).read_bytes()
     start = len(MAGIC)
     end = start + 16 + int.from_bytes(whole[start : start + 4], "little")
     third = end + 16 + int.from_bytes(whole[end : end + 4], "little")
-    log.path.write_bytes(whole[:end] + whole[third:])
+    Path(log.path).write_bytes(whole[:end] + whole[third:])
     found = read(log.path)
     assert [x.facts["at"] for x in found.records] == [0, 2, 3, 4]
     assert found.damage is not None and found.damage.reason == "1 records are missing in between"
@@ -233,7 +252,14 @@ def test_other_files_are_no_logs(tmp_path: Path) -> None:
 def test_a_record_costs_little(tmp_path: Path) -> None:
     """A payload is compact JSON: an open and a close of an ordinary path take less than 300 bytes together."""
     log = Log(tmp_path)
-    log.add("open", handle=1, path="/home/someone/data/train.parquet", mode="r", inode=[65024, 1234567], size=10**9)
+    log.add(
+        "open",
+        handle=1,
+        path="/home/someone/data/train.parquet",
+        mode="r",
+        inode=[65024, 1234567],
+        size=10**9,
+    )
     log.add("close", handle=1, reads=100, bytes_read=10**9, seconds_read=0.123456789)
     log.close()
-    assert log.path.stat().st_size - len(MAGIC) < 300
+    assert Path(log.path).stat().st_size - len(MAGIC) < 300
