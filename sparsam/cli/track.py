@@ -1,5 +1,6 @@
 """The commands of provenance: ``track`` runs a program and records its files; the others ask what was recorded."""
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -312,6 +313,86 @@ def _io_profile(
     console = new_console()
     console.print(table)
     console.print(plain(bottleneck(rows)))
+    return 0
+
+
+@app.command(
+    "query",
+    short_help="Ask everything that was recorded, in SPARQL.",
+    help="A question in SPARQL 1.1 to everything recorded; prov:, io:, xsd: and rdfs: are declared. SERVICE, LOAD, FROM and "
+    "changes are refused. With --show, the SPARQL of a question that is a command: lineage=FILE, impact=FILE, best=METRIC, "
+    "io-profile=RUN.",
+    epilog=examples(
+        "sparsam query 'SELECT ?path WHERE { ?file a io:File ; io:path ?path }'",
+        "sparsam query --show lineage=out/model.safetensors",
+    ),
+)
+def _query(
+    text: Annotated[str | None, typer.Argument(metavar="[SPARQL]", help="The question.")] = None,
+    show: Annotated[
+        str | None, typer.Option("--show", metavar="QUESTION=VALUE", help="Print its SPARQL instead.")
+    ] = None,
+    seconds: Annotated[float, typer.Option("--seconds", metavar="X", help="How long it may take.")] = 30.0,
+    rows: Annotated[int, typer.Option("--rows", metavar="N", help="How many rows are given at most.")] = 1000,
+    folder: Folder = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> int:
+    with working(as_json, debug) as shown:
+        from sparsam.errors import Usage
+        from sparsam.provenance import store
+
+        if (text is None) == (show is None):
+            raise Usage("give a question in SPARQL, or --show QUESTION=VALUE.", code="usage")
+        if show is not None:
+            question, _, value = show.partition("=")
+            key = {"lineage": "id", "impact": "id", "best": "metric", "io-profile": "run"}.get(question, "")
+            if key == "id":
+                from sparsam.provenance.questions import entity_at
+
+                value = entity_at(_recorded(folder), value).id
+            made = store.sparql_of(question, **{key: value})
+            print(json.dumps({"sparql": made}) if as_json else made)
+            return 0
+        found = store.query(str(text), folder, seconds=seconds, rows=rows)
+        if found.more:
+            shown.note(f"there are more than {rows} rows")
+    if as_json:
+        return answer({"columns": found.columns, "rows": found.rows, "more": found.more})
+    table = new_table("", *found.columns)
+    for row in found.rows:
+        table.add_row(*("" if x is None else plain(str(x)) for x in row))
+    new_console().print(table)
+    return 0
+
+
+@app.command(
+    "provenance",
+    short_help="Export everything that was recorded.",
+    help="Write the whole graph: Turtle, N-Triples, JSON-LD, or PROV-JSON.",
+    epilog=examples("sparsam provenance export --to turtle --out provenance.ttl"),
+)
+def _provenance(
+    what: Annotated[str, typer.Argument(metavar="export", help="The one thing there is to do.")],
+    to: Annotated[str, typer.Option("--to", metavar="turtle|ntriples|jsonld|prov-json", help="The format.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="By default standard output.")
+    ] = None,
+    folder: Folder = None,
+    debug: Debug = False,
+) -> int:
+    import sys
+
+    from sparsam.errors import Usage
+    from sparsam.provenance.rdf import write
+
+    if what != "export":
+        raise Usage(f"sparsam provenance export is what there is; got {what!r}.", code="usage")
+    made = write(_recorded(folder), to)
+    if out is None:
+        sys.stdout.buffer.write(made + b"\n")
+    else:
+        out.write_bytes(made)
     return 0
 
 

@@ -87,6 +87,9 @@ class Log:
             os.uname().nodename if hasattr(os, "uname") else "host", os.getpid(), time.time_ns()
         )
         self.parent = parent
+        self.eager = (
+            parent is not None
+        )  # a forked worker may be killed at any time, once it has nothing to do
         self.lost = 0
         self._said_lost = 0
         self._number = 0
@@ -108,7 +111,11 @@ class Log:
             if os.getpid() != self.writer.pid:  # forked without notice
                 self._begin(self.writer)
             number = self._put(kind, facts)
-            if len(self._waiting) >= FLUSH_BYTES or time.monotonic() - self._flushed >= FLUSH_SECONDS:
+            if (
+                self.eager
+                or len(self._waiting) >= FLUSH_BYTES
+                or time.monotonic() - self._flushed >= FLUSH_SECONDS
+            ):
                 self._flush()
             return number
 
