@@ -60,6 +60,15 @@ def _track(
             "--off", metavar="CLASS", help="Leave out duration, call, directory, group, dataset, attribute, …"
         ),
     ] = None,
+    every: Annotated[
+        int,
+        typer.Option(
+            "--every",
+            metavar="N",
+            min=1,
+            help="Of names that are opened often, record one open in N and count the others.",
+        ),
+    ] = 1,
     hashes: Annotated[
         str, typer.Option("--hash", metavar="all|written|none", help="Whose content is hashed at the end.")
     ] = "all",
@@ -71,7 +80,8 @@ def _track(
 
     if unknown := [x for x in off or () if x not in CLASSES]:
         raise Usage(f"--off {unknown[0]}: classes are {', '.join(CLASSES)}.", code="class-unknown")
-    chosen = Selection(frozenset(off or ()), tuple(include or ()), (*Selection().exclude, *(exclude or ())))
+    left_out = (*Selection().exclude, *(exclude or ()))
+    chosen = Selection(frozenset(off or ()), tuple(include or ()), left_out, every=every)
     made = track(command, folder=folder, run=run, selection=chosen, hashes=hashes)
     found = made.found
     written = [x for x in found.entities.values() if x.by is not None and x.kind == "file"]

@@ -315,6 +315,11 @@ class _Builder:
         )
         before.names = before.names if path in before.names else [*before.names, path]
 
+    def _on_opens(self, record: Record, program: Program, facts: dict[str, Any]) -> None:
+        """Opens for reading that were counted alone."""
+        file = self._file(record, str(facts["path"]))
+        self._count(record, program, "open", file.current, None, count=int(facts["count"]))
+
     def _on_writing(self, record: Record, program: Program, facts: dict[str, Any]) -> None:
         """The first write through a handle that did not empty its file."""
         session = self.sessions[program.id, facts["handle"]]

@@ -35,6 +35,7 @@ class Selection:
         include: patterns of paths (``fnmatch``); empty for all.
         exclude: patterns of paths that are left out all the same.
         code: whether the program's own modules, and what is installed, count as files.
+        every: after 16 opens for reading of one name, one in so many is recorded and the others are counted; 1 records all.
     """
 
     def __init__(
@@ -43,8 +44,15 @@ class Selection:
         include: tuple[str, ...] = (),
         exclude: tuple[str, ...] = SYSTEM,
         code: bool = False,
+        every: int = 1,
     ) -> None:
-        self.off, self.include, self.exclude, self.code = off, include, exclude, code
+        self.off, self.include, self.exclude, self.code, self.every = (
+            off,
+            include,
+            exclude,
+            code,
+            max(1, every),
+        )
 
     def wants(self, path: str) -> bool:
         """Whether a file at this absolute path is recorded."""
@@ -89,6 +97,8 @@ class Tracker:
         self._root = os.path.dirname(runs) if os.path.basename(runs) == "runs" else log.folder
         self._wanted: dict[str, bool] = {}
         self._folders: dict[str, str] = {}
+        self._opens: dict[str, int] = {}
+        self._left_out: dict[str, int] = {}
         self.epoch = 0
 
     # files
@@ -129,6 +139,7 @@ class Tracker:
     def forked(self) -> None:
         """In a child: what was open belongs to the parent."""
         self.epoch += 1
+        self._left_out.clear()
         self.log.forked()
 
     def _own(self, handle: Handle) -> bool:
@@ -141,6 +152,23 @@ class Tracker:
                 "open", handle=handle.number, path=_text(handle.path), mode=handle.mode, inherited=True
             )
         return True
+
+    def skips(self, name: str) -> bool:
+        """Whether an open for reading is only counted, for the name was opened often; asked where ``every`` is above 1."""
+        count = self._opens.get(name, 0) + 1
+        self._opens[name] = count
+        if count <= 16 or count % self.selection.every == 0:
+            return False
+        self._left_out[name] = self._left_out.get(name, 0) + 1
+        return True
+
+    def tell_left_out(self) -> None:
+        """Write down how often names were opened beyond what is recorded."""
+        for name, count in self._left_out.items():
+            path = self.path_of(name)
+            if path is not None:
+                self.log.add("opens", path=_text(path), count=count)
+        self._left_out.clear()
 
     def opened(
         self,
@@ -360,6 +388,7 @@ class Tracker:
 
     def ended(self, status: int | None = None) -> None:
         """The last record of a process."""
+        self.tell_left_out()
         self.log.add("end", status=status)
         self.log.flush()
 

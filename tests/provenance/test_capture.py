@@ -320,6 +320,25 @@ def test_what_is_selected(place: Path) -> None:
     assert found.at(str(place / "kept/x")) is not None and found.at(str(place / "y")) is None
 
 
+def test_hot_names_are_sampled_and_counted(place: Path) -> None:
+    """The counts are exact, what was read is known, and writes are never left out."""
+    for name in ("hot", "cold"):
+        (place / name).write_text(name)
+    with provenance.run("r", selection=Selection(every=50)) as tracker:
+        for _ in range(1000):
+            assert open("hot").read() == "hot"  # noqa: SIM115
+        Path("cold").read_text()
+        for at in range(30):
+            Path("out").write_text(str(at))
+    found = provenance.recorded()
+    assert counts(found, "hot", "open")[0] == 1000 and counts(found, "cold", "open")[0] == 1
+    assert sources(found, "out") == ["cold", "hot"]
+    entity = found.at(str(place / "out"))
+    assert entity is not None and entity.generation == 30
+    opens = [x for x in provenance.read_all(tracker.log.folder).records if x.kind == "open"]
+    assert len(opens) == 16 + 1000 // 50 + 1 + 30
+
+
 def test_what_users_say(place: Path) -> None:
     """Types, settings, results, and derivations by word."""
     (place / "a").write_text("a")

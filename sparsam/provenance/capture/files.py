@@ -131,6 +131,18 @@ def tracked_open(
         or not _ordinary(mode, buffering, encoding, errors, newline)
     ):
         return _real_open(file, mode, buffering, encoding, errors, newline, closefd, opener)
+    if (
+        tracker.selection.every > 1
+        and mode[0] == "r"
+        and "+" not in mode
+        and isinstance(file, str)
+        and tracker.skips(file)
+    ):
+        _inside.on = True
+        try:
+            return _real_open(file, mode, buffering, encoding, errors, newline, closefd, opener)
+        finally:
+            _inside.on = False
     by_number = isinstance(file, int) or opener is not None
     path = None if by_number else tracker.path_of(file)
     if path is not None and path.endswith(".py") and _loads_code(sys._getframe(1).f_code.co_filename):

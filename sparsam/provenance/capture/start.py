@@ -143,6 +143,7 @@ def environment(folder: str, run: str, selection: Selection, parent: Writer | No
     told = {
         "folder": os.path.join(os.path.abspath(folder), "runs", run), "run": run, "parent": list(parent or ("", 0, 0)),
         "off": sorted(selection.off), "include": selection.include, "exclude": selection.exclude, "code": selection.code,
+        "every": selection.every,
     }  # fmt: skip
     path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     rest = [entry for entry in path if entry and entry != SITE]
@@ -179,7 +180,11 @@ def start() -> Tracker | None:
         told = json.loads(os.environ[VARIABLE])
         host, pid, started = told["parent"]
         chosen = Selection(
-            frozenset(told["off"]), tuple(told["include"]), tuple(told["exclude"]), bool(told["code"])
+            frozenset(told["off"]),
+            tuple(told["include"]),
+            tuple(told["exclude"]),
+            bool(told["code"]),
+            int(told["every"]),
         )
         parent = Writer(str(host), int(pid), int(started)) if pid else None
         return install(
