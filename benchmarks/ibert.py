@@ -2,7 +2,8 @@
 
     python benchmarks/ibert.py accuracy      # nothing trained; each arithmetic and range, in machine code
     python benchmarks/ibert.py ladder        # which function costs what, simulated on 256 training sentences
-    python benchmarks/ibert.py trained 0.1   # a share of an epoch with everything rounded
+    python benchmarks/ibert.py trained 1     # an epoch (or a share of one) with everything rounded
+    python benchmarks/ibert.py glue ENCODER  # MRPC, STS-B and RTE: a pretrained encoder fine-tuned, then in integers
     python benchmarks/ibert.py speed         # beside the packed dense model in float32 and bfloat16, in turn in one process
 
 Choices (range, arithmetic) are made by the divergence on training sentences that calibration did not look at; validation and
@@ -23,11 +24,11 @@ from tables import store
 from trained_here import show
 
 import sparsam
-from sparsam.compress import open_model
+from sparsam.compress import finetune, open_model, predict
 from sparsam.compress.ibert_run import IntegerOnlyMethod, batches_of, integer_only, sequences_of
 from sparsam.compress.opening import feed_of, split_of
 from sparsam.compress.token_run import lengths_of_use
-from sparsam.measure import paired_difference
+from sparsam.measure import metric_interval, paired_difference
 from sparsam.models.integer_only import parts_of
 from sparsam.quantization.int8 import RANGES
 from sparsam.quantization.integer_only import IBert
@@ -40,6 +41,7 @@ from sparsam.training.loop import Settings
 
 SHARED = Path(os.environ.get("SPARSAM_SHARED", "../shared"))
 SPLITS = ("validation", "test")
+RUNS = Path("runs/glue")
 HELD_OUT = 512
 ROUNDS = 7
 
@@ -160,6 +162,41 @@ def trained(epochs: float) -> None:
     store("ibert-trained", title, f"python benchmarks/ibert.py trained {epochs:g}", rows)
 
 
+def glue(encoder: str) -> None:
+    """Pairs of texts and a score: fine-tuned here, then in integers alone, and trained with everything rounded."""
+    rows = []
+    for name in ("mrpc", "stsb", "rte"):
+        task, folder = Task.load(str(SHARED / "data" / name)), RUNS / name
+        if not (folder / "MANIFEST.json").exists():
+            finetune(encoder, task, folder, settings=Settings(epochs=5, lr=7e-5), progress=show)
+        dense = open_model(str(folder), task)
+        feed = feed_of(dense, split_of(task, "train"), True)
+        wanted = lengths_of_use(dense, task, feed, True)
+        split = split_of(task, "validation")
+        before = predict(dense, split)[0]
+        for share in (None, 0.0, 1.0):
+            one, after = dense, before
+            if share is not None:
+                one = open_model(str(folder), task)
+                method = IntegerOnlyMethod(qat_epochs=share, qat_lr=2e-5)
+                integer_only(
+                    one.model, feed, method, wanted=wanted, teacher=sparsam.lift(open_model(str(folder), task).model),
+                    settings=Settings(), progress=partial(show, f"{name}, everything rounded"),
+                )  # fmt: skip
+                after = predict(one, split)[0]
+            points = paired_difference(task.metric, before, after, split.labels)
+            rows.append(
+                {
+                    "task": name, "metric": task.metric, "rows": len(split),
+                    "model": "float32" if share is None else f"integers, {share:g} epochs of training",
+                    "score": round(100 * metric_interval(task.metric, after, split.labels).value, 2),
+                    "points": f"{points.value:+.2f} [{points.low:+.2f}, {points.high:+.2f}]",
+                }
+            )  # fmt: skip
+    title = "I-BERT on MRPC, STS-B and RTE (validation): MiniLM in integers alone, as it is and after an epoch of training"
+    store("ibert-glue", title, "python benchmarks/ibert.py glue ENCODER", rows)
+
+
 def speed() -> None:
     """Ratios within a round: the packed dense model's time over the integers'."""
     data, one = Sentences(("validation",)), None
@@ -201,6 +238,9 @@ def main() -> None:
     asked = sys.argv[1:] or list(parts)
     if asked[0] == "trained":
         trained(float(asked[1]) if len(asked) > 1 else 0.1)
+        return
+    if asked[0] == "glue":
+        glue(asked[1])
         return
     for name in asked:
         parts[name]()

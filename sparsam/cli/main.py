@@ -21,6 +21,7 @@ from sparsam.cli import (
     pareto,
     quantize,
     report,
+    track,
 )
 from sparsam.cli.options import examples
 from sparsam.cli.show import plain
@@ -35,7 +36,20 @@ app = typer.Typer(
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for command in (finetune, compress, quantize, pareto, evaluate, debug, bench, export, inspect, report, demo):
+for command in (
+    finetune,
+    compress,
+    quantize,
+    pareto,
+    evaluate,
+    debug,
+    bench,
+    export,
+    inspect,
+    report,
+    track,
+    demo,
+):
     app.add_typer(command.app)
 
 

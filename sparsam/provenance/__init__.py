@@ -1,0 +1,52 @@
+"""Where a file came from: what programs read and wrote, recorded without a change to them, and asked afterwards.
+
+    with sparsam.provenance.run("experiment"):     # or: sparsam track -- python train.py
+        ...
+        sparsam.provenance.record_metric("accuracy", 0.91)
+
+    found = sparsam.provenance.recorded()
+    found.lineage(found.at("/path/model.safetensors").id)
+
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from sparsam.provenance.graph import Call, Entity, History, Program, history
+    from sparsam.provenance.log import Damage, Log, Merged, Record, Writer, merge, read_all
+    from sparsam.provenance.runs import (
+        record_config,
+        record_derived,
+        record_metric,
+        record_type,
+        recorded,
+        run,
+        scope,
+    )
+    from sparsam.provenance.tracking import Selection, Tracker
+
+__all__ = [
+    "Call", "Damage", "Entity", "History", "Log", "Merged", "Program", "Record", "Selection", "Tracker", "Writer", "history",
+    "merge", "read_all", "record_config", "record_derived", "record_metric", "record_type", "recorded", "run", "scope",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> object:
+    """The public names, loaded when they are first asked for: a tracked program imports none of them."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from sparsam.provenance import graph, log, runs, tracking
+
+    for home in (graph, log, tracking, runs):
+        if hasattr(home, name):
+            found = getattr(home, name)
+            globals()[name] = found
+            return found
+    raise AttributeError(name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

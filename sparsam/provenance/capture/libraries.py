@@ -1,0 +1,404 @@
+"""Libraries that open files in C: thin wrappers, put on when a library is first imported.
+
+safetensors, torch.save, h5py (files and the objects in them), pyarrow's Parquet and memory maps. What pandas and ``datasets``
+read and write goes through these or through Python's own files.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from time import perf_counter
+
+from sparsam.provenance.capture import files
+from sparsam.provenance.tracking import Handle, Tracker
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import importlib.machinery
+    from collections.abc import Callable, Sequence
+    from types import ModuleType
+    from typing import Any
+
+_undo: list[Callable[[], None]] = []
+
+
+def _tracker() -> Tracker | None:
+    return files.current()
+
+
+def _replace(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
+    old = getattr(owner, name, None)
+    if old is None or getattr(old, "_sparsam", False):
+        return
+    new = make(old)
+    for fact in ("__doc__", "__name__", "__qualname__", "__module__", "__wrapped__"):
+        try:
+            setattr(new, fact, old if fact == "__wrapped__" else getattr(old, fact))
+        except (AttributeError, TypeError):
+            continue
+    if callable(getattr(new, "__setattr__", None)) and hasattr(new, "__dict__"):
+        new._sparsam = True
+    setattr(owner, name, new)
+    _undo.append(lambda: setattr(owner, name, old))
+
+
+def _reads(through: str, at: int = 0, keyword: str = "") -> Callable[[Any], Any]:
+    """A function that reads the file named by an argument."""
+
+    def make(old: Any) -> Any:
+        def call(*args: Any, **more: Any) -> Any:
+            tracker, path = _tracker(), _path(args, more, at, keyword)
+            if tracker is not None and path is not None:
+                tracker.used(path, through=through)
+            return old(*args, **more)
+
+        return call
+
+    return make
+
+
+def _writes(through: str, at: int, keyword: str = "") -> Callable[[Any], Any]:
+    """A function that writes the file named by an argument, in one piece."""
+
+    def make(old: Any) -> Any:
+        def call(*args: Any, **more: Any) -> Any:
+            tracker, path = _tracker(), _path(args, more, at, keyword)
+            handle = (
+                tracker.writing(path, through=through) if tracker is not None and path is not None else None
+            )
+            started = perf_counter()
+            try:
+                return old(*args, **more)
+            finally:
+                if handle is not None and tracker is not None:
+                    tracker.wrote(handle, _size(handle.path), perf_counter() - started)
+                    tracker.closed(handle)
+
+        return call
+
+    return make
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
+
+
+def _path(args: Sequence[Any], more: dict[str, Any], at: int, keyword: str) -> Any:
+    found = args[at] if len(args) > at else more.get(keyword)
+    return found if isinstance(found, str | bytes | os.PathLike) else None
+
+
+def _safetensors(module: ModuleType) -> None:
+    _replace(module, "safe_open", _reads("safetensors", 0, "filename"))
+
+
+def _safetensors_of(module: ModuleType) -> None:
+    for name, at in (("save_file", 1), ("save_model", 1)):
+        _replace(module, name, _writes("safetensors", at, "filename"))
+    for name, at in (("load_file", 0), ("load_model", 1)):
+        _replace(module, name, _reads("safetensors", at, "filename"))
+    if getattr(module, "safe_open", None) is not None:  # read above
+        _replace(module, "safe_open", _reads("safetensors", 0, "filename"))
+
+
+def _torch(module: ModuleType) -> None:
+    _replace(module, "save", _writes("torch.save", 1, "f"))
+
+
+def _parquet(module: ModuleType) -> None:
+    _replace(module, "read_table", _reads("pyarrow", 0, "source"))
+    _replace(module, "read_metadata", _reads("pyarrow", 0, "where"))
+    _replace(module, "read_schema", _reads("pyarrow", 0, "where"))
+    _replace(module.ParquetFile, "__init__", _reads("pyarrow", 1, "source"))
+    _replace(module, "write_table", _writes("pyarrow", 1, "where"))
+
+    def writer(old: Any) -> Any:
+        def call(self: Any, where: Any, *args: Any, **more: Any) -> Any:
+            tracker, path = _tracker(), _path((where,), {}, 0, "")
+            if tracker is not None and path is not None:
+                self._sparsam_handle = tracker.writing(path, through="pyarrow")
+            return old(self, where, *args, **more)
+
+        return call
+
+    def closing(old: Any) -> Any:
+        def call(self: Any) -> Any:
+            found = old(self)
+            tracker, handle = _tracker(), getattr(self, "_sparsam_handle", None)
+            if tracker is not None and handle is not None and not handle.closed:
+                tracker.wrote(handle, _size(handle.path))
+                tracker.closed(handle)
+            return found
+
+        return call
+
+    _replace(module.ParquetWriter, "__init__", writer)
+    _replace(module.ParquetWriter, "close", closing)
+
+
+def _pyarrow(module: ModuleType) -> None:
+    _replace(module, "memory_map", _reads("pyarrow", 0, "path"))
+
+
+def _h5py(module: ModuleType) -> None:
+    """Files, and groups, datasets, attributes, committed types and links in them, each with its calls."""
+    open_files: dict[str, tuple[Handle, Any]] = {}
+
+    def handle_of(thing: Any) -> Handle | None:
+        try:
+            found = open_files.get(thing.file.filename)
+        except Exception:  # closed, or no file of its own
+            return None
+        return found[0] if found else None
+
+    def tell(thing: Any, kind: str, name: str, call: str, started: float, size: int = 0) -> None:
+        tracker, handle = _tracker(), handle_of(thing)
+        if tracker is not None and handle is not None:
+            tracker.object(handle, kind, name, call, size=size, seconds=perf_counter() - started)
+
+    def opening(old: Any) -> Any:
+        def call(self: Any, name: Any, mode: Any = "r", *args: Any, **more: Any) -> Any:
+            tracker = _tracker()
+            path = (
+                tracker.path_of(name)
+                if tracker is not None and isinstance(name, str | bytes | os.PathLike)
+                else None
+            )
+            before = None
+            if path is not None:
+                try:
+                    before = os.stat(path)
+                except OSError:
+                    before = None
+            found = old(self, name, mode, *args, **more)
+            if tracker is not None and path is not None:
+                writes = mode in ("w", "w-", "x", "a", "r+")
+                now = None
+                try:
+                    now = os.stat(path)
+                except OSError:
+                    now = before
+                emptied = mode == "w" and before is not None
+                handle = tracker.opened(
+                    path, "r" if not writes else "rw" if mode in ("a", "r+") else "w", created=writes and before is None,
+                    emptied=emptied, found=before if before is not None and not emptied else now, through="h5py",
+                )  # fmt: skip
+                open_files[self.filename] = (handle, self.id)
+            return found
+
+        return call
+
+    def closing(old: Any) -> Any:
+        def call(self: Any) -> Any:
+            try:
+                name = self.filename if self.id.valid else None
+            except Exception:
+                name = None
+            found = old(self)
+            known = open_files.pop(name, None) if name is not None else None
+            tracker = _tracker()
+            if known is not None and tracker is not None:
+                tracker.closed(known[0])
+            return found
+
+        return call
+
+    def flushing(old: Any) -> Any:
+        def call(self: Any) -> Any:
+            started = perf_counter()
+            found = old(self)
+            tracker, handle = _tracker(), handle_of(self)
+            if tracker is not None and handle is not None:
+                tracker.synced(handle, perf_counter() - started)
+            return found
+
+        return call
+
+    def creating(kind: str, wrote: bool = False) -> Callable[[Any], Any]:
+        def make(old: Any) -> Any:
+            def call(self: Any, name: Any, *args: Any, **more: Any) -> Any:
+                started = perf_counter()
+                found = old(self, name, *args, **more)
+                if name is None:  # it gets its name later
+                    return found
+                full = getattr(found, "name", None) or _inside(self, name)
+                tell(self, kind, str(full), "create", started)
+                data = more.get("data", args[2] if len(args) > 2 else None)
+                if wrote and data is not None:
+                    tell(self, kind, str(full), "write", started, int(getattr(found, "nbytes", 0)))
+                return found
+
+            return call
+
+        return make
+
+    def getting(old: Any) -> Any:
+        def call(self: Any, name: Any) -> Any:
+            started = perf_counter()
+            found = old(self, name)
+            kind = (
+                "dataset"
+                if isinstance(found, module.Dataset)
+                else "group"
+                if isinstance(found, module.Group)
+                else "datatype"
+            )
+            tell(self, kind, str(getattr(found, "name", None) or _inside(self, name)), "open", started)
+            return found
+
+        return call
+
+    def setting(old: Any) -> Any:
+        def call(self: Any, name: Any, value: Any) -> Any:
+            started = perf_counter()
+            found = old(self, name, value)
+            links = (module.SoftLink, module.ExternalLink, module.HLObject)
+            types = getattr(sys.modules.get("numpy"), "dtype", ())
+            kind = (
+                "link" if isinstance(value, links) else "datatype" if isinstance(value, types) else "dataset"
+            )
+            tell(self, kind, _inside(self, name), "create", started)
+            if kind == "dataset":
+                tell(self, kind, _inside(self, name), "write", started, int(getattr(value, "nbytes", 0)))
+            return found
+
+        return call
+
+    def data(call_name: str) -> Callable[[Any], Any]:
+        def make(old: Any) -> Any:
+            def call(self: Any, *args: Any, **more: Any) -> Any:
+                started = perf_counter()
+                found = old(self, *args, **more)
+                moved = found if call_name == "read" else args[1] if len(args) > 1 else None
+                tell(self, "dataset", str(self.name), call_name, started, int(getattr(moved, "nbytes", 0)))
+                return found
+
+            return call
+
+        return make
+
+    def attribute(call_name: str) -> Callable[[Any], Any]:
+        def make(old: Any) -> Any:
+            def call(self: Any, name: Any, *args: Any, **more: Any) -> Any:
+                started = perf_counter()
+                found = old(self, name, *args, **more)
+                owner = module._hl.base.HLObject(self._id)
+                tell(_Owner(self._id, module), "attribute", f"{owner.name}@{name}", call_name, started)
+                return found
+
+            return call
+
+        return make
+
+    _replace(module.File, "__init__", opening)
+    _replace(module.File, "close", closing)
+    _replace(module.File, "flush", flushing)
+    _replace(module.Group, "create_dataset", creating("dataset", True))
+    _replace(module.Group, "create_group", creating("group"))
+    _replace(module.Group, "__getitem__", getting)
+    _replace(module.Group, "__setitem__", setting)
+    _replace(module.Dataset, "__getitem__", data("read"))
+    _replace(module.Dataset, "__setitem__", data("write"))
+    for name, call_name in (
+        ("create", "create"),
+        ("__getitem__", "read"),
+        ("__setitem__", "write"),
+        ("modify", "write"),
+    ):
+        _replace(module.AttributeManager, name, attribute(call_name))
+
+
+def _inside(group: Any, name: Any) -> str:
+    text = name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
+    return text if text.startswith("/") else f"{str(group.name).rstrip('/')}/{text}"
+
+
+class _Owner:
+    """What an attribute hangs on, as something that has a file."""
+
+    def __init__(self, number: Any, module: Any) -> None:
+        self.file = module.File(module.h5i.get_file_id(number))
+
+
+KNOWN: dict[str, Callable[[ModuleType], None]] = {
+    "safetensors": _safetensors, "safetensors.torch": _safetensors_of, "safetensors.numpy": _safetensors_of, "torch": _torch,
+    "pyarrow": _pyarrow, "pyarrow.parquet": _parquet, "h5py": _h5py,
+}  # fmt: skip
+
+
+class _Finder:
+    """Lets the others find a module, and looks on when it has been loaded."""
+
+    def __init__(self) -> None:
+        self.busy: set[str] = set()
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        if name not in KNOWN or name in self.busy:
+            return None
+        self.busy.add(name)
+        try:
+            for finder in sys.meta_path:
+                spec = None if finder is self else finder.find_spec(name, path, target)
+                if spec is not None and spec.loader is not None:
+                    wrapped: Any = _Loader(spec.loader, name)
+                    spec.loader = wrapped
+                    return spec
+        finally:
+            self.busy.discard(name)
+        return None
+
+
+class _Loader:
+    """The real loader, and then the wrappers."""
+
+    def __init__(self, real: Any, name: str) -> None:
+        self._real, self._name = real, name
+
+    def create_module(self, spec: Any) -> Any:
+        return self._real.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        spec = module.__spec__
+        if spec is not None:
+            spec.loader = self._real
+        module.__loader__ = self._real
+        self._real.exec_module(module)
+        _put_on(self._name, module)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+def _put_on(name: str, module: ModuleType) -> None:
+    try:
+        KNOWN[name](module)
+    except Exception as error:  # another version of the library: the program goes on, and the log says so
+        tracker = _tracker()
+        if tracker is not None:
+            tracker.unseen(f"{name}: {type(error).__name__}: {error}")
+
+
+_finder = _Finder()
+
+
+def install() -> None:
+    """Look on libraries that are loaded already, and on those that will be."""
+    if _finder not in sys.meta_path:
+        sys.meta_path.insert(0, _finder)
+    for name in KNOWN:
+        module = sys.modules.get(name)
+        if module is not None:
+            _put_on(name, module)
+
+
+def uninstall() -> None:
+    """Give all libraries their own functions back."""
+    if _finder in sys.meta_path:
+        sys.meta_path.remove(_finder)
+    for undo in reversed(_undo):
+        undo()
+    _undo.clear()

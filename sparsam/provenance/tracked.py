@@ -1,0 +1,159 @@
+"""Running a command with tracking on: what ``sparsam track`` does."""
+
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sparsam.errors import InputOutput, Usage
+from sparsam.provenance.capture import start
+from sparsam.provenance.graph import History, history
+from sparsam.provenance.log import Merged, read_all
+from sparsam.provenance.questions import sha256_of
+from sparsam.provenance.tracking import Selection, runs_folder
+from sparsam.provenance.writer import Log
+
+HASHES = ("all", "written", "none")
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """A command that was run.
+
+    Args:
+        run: its id.
+        folder: of its logs.
+        status: its exit code; 128 + n where signal n ended it.
+        found: the graph of this run.
+        merged: its records.
+        hashed: files whose content was hashed.
+    """
+
+    run: str
+    folder: Path
+    status: int
+    found: History
+    merged: Merged
+    hashed: int
+
+
+def track(
+    command: Sequence[str],
+    *,
+    folder: str | os.PathLike[str] | None = None,
+    run: str | None = None,
+    selection: Selection | None = None,
+    hashes: str = "all",
+) -> Tracked:
+    """Run a command, all Python programs in it tracked, and hash what it read and wrote once it has ended.
+
+    Signals reach the command first. Files that changed after they were last seen are not hashed.
+
+    Raises:
+        Usage: ``command-missing``, ``hashes``.
+        InputOutput: ``command-missing`` where there is no such program, ``log-folder``.
+    """
+    if hashes not in HASHES:
+        raise Usage(f"hashes is one of {', '.join(HASHES)}; got {hashes!r}.", code="hashes")
+    if not command:
+        raise Usage(
+            "nothing to run. Give a command: sparsam track -- python train.py", code="command-missing"
+        )
+    program = shutil.which(command[0])
+    if program is None:
+        raise InputOutput(f"no program {command[0]!r} was found.", code="command-missing")
+    base, run, chosen = os.fspath(folder or runs_folder()), run or start.new_run(), selection or Selection()
+    log = Log(os.path.join(base, "runs", run))
+    facts = {"argv": list(command), "cwd": os.getcwd(), "user": start._user(), "host": platform.node()}
+    log.add(
+        "process",
+        **facts,
+        run=run,
+        code=code_state(os.getcwd()),
+        machine=machine(),
+        container=start.container(),
+    )
+    log.flush()
+    told = start.environment(base, run, chosen, log.writer)
+    status = _run([program, *command[1:]], os.environ | told)
+    merged = read_all(log.folder)
+    if len({record.writer for record in merged.records}) == 1:
+        log.add(
+            "unseen", what="no Python program of this interpreter's kind was started: its files were not seen"
+        )
+    hashed = _hashed(log, history(merged), hashes)
+    log.add("end", status=status)
+    log.close()
+    merged = read_all(log.folder)
+    return Tracked(run, Path(log.folder), status, history(merged), merged, hashed)
+
+
+def _run(command: Sequence[str], environment: dict[str, str]) -> int:
+    process = subprocess.Popen(command, env=environment)
+
+    def passed_on(number: int, frame: Any) -> None:
+        process.send_signal(number)
+
+    old = {one: signal.signal(one, passed_on) for one in (signal.SIGTERM, signal.SIGHUP)}
+    old[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to both
+    try:
+        code = process.wait()
+    finally:
+        for one, handler in old.items():
+            signal.signal(one, handler)
+    return code if code >= 0 else 128 - code
+
+
+def _hashed(log: Log, found: History, hashes: str) -> int:
+    count = 0
+    if hashes == "none":
+        return count
+    for (host, path), name in sorted(found.current.items()):
+        one = found.entities[name]
+        if one.kind != "file" or host != log.writer.host or (hashes == "written" and one.by is None):
+            continue
+        try:
+            before = os.stat(path)
+            if (before.st_size, before.st_mtime_ns) != (one.size, one.changed):
+                continue
+            digest = sha256_of(path)
+            after = os.stat(path)
+        except OSError:
+            continue
+        if (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns):
+            log.add("hash", path=path, size=after.st_size, changed=after.st_mtime_ns, sha256=digest)
+            count += 1
+    return count
+
+
+def code_state(folder: str) -> dict[str, Any]:
+    """The commit of the repository a folder lies in, and whether it was changed since; empty outside of one."""
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", folder, *words], capture_output=True, text=True, timeout=10, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    if commit is None:
+        return {}
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "changed": bool(changed), "root": git("rev-parse", "--show-toplevel")}
+
+
+def machine() -> dict[str, Any]:
+    """What the command runs on."""
+    return {
+        "system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count(),
+        "python": platform.python_version(), "executable": sys.executable,
+    }  # fmt: skip

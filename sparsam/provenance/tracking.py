@@ -1,0 +1,429 @@
+"""What a program tells its log: opens and closes with what went through them, renames, scopes, settings, results.
+
+One :class:`Tracker` a process. The capture of Python's own files and of libraries calls it (:mod:`sparsam.provenance.capture`),
+and so may a user. All calls are safe in threads and never raise into the program that is tracked.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import itertools
+import os
+import stat
+from _thread import _local
+
+from sparsam.provenance.writer import Log, Writer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+CLASSES = (
+    "user", "thread", "program", "call", "duration", "file", "directory", "group", "dataset", "attribute", "datatype", "link",
+)  # fmt: skip
+"""What can be switched off, as in PROV-IO's configuration."""
+SYSTEM = ("/proc/*", "/sys/*", "/dev/*")
+PROGRAM = ("*.pyc", "*/__pycache__/*", "*/site-packages/*", "*/dist-packages/*")
+
+
+class Selection:
+    """What is recorded.
+
+    Args:
+        off: of :data:`CLASSES`, what is left out.
+        include: patterns of paths (``fnmatch``); empty for all.
+        exclude: patterns of paths that are left out all the same.
+        code: whether the program's own modules, and what is installed, count as files.
+        every: after 16 opens for reading of one name, one in so many is recorded and the others are counted; 1 records all.
+    """
+
+    def __init__(
+        self,
+        off: frozenset[str] = frozenset(),
+        include: tuple[str, ...] = (),
+        exclude: tuple[str, ...] = SYSTEM,
+        code: bool = False,
+        every: int = 1,
+    ) -> None:
+        self.off, self.include, self.exclude, self.code, self.every = (
+            off,
+            include,
+            exclude,
+            code,
+            max(1, every),
+        )
+
+    def wants(self, path: str) -> bool:
+        """Whether a file at this absolute path is recorded."""
+        if "file" in self.off:
+            return False
+        if any(fnmatch.fnmatchcase(path, pattern) for pattern in self.exclude):
+            return False
+        if not self.code and any(fnmatch.fnmatchcase(path, pattern) for pattern in PROGRAM):
+            return False
+        return not self.include or any(fnmatch.fnmatchcase(path, pattern) for pattern in self.include)
+
+
+class Handle:
+    """An open file, and what went through it."""
+
+    __slots__ = (
+        "bytes_read", "bytes_write", "closed", "epoch", "mode", "number", "path", "reads", "scope", "seconds_read",
+        "seconds_write", "writes", "wrote",
+    )  # fmt: skip
+
+    def __init__(self, number: int, path: str, mode: str, scope: str | None, epoch: int) -> None:
+        self.number, self.path, self.mode, self.scope, self.epoch = number, path, mode, scope, epoch
+        self.reads = self.writes = self.bytes_read = self.bytes_write = 0
+        self.seconds_read = self.seconds_write = 0.0
+        self.wrote = self.closed = False
+
+
+class Tracker:
+    """Tells the log of this process.
+
+    Args:
+        log: of this process.
+        selection: what is recorded.
+        run: id of the run that the process belongs to.
+    """
+
+    def __init__(self, log: Log, selection: Selection | None = None, run: str = "") -> None:
+        self.log, self.selection, self.run = log, selection or Selection(), run
+        self._numbers = itertools.count(1)
+        self._scopes = _local()
+        runs = os.path.dirname(log.folder)
+        self._root = os.path.dirname(runs) if os.path.basename(runs) == "runs" else log.folder
+        self._wanted: dict[str, bool] = {}
+        self._folders: dict[str, str] = {}
+        self._opens: dict[str, int] = {}
+        self._left_out: dict[str, int] = {}
+        self.epoch = 0
+
+    # files
+
+    def path_of(self, file: Any) -> str | None:
+        """The absolute path of what is recorded; None for what is not (also for descriptors)."""
+        if isinstance(file, int):
+            return None
+        try:
+            name = os.fsdecode(os.fspath(file))
+        except TypeError:
+            return None
+        path = self._real(name)
+        wanted = self._wanted.get(path)
+        if wanted is None:
+            inside = path.startswith(self._root + os.sep)  # our own
+            wanted = not inside and self.selection.wants(path)
+            if len(self._wanted) < 100_000:
+                self._wanted[path] = wanted
+        return path if wanted else None
+
+    def _real(self, name: str) -> str:
+        """Absolute, without symbolic links; folders are looked up once."""
+        folder, last = os.path.split(name if name.startswith("/") else os.path.abspath(name))
+        real = self._folders.get(folder)
+        if real is None:
+            real = os.path.realpath(folder)
+            if len(self._folders) < 10_000:
+                self._folders[folder] = real
+        path = os.path.join(real, last)
+        try:
+            if last in ("", ".", "..") or stat.S_ISLNK(os.lstat(path).st_mode):
+                return os.path.realpath(path)
+        except OSError:
+            pass
+        return path
+
+    def forked(self) -> None:
+        """In a child: what was open belongs to the parent."""
+        self.epoch += 1
+        self._left_out.clear()
+        self.log.forked()
+
+    def _own(self, handle: Handle) -> bool:
+        """Whether a handle is of this process; one that was inherited is told of once more when it is used."""
+        if handle.epoch != self.epoch:
+            handle.epoch, handle.number, handle.wrote = self.epoch, next(self._numbers), False
+            handle.reads = handle.writes = handle.bytes_read = handle.bytes_write = 0
+            handle.seconds_read = handle.seconds_write = 0.0
+            self.log.add(
+                "open", handle=handle.number, path=_text(handle.path), mode=handle.mode, inherited=True
+            )
+        return True
+
+    def skips(self, name: str) -> bool:
+        """Whether an open for reading is only counted, for the name was opened often; asked where ``every`` is above 1."""
+        count = self._opens.get(name, 0) + 1
+        self._opens[name] = count
+        if count <= 16 or count % self.selection.every == 0:
+            return False
+        self._left_out[name] = self._left_out.get(name, 0) + 1
+        return True
+
+    def tell_left_out(self) -> None:
+        """Write down how often names were opened beyond what is recorded."""
+        for name, count in self._left_out.items():
+            path = self.path_of(name)
+            if path is not None:
+                self.log.add("opens", path=_text(path), count=count)
+        self._left_out.clear()
+
+    def opened(
+        self,
+        path: str,
+        mode: str,
+        *,
+        created: bool = False,
+        emptied: bool = False,
+        found: os.stat_result | None = None,
+        through: str = "python",
+        seconds: float = 0.0,
+    ) -> Handle:
+        """A file was opened. ``mode`` holds r for reading, w for writing, or both."""
+        handle = Handle(next(self._numbers), path, mode, self.scope_now, self.epoch)
+        facts: dict[str, Any] = {"handle": handle.number, "path": _text(path), "mode": mode}
+        if created:
+            facts["created"] = True
+        if emptied:
+            facts["emptied"] = True
+        if created or emptied:
+            handle.wrote = True
+        if found is not None:
+            facts["inode"] = [found.st_dev, found.st_ino]
+            if not (created or emptied):
+                facts |= {"size": found.st_size, "changed": found.st_mtime_ns}
+        if handle.scope is not None:
+            facts["scope"] = handle.scope
+        if through != "python":
+            facts["through"] = through
+        if seconds and "duration" not in self.selection.off:
+            facts["seconds"] = round(seconds, 9)
+        self.log.add("open", **facts)
+        return handle
+
+    def failed(self, path: str, mode: str, error: OSError) -> None:
+        """A file could not be opened."""
+        self.log.add(
+            "open", path=_text(path), mode=mode, failed=error.errno or -1, scope=self.scope_now, handle=0
+        )
+
+    def wrote(self, handle: Handle, size: int, seconds: float = 0.0) -> None:
+        """Bytes went out."""
+        self._own(handle)
+        handle.writes += 1
+        handle.bytes_write += size
+        handle.seconds_write += seconds
+        if not handle.wrote:
+            handle.wrote = True
+            self.log.add("writing", handle=handle.number)
+
+    def read(self, handle: Handle, size: int, seconds: float = 0.0) -> None:
+        """Bytes came in."""
+        self._own(handle)
+        handle.reads += 1
+        handle.bytes_read += size
+        handle.seconds_read += seconds
+
+    def synced(self, handle: Handle, seconds: float = 0.0) -> None:
+        """The file was flushed to its disk."""
+        self._own(handle)
+        self.log.add("fsync", handle=handle.number, seconds=round(seconds, 9))
+
+    def closed(self, handle: Handle, found: os.stat_result | None = None) -> None:
+        """A file was closed; its counts are written."""
+        if handle.closed or handle.epoch != self.epoch:
+            return
+        handle.closed = True
+        facts: dict[str, Any] = {"handle": handle.number}
+        times = "duration" not in self.selection.off
+        if "call" not in self.selection.off:
+            if handle.reads:
+                facts |= {"reads": handle.reads, "bytes_read": handle.bytes_read}
+                if times:
+                    facts["seconds_read"] = round(handle.seconds_read, 9)
+            if handle.writes:
+                facts |= {"writes": handle.writes, "bytes_write": handle.bytes_write}
+                if times:
+                    facts["seconds_write"] = round(handle.seconds_write, 9)
+        elif handle.writes:
+            facts["writes"] = 1
+        if handle.wrote:
+            if found is None:
+                try:
+                    found = os.stat(handle.path)
+                except OSError:
+                    found = None
+            if found is not None:
+                facts |= {"size": found.st_size, "changed": found.st_mtime_ns}
+        self.log.add("close", **facts)
+
+    def used(self, path: str | os.PathLike[str], *, through: str = "given") -> None:
+        """A file was read, in one piece: for libraries that open files by themselves, and for users."""
+        place = self.path_of(path)
+        if place is None:
+            return
+        try:
+            found = os.stat(place)
+        except OSError as error:
+            self.failed(place, "r", error)
+            return
+        handle = self.opened(place, "r", found=found, through=through)
+        self.read(handle, found.st_size)
+        self.closed(handle)
+
+    def writing(
+        self, path: str | os.PathLike[str], *, through: str = "given", keeps: bool = False
+    ) -> Handle | None:
+        """A file is about to be written by other means; :meth:`closed` ends it. ``keeps``: what is there stays part of it."""
+        place = self.path_of(path)
+        if place is None:
+            return None
+        found: os.stat_result | None = None
+        try:
+            found = os.stat(place)
+        except OSError:
+            found = None
+        gone = found is None
+        return self.opened(
+            place, "rw" if keeps else "w", created=gone, emptied=not gone and not keeps, found=found, through=through
+        )  # fmt: skip
+
+    def moved(self, source: Any, target: Any) -> None:
+        """A file or folder has another name now."""
+        old, new = self._named(source), self._named(target)
+        if old is not None and new is not None:
+            self.log.add("rename", source=_text(old), target=_text(new), scope=self.scope_now)
+
+    def linked(self, source: Any, target: Any) -> None:
+        """A file has one more name."""
+        old, new = self._named(source), self._named(target)
+        if old is not None and new is not None:
+            self.log.add("link", source=_text(old), target=_text(new))
+
+    def removed(self, path: Any) -> None:
+        """A name is gone."""
+        place = self._named(path)
+        if place is not None:
+            self.log.add("remove", path=_text(place))
+
+    def made_folder(self, path: Any) -> None:
+        """A folder was made."""
+        place = self._named(path)
+        if place is not None and "directory" not in self.selection.off:
+            self.log.add("mkdir", path=_text(place), scope=self.scope_now)
+
+    def _named(self, path: Any) -> str | None:
+        """A name as such: the last part may be a link, or be gone."""
+        if isinstance(path, int):
+            return None
+        try:
+            name = os.fsdecode(os.fspath(path))
+        except TypeError:
+            return None
+        folder, last = os.path.split(os.path.abspath(name))
+        place = os.path.join(os.path.realpath(folder), last)
+        inside = place.startswith(self._root + os.sep)
+        return place if not inside and self.selection.wants(place) else None
+
+    def object(
+        self, handle: Handle, kind: str, name: str, call: str, *, size: int = 0, seconds: float = 0.0
+    ) -> None:
+        """A call on an object in a file: a group, dataset, attribute, datatype or link."""
+        if kind in self.selection.off:
+            return
+        facts: dict[str, Any] = {"handle": handle.number, "object": kind, "name": name, "call": call}
+        if size:
+            facts["bytes"] = size
+        if seconds and "duration" not in self.selection.off:
+            facts["seconds"] = round(seconds, 9)
+        if call in ("create", "write"):
+            handle.wrote = True
+        self.log.add("object", **facts)
+
+    # what users say
+
+    @property
+    def scope_now(self) -> str | None:
+        """The scope this thread is in."""
+        stack = getattr(self._scopes, "stack", None)
+        return stack[-1] if stack else None
+
+    def scope(self, name: str) -> Scope:
+        """What is written in here derives from what is read in here alone."""
+        return Scope(self, name)
+
+    def record_metric(self, name: str, value: float | int | str) -> None:
+        """A result of this program."""
+        self.log.add("metric", name=name, value=value, scope=self.scope_now)
+
+    def record_config(self, values: Mapping[str, Any]) -> None:
+        """Settings of this program."""
+        for name, value in values.items():
+            self.log.add("config", name=str(name), value=value)
+
+    def record_type(self, name: str) -> None:
+        """What kind of program this is."""
+        self.log.add("type", name=name)
+
+    def record_derived(
+        self, target: str | os.PathLike[str], sources: Sequence[str | os.PathLike[str]]
+    ) -> None:
+        """A file was made from others, by the user's word."""
+        self.log.add(
+            "derived", target=os.path.realpath(target), sources=[os.path.realpath(one) for one in sources]
+        )
+
+    def unseen(self, what: str) -> None:
+        """Something cannot be seen; the records say so."""
+        self.log.add("unseen", what=what)
+
+    def began(self, facts: Mapping[str, Any], parent: Writer | None, forked: bool) -> None:
+        """The first record of a process."""
+        more: dict[str, Any] = {"run": self.run}
+        if parent is not None:
+            more |= {"parent": [parent.host, parent.pid, parent.started], "forked": forked}
+        self.log.add("process", **{key: value for key, value in facts.items() if value is not None}, **more)
+
+    def ended(self, status: int | None = None) -> None:
+        """The last record of a process."""
+        self.tell_left_out()
+        self.log.add("end", status=status)
+        self.log.flush()
+
+
+class Scope:
+    """A part of a program, entered and left."""
+
+    def __init__(self, tracker: Tracker, name: str) -> None:
+        self._tracker, self.name = tracker, name
+        self.id = str(next(tracker._numbers))
+
+    def __enter__(self) -> str:
+        tracker = self._tracker
+        tracker.log.add("scope", id=self.id, name=self.name, parent=tracker.scope_now)
+        tracker._scopes.__dict__.setdefault("stack", []).append(self.id)
+        return self.id
+
+    def __exit__(self, *error: object) -> None:
+        self._tracker._scopes.__dict__["stack"].remove(self.id)
+
+
+def _text(path: str) -> str:
+    """A path as text that any JSON reader takes: bytes that are no UTF-8 become backslash escapes."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return path
+
+
+def runs_folder(start: str | os.PathLike[str] | None = None) -> str:
+    """``.sparsam`` of the nearest folder upwards that has one, else of the current folder."""
+    here = folder = os.path.realpath(start or os.getcwd())
+    while not os.path.isdir(os.path.join(folder, ".sparsam")):
+        if folder == os.path.dirname(folder):
+            return os.path.join(here, ".sparsam")
+        folder = os.path.dirname(folder)
+    return os.path.join(folder, ".sparsam")

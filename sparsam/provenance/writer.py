@@ -1,0 +1,240 @@
+"""The writing side of the log: what every tracked program imports, so it imports little itself.
+
+The format stands in :mod:`sparsam.provenance.log`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import time
+import zlib
+from _thread import allocate_lock
+
+from sparsam.errors import InputOutput
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+MAGIC = b"sparsam log 1\n"
+SUFFIX = ".log"
+HEAD = struct.Struct("<IIQ")
+LARGEST = 1 << 24
+"""Of a payload, in bytes; a longer one is damage."""
+FLUSH_BYTES = 1 << 16
+FLUSH_SECONDS = 1.0
+_dumps = json.JSONEncoder(
+    ensure_ascii=True, separators=(",", ":"), check_circular=False, allow_nan=False
+).encode
+
+
+class Writer(tuple["str | int", ...]):
+    """Which process wrote: host, process, and when it started (nanoseconds since 1970), so that a number used again differs."""
+
+    __slots__ = ()
+
+    def __new__(cls, host: str, pid: int, started: int) -> Writer:
+        """Of these three."""
+        return super().__new__(cls, (host, pid, started))
+
+    @property
+    def host(self) -> str:
+        """Name of the machine."""
+        return str(self[0])
+
+    @property
+    def pid(self) -> int:
+        """Number of the process."""
+        return int(self[1])
+
+    @property
+    def started(self) -> int:
+        """Nanoseconds since 1970."""
+        return int(self[2])
+
+    @property
+    def file(self) -> str:
+        """The name of its log."""
+        host = "".join(x if x.isalnum() or x in "-." else "_" for x in self.host)[:60] or "host"
+        return f"{host}-{self.pid}-{self.started}{SUFFIX}"
+
+
+class Log:
+    """The log of this process in a folder.
+
+    Safe to use from many threads. After a fork the child starts a log of its own. Nothing here raises once the log is open:
+    losses are counted in :attr:`lost`.
+
+    Raises:
+        InputOutput: ``log-folder`` where the folder cannot be made.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, parent: Writer | None = None) -> None:
+        self.folder = os.path.abspath(folder)
+        try:
+            os.makedirs(self.folder, exist_ok=True)
+        except OSError as error:
+            raise InputOutput(
+                f"{self.folder} cannot be made: {error.strerror}.", code="log-folder"
+            ) from error
+        self._lock = allocate_lock()
+        self._begin(parent)
+
+    def _begin(self, parent: Writer | None) -> None:
+        self.writer = Writer(
+            os.uname().nodename if hasattr(os, "uname") else "host", os.getpid(), time.time_ns()
+        )
+        self.parent = parent
+        self.eager = (
+            parent is not None
+        )  # a forked worker may be killed at any time, once it has nothing to do
+        self.lost = 0
+        self._said_lost = 0
+        self._number = 0
+        self._last = 0
+        self._waiting = bytearray(MAGIC)
+        self._counted = 0  # records in _waiting
+        self._file: int | None = None
+        self._node = (0, 0)
+        self._flushed = time.monotonic()
+
+    @property
+    def path(self) -> str:
+        """Of the file."""
+        return os.path.join(self.folder, self.writer.file)
+
+    def add(self, kind: str, **facts: Any) -> int:
+        """Append one record and give its number; it is on its way to disk after at most a second, or at :meth:`flush`."""
+        with self._lock:
+            if os.getpid() != self.writer.pid:  # forked without notice
+                self._begin(self.writer)
+            number = self._put(kind, facts)
+            if (
+                self.eager
+                or len(self._waiting) >= FLUSH_BYTES
+                or time.monotonic() - self._flushed >= FLUSH_SECONDS
+            ):
+                self._flush()
+            return number
+
+    def _put(self, kind: str, facts: dict[str, Any]) -> int:
+        now = max(time.time_ns(), self._last)  # a clock that is set back does not turn the order round
+        self._last = now
+        number = self._number
+        try:
+            payload = _dumps([now, kind, facts]).encode()
+        except (TypeError, ValueError):
+            payload = _dumps([now, kind, {key: _plain(value) for key, value in facts.items()}]).encode()
+        if len(payload) > LARGEST:
+            payload = _dumps([now, "dropped", {"kind": kind, "bytes": len(payload)}]).encode()
+        body = struct.pack("<Q", number) + payload
+        self._waiting += struct.pack("<II", len(payload), zlib.crc32(body)) + body
+        self._number += 1
+        self._counted += 1
+        return number
+
+    def flush(self) -> None:
+        """Hand all records to the system; they survive the end of the process, however it ends."""
+        with self._lock:
+            if os.getpid() == self.writer.pid:
+                self._flush()
+
+    def _flush(self) -> None:
+        self._flushed = time.monotonic()
+        if not self._waiting:
+            return
+        if self.lost > self._said_lost:
+            self._said_lost = self.lost
+            self._put("lost", {"records": self.lost})
+        try:
+            left = memoryview(bytes(self._waiting))
+            before, file = self._size()
+            try:
+                while left:
+                    left = left[os.write(file, left) :]
+            except OSError:
+                os.ftruncate(file, before)  # no half of a record stays
+                raise
+        except OSError:
+            self.lost += self._counted
+            header = self._number == self._counted  # nothing was ever written
+            self._waiting = bytearray(MAGIC) if header and self._empty() else bytearray()
+        else:
+            self._waiting = bytearray()
+        self._counted = 0
+
+    def _size(self) -> tuple[int, int]:
+        """Bytes in the file, and its number; opened once more where it is closed, or its number is another file's now."""
+        if self._file is not None:
+            with _no_matter:
+                now = os.fstat(self._file)
+                if (now.st_dev, now.st_ino) == self._node:
+                    return now.st_size, self._file
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0)
+        self._file = _high(os.open(self.path, flags, 0o666))
+        now = os.fstat(self._file)
+        self._node = (now.st_dev, now.st_ino)
+        return now.st_size, self._file
+
+    def _empty(self) -> bool:
+        try:
+            return os.stat(self.path).st_size == 0
+        except OSError:
+            return True
+
+    def forked(self) -> None:
+        """In a child: begin a log of its own, with this process as its parent."""
+        self._lock = allocate_lock()
+        parent = self.writer
+        if self._file is not None:
+            with _no_matter:
+                os.close(self._file)
+        self._begin(parent)
+
+    def close(self) -> None:
+        """Flush, and let go of the file."""
+        with self._lock:
+            if os.getpid() != self.writer.pid:
+                return
+            self._flush()
+            if self._file is not None:
+                with _no_matter:
+                    os.close(self._file)
+                self._file = None
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold of a value; text for the rest."""
+    try:
+        _dumps(value)
+    except (TypeError, ValueError):
+        if isinstance(value, os.PathLike | bytes):
+            return os.fsdecode(value).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        return str(value)[:1000]
+    return value
+
+
+def _high(number: int) -> int:
+    """The same file under a number that programs do not expect to be free."""
+    try:
+        import fcntl
+
+        high = fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 512)
+    except (ImportError, OSError, ValueError):
+        return number
+    os.close(number)
+    return high
+
+
+class _NoMatter:
+    """What the system refuses here does no harm."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> bool:
+        return kind is not None and issubclass(kind, OSError)
+
+
+_no_matter = _NoMatter()
