@@ -482,6 +482,13 @@ class Workload(Sequence[Layer]):
     def __iter__(self) -> Iterator[Layer]:
         return iter(self.layers)
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kind of each layer, read from the index alone where the layers are on disk."""
+        if isinstance(self.layers, Stored):
+            return tuple(str(x.get("kind")) if isinstance(x, dict) else "" for x in self.layers.entries)
+        return tuple(one.kind for one in self.layers)
+
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write a trace; see :class:`Writer`."""
         with Writer(folder, self.facts) as out:
