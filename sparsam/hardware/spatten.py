@@ -31,7 +31,7 @@ from sparsam.hardware.spatten_cascade import Cascade, Living, Schedule
 from sparsam.hardware.spatten_datapath import Attended, attend, exact_scores, replay
 from sparsam.hardware.spatten_pipeline import Engine, run_rows
 from sparsam.hardware.spatten_rows import TRANSACTION, Rows, channel_load, vector_bytes
-from sparsam.workload import Attention, Layer, Tensor, Workload
+from sparsam.workload import Attention, Layer, Tensor, Workload, rounded
 
 WIDTHS = (4, 6, 8, 10, 12)
 """Bits of keys and values that can be stored. Authors' hardware: 4, 6, 8, and 4 more below 8 (and, for generation, 6)."""
@@ -45,22 +45,24 @@ def check(machine: Machine) -> None:
     machine.number("clock_mhz")
     machine.number("dram_gb_per_s")
     for name in ("key_bits", "value_bits", "upper_bits", "generation_value_bits"):
-        if machine[name] not in WIDTHS:
+        possible = WIDTHS[:3] if name == "upper_bits" else WIDTHS
+        if machine[name] not in possible:
             raise Refused(
                 f"{name} of machine {machine.name} is {machine[name]!r}; it must be one of "
-                f"{', '.join(str(x) for x in WIDTHS)}.",
+                f"{', '.join(str(x) for x in possible)}.",
                 code="machine-parameter",
             )
     machine.whole("query_bits", 2, INSIDE)
     machine.whole("result_bits", 1, 32)
     machine.whole("low_bits", 0, 8)
     machine.whole("protected_tokens", 0)
-    share = machine.number("value_prune", -1.0)
-    if not 0 <= share < 1:
-        raise Refused(
-            f"value_prune of machine {machine.name} is {share:g}; it must lie from 0 to below 1.",
-            code="machine-parameter",
-        )
+    for name in ("value_prune", "generation_value_prune"):
+        share = machine.number(name, -1.0)
+        if not 0 <= share < 1:
+            raise Refused(
+                f"{name} of machine {machine.name} is {share:g}; it must lie from 0 to below 1.",
+                code="machine-parameter",
+            )
     machine.number("low_threshold", -1.0)
     _cascade(machine, 12, 0)
 
@@ -99,7 +101,7 @@ def layer_cost(layer: Layer, machine: Machine, how: Any, carry: Cascade) -> Laye
 
     Raises:
         NotComputed: for anything but the forward pass of attention, and for sequences that the buffers cannot hold.
-        Refused: ``spatten-overflow``, ``workload-range``, with ``how.check`` ``replay-differs``.
+        Refused: ``spatten-overflow``, ``replay-differs`` where ``how.check`` finds it.
     """
     if not isinstance(layer, Attention):
         raise NotComputed("SpAtten computes attention alone")
@@ -115,7 +117,7 @@ def layer_cost(layer: Layer, machine: Machine, how: Any, carry: Cascade) -> Laye
         raise NotComputed(f"a sequence of {longest} tokens, more than the key buffer holds")
     bits = {name: int(machine[f"{name}_bits"]) for name in ("query", "key", "value")}
     q, k, v = (
-        layer.tensors()[x].integers(bits[name]) for x, name in (("q", "query"), ("k", "key"), ("v", "value"))
+        _on_grid(layer.tensors()[x], bits[name]) for x, name in (("q", "query"), ("k", "key"), ("v", "value"))
     )
     other = _whole(width * bits["query"]) + _whole(width * int(machine["result_bits"]))
     found, living = _Counted(), carry.enter(layer)
@@ -175,6 +177,16 @@ def layer_cost(layer: Layer, machine: Machine, how: Any, carry: Cascade) -> Laye
         },
         pipeline_cycles=whole.cycles + door, dense_pipeline_cycles=dense_whole.cycles,
     )  # fmt: skip
+
+
+def _on_grid(x: Tensor, bits: int) -> Tensor:
+    """Integers that fit as they are recorded; others, and bfloat16, rounded to a grid of one scale."""
+    if x.format != "bf16":
+        try:
+            return x.integers(bits)
+        except Refused:
+            pass
+    return rounded(x.real(), bits)
 
 
 def _whole(bits: int) -> int:

@@ -50,13 +50,34 @@ def exact_scores(
 
 
 def softmax(
-    scores: NDArray[np.int64], step: NDArray[np.float32] | float, seen: NDArray[np.int64]
+    scores: NDArray[np.int64], step: NDArray[np.float32] | float, seen: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
-    """(m, n) probabilities of each row's first ``seen`` keys, in float32; ``step`` is what one unit of a score is worth."""
+    """(m, n) probabilities of the keys each row sees, in float32; ``step`` is what one unit of a score is worth."""
     logits = scores.astype(np.float32) * np.asarray(step, np.float32)
-    logits = np.where(np.arange(scores.shape[1]) < seen[:, None], logits, np.float32(-np.inf))
+    logits = np.where(seen, logits, np.float32(-np.inf))
     shifted = np.exp(logits - logits.max(1, keepdims=True))
     return np.asarray(shifted / shifted.sum(1, keepdims=True), np.float32)
+
+
+def decided(
+    q: NDArray[np.integer[Any]],
+    k: NDArray[np.integer[Any]],
+    step: NDArray[np.float32] | float,
+    seen: NDArray[np.bool_],
+    low_bits: int = 0,
+    threshold: float = 0.0,
+    name: str = "",
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Probabilities (m, n), and which rows (m,) took the low plane; arguments as of :func:`attend`, ``seen`` (m, n)."""
+    if not low_bits:
+        return softmax(exact_scores(q, k, name), step, seen), np.zeros(len(q), np.bool_)
+    upper, _ = planes(k, low_bits)
+    p = softmax(exact_scores(q, upper << low_bits, name), step, seen)
+    again = np.asarray(p.max(1) < threshold, np.bool_)
+    if again.any():
+        part = step if np.ndim(step) == 0 else np.asarray(step)[again]
+        p[again] = softmax(exact_scores(q[again], k, name), part, seen[again])
+    return p, again
 
 
 @dataclass(frozen=True)
@@ -111,20 +132,10 @@ def attend(
     """
     m, n = len(q), len(k)
     seen = np.full(m, n) if seen is None else seen
-    refetched = np.zeros(m, np.bool_)
-    if low_bits:
-        upper, _ = planes(k, low_bits)
-        p = softmax(exact_scores(q, upper << low_bits, name), step, seen)
-        refetched = p.max(1) < threshold
-        if refetched.any():
-            part = step if np.ndim(step) == 0 else np.asarray(step)[refetched]
-            p[refetched] = softmax(exact_scores(q[refetched], k, name), part, seen[refetched])
-    else:
-        p = softmax(exact_scores(q, k, name), step, seen)
-    if values is None:
-        kept = np.arange(n) < seen[:, None]
-        cycles = compared = np.zeros(m, np.int64)
-    else:
+    visible = np.arange(n) < seen[:, None]
+    p, refetched = decided(q, k, step, visible, low_bits, threshold, name)
+    kept, cycles, compared = visible, np.zeros(m, np.int64), np.zeros(m, np.int64)
+    if values is not None:
         kept, cycles, compared = select_rows(p, seen, values, comparators, seed, first)
     out = np.where(kept, p, 0).astype(np.float64) @ np.asarray(v, np.float64)
     return Attended(p, refetched, kept, out, cycles, compared)
