@@ -31,7 +31,7 @@ QUERY_BITS = 12
 
 @dataclass(frozen=True)
 class Decoder:
-    """A transformer decoder (norm first, tied embedding), weights float64.
+    """A transformer decoder (norm first), weights float64.
 
     Args:
         embedding: (vocabulary, w).
@@ -39,6 +39,7 @@ class Decoder:
         qkv: (layers, 3, heads, w, d).
         out: (layers, heads, d, w).
         up, down: (layers, w, 4 w) and (layers, 4 w, w).
+        read: (vocabulary, w), scores of the next token.
     """
 
     embedding: NDArray[np.float64]
@@ -47,6 +48,7 @@ class Decoder:
     out: NDArray[np.float64]
     up: NDArray[np.float64]
     down: NDArray[np.float64]
+    read: NDArray[np.float64]
 
     @property
     def layers(self) -> int:
@@ -73,7 +75,7 @@ class Decoder:
             rng.standard_normal((vocabulary, w)), rng.standard_normal((tokens, w)), qkv,
             rng.standard_normal((layers, heads, width, w)) / math.sqrt(w),
             rng.standard_normal((layers, w, 4 * w)) / math.sqrt(w),
-            rng.standard_normal((layers, 4 * w, w)) / math.sqrt(4 * w),
+            rng.standard_normal((layers, 4 * w, w)) / math.sqrt(4 * w), rng.standard_normal((vocabulary, w)),
         )  # fmt: skip
 
 
@@ -82,7 +84,7 @@ class Pruning:
     """What generation saves.
 
     Args:
-        tokens: a share for each layer: of the tokens at the first step, how many a layer keeps; falling.
+        tokens: a share for each layer: of the tokens at the first step, how many a layer keeps; falling. 1 for all, always.
         values: share of the keys whose values are summed.
         upper_bits, low_bits, value_bits: of the planes of keys, and of values.
         threshold: rows whose largest probability is below it fetch the low plane.
@@ -198,9 +200,8 @@ def generate(
             q, k, v = (np.einsum("w,hwd->hd", _normed(x), w) for w in decoder.qkv[number])
             _append(cache, k, v, pruning)
             candidates = np.intersect1d(np.append(cache.living, place), before)
-            target = (
-                max(1, math.floor(pruning.tokens[number] * len(prompt) + 1e-9)) if step else len(candidates)
-            )
+            share = pruning.tokens[number] if step else 1.0
+            target = max(1, math.floor(share * len(prompt) + 1e-9)) if share < 1 else len(candidates)
             cache.living = _kept(
                 candidates, target, place, importance, engine, seed, step * decoder.layers + number
             )
@@ -210,7 +211,7 @@ def generate(
             out = _attended(cache, q, pruning, engine, masked, importance, log, (step, number), seed)
             x = x + np.einsum("hd,hdw->w", out, decoder.out[number])
             x = x + _gelu(_normed(x) @ decoder.up[number]) @ decoder.down[number]
-        token = int((decoder.embedding @ _normed(x)).argmax())
+        token = int((decoder.read @ _normed(x)).argmax())
         tokens.append(token)
         hidden.append(x)
     columns: dict[str, Any] = {
