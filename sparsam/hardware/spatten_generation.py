@@ -144,13 +144,14 @@ class Generated:
 
 @dataclass
 class _Cache:
-    """Keys and values of a layer, all tokens so far, as integers (t, h, d), their steps (h,), and who is living."""
+    """Keys and values of a layer as integers (t, h, d), their steps (h,), who is living, and how many tokens there are."""
 
-    keys: NDArray[np.int64]
-    values: NDArray[np.int64]
+    keys: NDArray[np.int32]
+    values: NDArray[np.int32]
     key_step: NDArray[np.float64]
     value_step: NDArray[np.float64]
     living: NDArray[np.int64]
+    tokens: int
 
 
 @dataclass
@@ -189,7 +190,7 @@ def generate(
             code="spatten-pruning",
         )
     importance = np.zeros(len(prompt) + steps)
-    caches, x = _prompt(decoder, prompt[:-1], pruning, importance)
+    caches = _prompt(decoder, prompt[:-1], steps, pruning, importance)
     token, log = int(prompt[-1]), _Log()
     tokens, hidden = [], []
     for step in range(steps):
@@ -197,8 +198,8 @@ def generate(
         x = decoder.embedding[token] + decoder.position[place]
         before = np.arange(place + 1)
         for number, cache in enumerate(caches):
-            q, k, v = (np.einsum("w,hwd->hd", _normed(x), w) for w in decoder.qkv[number])
-            _append(cache, k, v, pruning)
+            q, k, v = _normed(x) @ decoder.qkv[number]  # (h, d) each
+            _append(cache, place, k, v, pruning)
             candidates = np.intersect1d(np.append(cache.living, place), before)
             share = pruning.tokens[number] if step else 1.0
             target = max(1, math.floor(share * len(prompt) + 1e-9)) if share < 1 else len(candidates)
@@ -209,7 +210,7 @@ def generate(
                 log.columns[-1] |= {"tokens_from": len(candidates), "tokens_to": len(cache.living)}
             before = cache.living
             out = _attended(cache, q, pruning, engine, masked, importance, log, (step, number), seed)
-            x = x + np.einsum("hd,hdw->w", out, decoder.out[number])
+            x = x + np.matmul(out[:, None], decoder.out[number]).sum((0, 1))
             x = x + _gelu(_normed(x) @ decoder.up[number]) @ decoder.down[number]
         token = int((decoder.read @ _normed(x)).argmax())
         tokens.append(token)
@@ -249,7 +250,7 @@ def _attended(
 ) -> NDArray[np.float64]:  # fmt: skip
     """One query of each head on a layer's cache: (h, d)."""
     heads, width = q.shape
-    everything = np.arange(len(cache.keys))
+    everything = np.arange(cache.tokens)
     ids = everything if masked else cache.living
     seen = np.isin(ids, cache.living)[None]
     q_step = np.abs(q).max(1) / ((1 << (QUERY_BITS - 1)) - 1)
@@ -315,38 +316,43 @@ def _fetch_cycles(ids: NDArray[np.int64], width: int, bits: int, engine: Engine)
 
 
 def _prompt(
-    decoder: Decoder, prompt: NDArray[np.int64], pruning: Pruning, importance: NDArray[np.float64]
-) -> tuple[list[_Cache], NDArray[np.float64]]:
+    decoder: Decoder, prompt: NDArray[np.int64], steps: int, pruning: Pruning, importance: NDArray[np.float64]
+) -> list[_Cache]:
     """The caches after the prompt, worked off densely in float64; its probabilities are the first importances."""
     n = len(prompt)
     x = decoder.embedding[prompt] + decoder.position[:n]
     caches = []
     for number in range(decoder.layers):
-        q, k, v = (np.einsum("nw,hwd->nhd", _normed(x), w) for w in decoder.qkv[number])
+        q, k, v = _normed(x) @ decoder.qkv[number]  # (h, n, d) each
         made = []
         for one, bits in ((k, pruning.upper_bits + pruning.low_bits), (v, pruning.value_bits)):
             most = (1 << (bits - 1)) - 1
-            step = np.abs(one).max((0, 2)) / most
-            made.append((np.clip(np.rint(one / step[:, None]), -most, most).astype(np.int64), step))
-        caches.append(_Cache(made[0][0], made[1][0], made[0][1], made[1][1], np.arange(n)))
-        logits = np.einsum("nhd,mhd->hnm", q, k) / math.sqrt(q.shape[2])
-        logits = np.where(np.tri(n, dtype=bool), logits, -np.inf)
+            step = np.abs(one).max((1, 2)) / most
+            whole = np.zeros((n + steps, *q.shape[::2]), np.int32)
+            whole[:n] = np.clip(np.rint(one / step[:, None, None]), -most, most).transpose(1, 0, 2)
+            made.append((whole, step))
+        caches.append(_Cache(made[0][0], made[1][0], made[0][1], made[1][1], np.arange(n), n))
+        logits = (q @ k.transpose(0, 2, 1)) / math.sqrt(q.shape[2])
+        logits[:, ~np.tri(n, dtype=bool)] = -np.inf
         p = np.exp(logits - logits.max(2, keepdims=True))
         p /= p.sum(2, keepdims=True)
         importance[:n] += p.sum((0, 1))
-        x = x + np.einsum("hnd,hdw->nw", np.einsum("hnm,mhd->hnd", p, v), decoder.out[number])
+        x = x + np.matmul(p @ v, decoder.out[number]).sum(0)
         x = x + _gelu(_normed(x) @ decoder.up[number]) @ decoder.down[number]
-    return caches, x
+    return caches
 
 
-def _append(cache: _Cache, k: NDArray[np.float64], v: NDArray[np.float64], pruning: Pruning) -> None:
+def _append(
+    cache: _Cache, place: int, k: NDArray[np.float64], v: NDArray[np.float64], pruning: Pruning
+) -> None:
     """One token's keys and values, on the prompt's grid, cut off at its ends."""
-    for name, one, step, bits in (
-        ("keys", k, cache.key_step, pruning.upper_bits + pruning.low_bits), ("values", v, cache.value_step, pruning.value_bits)
-    ):  # fmt: skip
+    for whole, one, step, bits in (
+        (cache.keys, k, cache.key_step, pruning.upper_bits + pruning.low_bits),
+        (cache.values, v, cache.value_step, pruning.value_bits),
+    ):
         most = (1 << (bits - 1)) - 1
-        new = np.clip(np.rint(one / step[:, None]), -most, most).astype(np.int64)
-        setattr(cache, name, np.concatenate([getattr(cache, name), new[None]]))
+        whole[place] = np.clip(np.rint(one / step[:, None]), -most, most)
+    cache.tokens = place + 1
 
 
 def _normed(x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -355,4 +361,4 @@ def _normed(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _gelu(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))))
+    return np.asarray(0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))))

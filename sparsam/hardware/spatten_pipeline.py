@@ -34,6 +34,8 @@ from sparsam.hardware.spatten_topk import PASS_OVERHEAD, drawn, mean_cycles, mix
 SCORE_DEPTH = 1 + 1 + 9 + 7 + 21 + 23 + 29 + 7
 """Stages from the key buffer to a probability: buffer, multipliers, adder tree; the softmax's conversion, exponential,
 accumulator, divider, conversion. Authors' behaviour model."""
+MOST_MEAN = 4096
+"""Keys of a row up to which mean cycles of the selector are tabled; twice what the key buffer holds at a width of 64."""
 VALUE_DEPTH = 1 + 1 + 1
 """Buffer, multipliers, accumulator."""
 
@@ -203,6 +205,11 @@ def _select_cycles(
         n, k = np.repeat(rows.keys, rows.queries), np.repeat(rows.values, rows.queries)
         found = rank_cycles(n, k, engine.comparators, seed)
         return np.where(np.repeat(needed, rows.queries), found, 0).astype(np.float64), True
+    if int(rows.keys.max()) > MOST_MEAN:
+        raise Refused(
+            f"a row of {int(rows.keys.max())} keys: means are tabled up to {MOST_MEAN}; draw pivots with select='drawn'.",
+            code="spatten-rows",
+        )
     table = mean_cycles(_rounded_up(int(rows.keys.max())), engine.comparators)
     return np.where(needed, table[rows.keys, rows.values], 0.0), False
 

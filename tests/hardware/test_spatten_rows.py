@@ -321,6 +321,17 @@ def test_drawn_selections_have_the_mean():
     assert drawn[0] == pytest.approx(run_rows(rows, FULL).busy["select"], rel=0.02)
 
 
+def test_very_long_rows_draw_their_selection():
+    """Beyond 4096 keys there is no table of means; drawing works."""
+    rows, engine = (
+        Rows.of(width=64, keys=[5000], values=90, key_bits=8, value_bits=8),
+        replace(FULL, lines=1000),
+    )
+    with pytest.raises(Refused, match="draw pivots"):
+        run_rows(rows, engine)
+    assert 5000 / 16 < run_rows(rows, engine, select="drawn").busy["select"] < 5000
+
+
 def test_row_beyond_the_buffer_is_refused():
     """2049 keys of width 64 do not fit in 256 lines of 8."""
     with pytest.raises(Refused, match="2049 keys of width 64 take 257 lines"):
