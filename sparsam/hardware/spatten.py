@@ -27,7 +27,7 @@ from sparsam.errors import Refused
 from sparsam.hardware.cost import EXACT, LayerCost
 from sparsam.hardware.designs import NotComputed
 from sparsam.hardware.machine import Machine
-from sparsam.hardware.spatten_cascade import Cascade, Living, Schedule
+from sparsam.hardware.spatten_cascade import Cascade, Living, Schedule, layer_of
 from sparsam.hardware.spatten_datapath import Attended, attend, exact_scores, replay
 from sparsam.hardware.spatten_pipeline import Engine, run_rows
 from sparsam.hardware.spatten_rows import TRANSACTION, Rows, channel_load, vector_bytes
@@ -79,8 +79,9 @@ def _cascade(machine: Machine, layers: int, seed: int) -> Cascade:
 
 
 def start(machine: Machine, how: Any, workload: Workload) -> Cascade:
-    """A fresh cascade over the attention layers of a workload."""
-    return _cascade(machine, max(1, workload.kinds.count("attention")), int(how.seed))
+    """A fresh cascade over the attention layers of a workload; those of later batches are the same layers again."""
+    layers = {layer_of(name) for name, kind in workload.outline if kind == "attention"}
+    return _cascade(machine, max(1, len(layers)), int(how.seed))
 
 
 @dataclass
@@ -107,6 +108,8 @@ def layer_cost(layer: Layer, machine: Machine, how: Any, carry: Cascade) -> Laye
         raise NotComputed("SpAtten computes attention alone")
     if layer.role != "forward":
         raise NotComputed("SpAtten computes no gradients")
+    if getattr(layer, "bias", None) is not None:
+        raise NotComputed("logits with a bias, which SpAtten's datapath does not add")
     engine, (_, _, width) = Engine.of(machine), layer.q.shape
     longest = int(layer.lengths.max())
     if layer.v.shape[2] != width:

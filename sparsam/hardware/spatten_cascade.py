@@ -108,23 +108,29 @@ class Cascade:
     select_cycles: int = 0
     compared: int = 0
     _recorded: list[int] = field(default_factory=list)
+    _names: set[str] = field(default_factory=set)
 
     def enter(self, layer: Attention) -> list[Living]:
         """The living tokens and heads at a layer's door, pruned by the schedules.
 
-        A layer with another number of sequences, or with more tokens than the layer before recorded, begins a new run.
+        A layer that was there before (in a later batch: ``name#2``) begins a new run; so does one with another number of
+        sequences, or with more tokens than the layer before recorded.
         """
         places = _places(layer)
         names = (
             np.arange(layer.q.shape[1]) if layer.heads is None else np.sort(np.asarray(layer.heads, np.int64))
         )
         self.select_cycles = self.compared = 0
-        goes_on = len(self.living) == len(places) and all(
-            len(p) <= n and p.max() < len(one.token_score)
-            for p, n, one in zip(places, self._recorded, self.living, strict=True)
+        goes_on = (
+            layer_of(layer.name) not in self._names
+            and len(self.living) == len(places)
+            and all(
+                len(p) <= n and p.max() < len(one.token_score)
+                for p, n, one in zip(places, self._recorded, self.living, strict=True)
+            )
         )
         if not goes_on:
-            self.layer = 0
+            self.layer, self._names = 0, set()
             self.living = [
                 Living(
                     p,
@@ -145,6 +151,7 @@ class Cascade:
             one.places, one.heads = p[~one.token_gone[p]], names[~one.head_gone[names]]
             self._prune(number, one, len(names))
         self._recorded = [len(p) for p in places]
+        self._names.add(layer_of(layer.name))
         self.layer += 1
         return self.living
 
@@ -171,6 +178,12 @@ class Cascade:
         self.select_cycles += int(cycles[0])
         self.compared += int(compared[0])
         return np.asarray(keep[0], np.bool_)
+
+
+def layer_of(name: str) -> str:
+    """A layer's name in the model: traces of several batches number its later calls, ``name#2``."""
+    base, mark, number = name.rpartition("#")
+    return base if mark and number.isdigit() else name
 
 
 def _places(layer: Attention) -> list[NDArray[np.int64]]:

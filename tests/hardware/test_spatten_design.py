@@ -1,6 +1,7 @@
 """SpAtten on recorded attention: the cascade over layers, costs, machines, and what it leaves out."""
 
 import sys
+from dataclasses import replace
 from types import ModuleType
 
 import numpy as np
@@ -307,10 +308,30 @@ def test_designs_without_a_carry_are_asked_as_before(monkeypatch):
     assert found.dense_cycles == 20
 
 
-def test_stored_workload_tells_its_kinds_from_the_index(tmp_path):
+def test_later_batches_are_new_runs_of_the_same_layers():
+    """Two batches of four layers: a schedule over four layers, and a cascade for each batch, of the same length or not."""
+    machine = FULL.varied(token_prune_mean=0.2)
+    first = list(run((20, 9), 4))
+    alone = simulate(Workload(first), machine)
+    again = [replace(one, name=f"{one.name}#2") for one in first]
+    both = simulate(Workload(first + again), machine)
+    tokens = [one.detail["tokens"] for one in both.layers]
+    assert tokens[:4] == tokens[4:] == [one.detail["tokens"] for one in alone.layers]
+    assert tokens[0] == [20, 9] != tokens[3]
+
+
+def test_logits_with_a_bias_are_left_out():
+    """The datapath adds nothing to a product."""
+    layer = attention("biased", (4,))
+    object.__setattr__(layer, "bias", np.zeros(64, np.float32))
+    found = simulate(Workload([layer, attention("good", (4,))]), FULL)
+    assert "bias" in dict(found.left_out)["biased"]
+
+
+def test_stored_workload_tells_its_outline_from_the_index(tmp_path):
     """No layer is read for it; memory and disk say the same."""
     layers = Workload([attention("a", (3,)), Gemm("fc", rounded(np.ones((2, 4))), rounded(np.ones((3, 4))))])
     layers.save(tmp_path / "trace")
     for file in (tmp_path / "trace").glob("layer-*"):
         file.unlink()
-    assert Workload.load(tmp_path / "trace").kinds == layers.kinds == ("attention", "gemm")
+    assert Workload.load(tmp_path / "trace").outline == layers.outline == (("a", "attention"), ("fc", "gemm"))
