@@ -333,7 +333,7 @@ def _prompt(
             made.append((whole, step))
         caches.append(_Cache(made[0][0], made[1][0], made[0][1], made[1][1], np.arange(n), n))
         logits = (q @ k.transpose(0, 2, 1)) / math.sqrt(q.shape[2])
-        logits[:, ~np.tri(n, dtype=bool)] = -np.inf
+        logits += np.triu(np.full((n, n), -np.inf), 1)
         p = np.exp(logits - logits.max(2, keepdims=True))
         p /= p.sum(2, keepdims=True)
         importance[:n] += p.sum((0, 1))

@@ -169,7 +169,7 @@ def test_accumulated_scores_choose_not_the_last_layer():
     third = carry.enter(looking_at("c", [1 / 3] * 3))[0]
     assert third.places.tolist() == [1]  # floor(3 x 0.65): of 0.9, 3.45 and 1.65 the largest
     fresh = Cascade(Schedule(3, 0.6, 0.35, 0.35), Schedule(3, 0.3, 0.0, 0.0), 0, 16)
-    fresh.enter(second)
+    fresh.enter(replace(second, name="a"))
     spatten.layer_cost(second, machine, How(), fresh)
     assert fresh.enter(looking_at("c", [1 / 3] * 3))[0].places.tolist() == [2]  # the last layer alone
 

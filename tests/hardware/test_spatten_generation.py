@@ -9,6 +9,7 @@ from sparsam.errors import Refused
 from sparsam.hardware.machine import machine_of
 from sparsam.hardware.spatten_generation import Decoder, Pruning, generate
 from sparsam.hardware.spatten_pipeline import Engine
+from sparsam.hardware.spatten_rows import channel_load
 
 ENGINE = Engine.of(machine_of("spatten"))
 DECODER = Decoder.random(4, 4, 16, tokens=64, sharp=1.0)
@@ -64,6 +65,21 @@ def test_every_kept_vector_is_fetched_once_and_low_planes_of_unsure_rows():
     assert (taken["low"] > 0).tolist() == (found.rows.refetch == 1).tolist()
     assert (found.fetch["keys"] * ENGINE.rate >= taken["keys"]).all()
     assert found.cost(ENGINE).cycles > found.cost(ENGINE).interval
+
+
+def test_no_channel_moves_more_than_a_transaction_a_cycle():
+    """Transactions of each channel, all rows together, fit into the cycles that the fetcher worked."""
+    found = generate(DECODER, PROMPT, 6, replace(PRUNING, upper_bits=8, value_bits=8), ENGINE)
+    moved = np.zeros(16, np.int64)
+    for (keys, values), again in zip(found.ids, found.rows.refetch, strict=True):
+        for ids, times in (
+            (keys, 1 + again),
+            (values, 1),
+        ):  # 8 bits and low planes of width 16 take a transaction each
+            moved += times * channel_load(ids, 32, 16)
+    taken = found.cost(ENGINE)
+    assert moved.max() <= taken.busy["fetch"]
+    assert moved.sum() * 32 == sum(taken.bytes.values())
 
 
 def test_thresholds_fetch_none_some_all():

@@ -1,5 +1,7 @@
 """SpAtten's rows: bytes, channels, the pipeline, the authors' behaviour model and workload tables."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -225,6 +227,26 @@ def test_stages_one_after_the_other_give_the_same():
         run = run_rows(rows, engine, select=select)
         assert np.allclose(run.ends, stages_apart(rows, engine, select), rtol=1e-12)
         assert run.cycles >= run.interval
+
+
+def test_same_cycles_where_numba_is_absent():
+    """Plain Python gives the compiled pipeline's numbers."""
+    program = (
+        "import sys; sys.modules['numba'] = None\n"
+        "import numpy as np\n"
+        "from sparsam.hardware.machine import machine_of\n"
+        "from sparsam.hardware.spatten_pipeline import Engine, run_rows\n"
+        "from sparsam.hardware.spatten_rows import Rows\n"
+        "n = np.arange(20, 60)\n"
+        "rows = Rows.of(layer=n // 9, width=64, keys=n, values=n // 2, key_bits=8, value_bits=6, low_bits=4, refetch=n % 2)\n"
+        "print(run_rows(rows, Engine.of(machine_of('spatten')), select='drawn', by_layer=True).ends.tolist())\n"
+    )
+    plain = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    n = np.arange(20, 60)
+    rows = Rows.of(
+        layer=n // 9, width=64, keys=n, values=n // 2, key_bits=8, value_bits=6, low_bits=4, refetch=n % 2
+    )
+    assert plain.strip() == str(run_rows(rows, FULL, select="drawn", by_layer=True).ends.tolist())
 
 
 def test_less_work_never_takes_longer():
