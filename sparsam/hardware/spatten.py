@@ -84,19 +84,6 @@ def start(machine: Machine, how: Any, workload: Workload) -> Cascade:
     return _cascade(machine, max(1, len(layers)), int(how.seed))
 
 
-@dataclass
-class _Counted:
-    """What adds up over the heads of a layer."""
-
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    select: list[NDArray[np.int64]] = field(default_factory=list)
-    fetch: dict[str, list[float]] = field(default_factory=lambda: {"keys": [], "values": []})
-    compared: int = 0
-    base: int = 0
-    fullest: int = 0
-    moved: int = 0
-
-
 def layer_cost(layer: Layer, machine: Machine, how: Any, carry: Cascade) -> LayerCost:
     """A recorded attention layer; ``carry`` is what :func:`start` gave, and is changed.
 
@@ -104,82 +91,161 @@ def layer_cost(layer: Layer, machine: Machine, how: Any, carry: Cascade) -> Laye
         NotComputed: for anything but the forward pass of attention, and for sequences that the buffers cannot hold.
         Refused: ``spatten-overflow``, ``replay-differs`` where ``how.check`` finds it.
     """
+    engine = Engine.of(machine)
     if not isinstance(layer, Attention):
         raise NotComputed("SpAtten computes attention alone")
-    if layer.role != "forward":
-        raise NotComputed("SpAtten computes no gradients")
-    if getattr(layer, "bias", None) is not None:
-        raise NotComputed("logits with a bias, which SpAtten's datapath does not add")
-    engine, (_, _, width) = Engine.of(machine), layer.q.shape
-    longest = int(layer.lengths.max())
-    if layer.v.shape[2] != width:
-        raise NotComputed("values of another width than keys")
-    if width > engine.multipliers:
-        raise NotComputed(f"heads of width {width} on {engine.multipliers} multipliers")
-    if -(-longest // engine.parallel(width)) > engine.lines:
-        raise NotComputed(f"a sequence of {longest} tokens, more than the key buffer holds")
+    if reason := _why_not(layer, engine):
+        raise NotComputed(reason)
     bits = {name: int(machine[f"{name}_bits"]) for name in ("query", "key", "value")}
-    q, k, v = (
-        _on_grid(layer.tensors()[x], bits[name]) for x, name in (("q", "query"), ("k", "key"), ("v", "value"))
-    )
+    width = layer.q.shape[2]
     other = _whole(width * bits["query"]) + _whole(width * int(machine["result_bits"]))
-    found, living = _Counted(), carry.enter(layer)
-    names = {
-        int(name): at
-        for at, name in enumerate(range(layer.q.shape[1]) if layer.heads is None else layer.heads)
-    }
+    living = carry.enter(layer)
+    door = carry.select_cycles
+    operands = ((layer.q, "query"), (layer.k, "key"), (layer.v, "value"))
+    run = _Run(
+        layer, engine, carry, tuple(_on_grid(x, bits[name]) for x, name in operands),
+        {"width": width, "key_bits": bits["key"], "value_bits": bits["value"], "other": other},
+        machine.number("value_prune", -1.0), bool(how.check),
+    )  # fmt: skip
+    names = range(layer.q.shape[1]) if layer.heads is None else layer.heads
+    columns = {int(name): at for at, name in enumerate(names)}
     for rows, one in zip(layer.sequences(), living, strict=True):
         recorded = layer.tokens[rows] if layer.tokens is not None else np.arange(rows.stop - rows.start)
         at = rows.start + np.searchsorted(recorded, one.places)
         for name in one.heads:
-            _head(
-                layer,
-                machine,
-                how,
-                carry,
-                one,
-                int(name),
-                names[int(name)],
-                at,
-                (q, k, v),
-                found,
-                engine,
-                bits,
-                other,
-            )
-    made = Rows.of(
-        **{name: np.concatenate([np.atleast_1d(x[name]) for x in found.rows]) for name in found.rows[0]}
-    )
-    select = np.concatenate(found.select)
-    loads = {name: np.array(x) for name, x in found.fetch.items()}
+            run.head(one, int(name), columns[int(name)], at)
+    made = Rows.of(**{x: np.concatenate([np.atleast_1d(one[x]) for one in run.rows]) for x in run.rows[0]})
+    select, loads = np.concatenate(run.select), {name: np.array(x) for name, x in run.fetch.items()}
     whole = run_rows(made, engine, select=select, fetch=loads)
     alone = run_rows(made, engine, select=select, memory=False)
     dense = _dense_rows(layer, other)
     dense_whole, dense_alone = run_rows(dense, engine), run_rows(dense, engine, memory=False)
-    door = carry.select_cycles
-    pairs = int((made.queries * made.keys).sum())
-    summed = int((made.queries * made.values).sum())
-    inside = width * INSIDE / 8
-    moved = sum(whole.bytes.values())
+    pairs, summed = (int((made.queries * x).sum()) for x in (made.keys, made.values))
+    stored = int(made.keys_fetched.sum() + made.values_fetched.sum())
+    moved, compared = sum(whole.bytes.values()), run.compared + carry.compared
     return LayerCost(
         name=layer.name, kind=layer.kind, role=layer.role, macs=layer.macs, effectual=made.macs,
         dense_cycles=dense_alone.cycles, compute_cycles=alone.cycles + door, mode=EXACT,
         peak_macs=2.0 * engine.multipliers, dram_bytes=moved, dense_dram_bytes=sum(dense_whole.bytes.values()),
-        sram_bytes=inside * (int(made.keys_fetched.sum() + made.values_fetched.sum()) + pairs + summed),
+        sram_bytes=width * INSIDE / 8 * (stored + pairs + summed),
         events={
-            "mul_int12": made.macs, "add_int24": made.macs, "exp_fp32": pairs, "add_fp32": pairs,
-            "compare_32": 2 * (found.compared + carry.compared), "fifo_bit": 32 * (found.compared + carry.compared),
-            "mux_byte": moved,
+            "mul_int12": made.macs, "add_int24": made.macs, "exp_fp32": pairs, "add_fp32": pairs, "compare_32": 2 * compared,
+            "fifo_bit": 32 * compared, "mux_byte": moved,
         },
         detail={
             "tokens": [len(one.places) for one in living], "heads": [len(one.heads) for one in living],
-            "tokens_recorded": [int(n) for n in layer.lengths], "values_kept": summed / max(pairs, 1),
+            "tokens_recorded": [int(n) for n in layer.lengths], "values_kept": summed / pairs,
             "busy": dict(whole.busy), "cascade_select_cycles": door,
             "key_value_bytes": made.kv_bytes, "dense_key_value_bytes": dense.kv_bytes,
-            "channel_imbalance": found.fullest * engine.channels * TRANSACTION / max(found.moved, 1),
+            "channel_imbalance": run.fullest * engine.channels / run.transactions,
         },
         pipeline_cycles=whole.cycles + door, dense_pipeline_cycles=dense_whole.cycles,
     )  # fmt: skip
+
+
+def _why_not(layer: Attention, engine: Engine) -> str:
+    """Why the design leaves a layer of attention out; empty where it does not."""
+    tokens, heads, width = layer.q.shape
+    if layer.role != "forward":
+        return "SpAtten computes no gradients"
+    if not tokens * heads * width:
+        return f"nothing to compute: {tokens} tokens, {heads} heads of width {width}"
+    if getattr(layer, "bias", None) is not None:
+        return "logits with a bias, which SpAtten's datapath does not add"
+    if layer.v.shape[2] != width:
+        return "values of another width than keys"
+    if width > engine.multipliers:
+        return f"heads of width {width} on {engine.multipliers} multipliers"
+    longest = int(layer.lengths.max())
+    if -(-longest // engine.parallel(width)) > engine.lines:
+        return f"a sequence of {longest} tokens, more than the key buffer holds"
+    return ""
+
+
+@dataclass
+class _Run:
+    """A layer on the machine, head by head, and what that adds up to.
+
+    Args:
+        operands: queries, keys and values as integers.
+        columns: of :class:`Rows`, the same for all.
+        value_prune: share of values that are not summed.
+        check: replay each head.
+        rows, select, fetch: records, cycles of each query's selection, cycles of fetching each record's keys and values.
+        compared: by the selector.
+        base: address of the next head's vectors.
+        fullest, transactions: of the fullest channel of each fetch, and of all.
+    """
+
+    layer: Attention
+    engine: Engine
+    carry: Cascade
+    operands: tuple[Tensor, ...]
+    columns: Mapping[str, int]
+    value_prune: float
+    check: bool
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    select: list[NDArray[np.int64]] = field(default_factory=list)
+    fetch: dict[str, list[float]] = field(default_factory=lambda: {"keys": [], "values": []})
+    compared: int = 0
+    base: int = 0
+    fullest: int = 0
+    transactions: int = 0
+
+    def head(self, one: Living, name: int, column: int, at: NDArray[np.int64]) -> None:
+        """One head of one sequence: its numbers, its importances, its rows.
+
+        Args:
+            name, column: of the head, in the model and in the recorded operands.
+            at: (n,) the living tokens' places in the operands.
+        """
+        layer, n = self.layer, len(at)
+        q, k, v = (x.values[at, column] for x in self.operands)
+        left, right, worth = (
+            scale if scale.ndim == 0 else scale[at]
+            for scale in (np.asarray(x.scale, np.float32) for x in self.operands)
+        )
+        step = np.float32(layer.scale) * (left[:, None] if left.ndim else left) * right
+        seen = np.arange(1, n + 1) if layer.causal else np.full(n, n)
+        values = np.maximum(1, np.floor(seen * (1 - self.value_prune) + 1e-9).astype(np.int64))
+        done = attend(
+            q, k, v * (worth[:, None] if worth.ndim else worth), step, seen=seen,
+            values=values if self.value_prune > 0 else None, comparators=self.engine.comparators, seed=self.carry.seed,
+            first=1_000_003 * self.carry.layer + 4099 * len(self.rows), name=layer.name,
+        )  # fmt: skip
+        if self.check:
+            _checked(layer, (q, k, v), done, seen, self.engine)
+        one.token_score[one.places] += done.probabilities.sum(0, dtype=np.float64)
+        one.head_score[name] += np.abs(done.out).sum()
+        self.select.append(done.select_cycles)
+        self.compared += int(done.compared.sum())
+        if layer.causal:
+            rows = _causal(np.array([n]), np.array([name])) | {
+                "values": values,
+                "late": np.zeros(n, np.int64),
+            }
+            rows |= {x: np.full(n, y) for x, y in (dict(self.columns) | {"queries": 1}).items()}
+        else:
+            rows = dict(self.columns) | {
+                "head": name, "keys": n, "values": int(values[0]), "queries": n, "late": 0, "keys_fetched": n,
+                "values_fetched": n,
+            }  # fmt: skip
+        self.rows.append(rows)
+        for what, bits in (("keys", self.columns["key_bits"]), ("values", self.columns["value_bits"])):
+            self._fetched(
+                what, one.places, int(vector_bytes(self.columns["width"], bits)), n if layer.causal else 1
+            )
+
+    def _fetched(self, what: str, ids: NDArray[np.int64], vector: int, records: int) -> None:
+        """Keys or values of a head, for the first of its records; at 6 bits half of a line counts half."""
+        lined = -(-vector // TRANSACTION) * TRANSACTION
+        load = channel_load(ids, lined, self.engine.channels, self.base)
+        self.base += (int(ids.max()) + 1) * lined
+        self.fetch[what] += [int(load.max()) * (vector / lined) / self.engine.efficiency] + [0.0] * (
+            records - 1
+        )
+        self.fullest += int(load.max())
+        self.transactions += int(load.sum())
 
 
 def _on_grid(x: Tensor, bits: int) -> Tensor:
@@ -223,69 +289,12 @@ def _causal(n: NDArray[np.int64], head: NDArray[np.int64]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _head(
-    layer: Attention, machine: Machine, how: Any, carry: Cascade, one: Living, name: int, column: int, at: NDArray[np.int64],
-    operands: tuple[Tensor, Tensor, Tensor], found: _Counted, engine: Engine, bits: Mapping[str, int], other: int,
-) -> None:  # fmt: skip
-    """One head of one sequence: its numbers, its scores, its rows."""
-    q, k, v = operands
-    n, width = len(at), q.shape[2]
-    steps = [np.asarray(x.scale, np.float32) for x in (q, k)]
-    left, right = (x if x.ndim == 0 else x[at] for x in steps)
-    step = np.float32(layer.scale) * (left[:, None] if left.ndim else left) * right
-    seen = np.arange(1, n + 1) if layer.causal else np.full(n, n)
-    share = machine.number("value_prune", -1.0)
-    values = np.maximum(1, np.floor(seen * (1 - share) + 1e-9).astype(np.int64))
-    value_step = np.asarray(v.scale, np.float32)
-    ints = [x.values[at, column] for x in operands]
-    done = attend(
-        ints[0], ints[1], ints[2] * (value_step[at][:, None] if value_step.ndim else value_step), step, seen=seen,
-        values=values if share > 0 else None, comparators=engine.comparators, seed=carry.seed,
-        first=1_000_003 * carry.layer + 4099 * len(found.rows), name=layer.name,
-    )  # fmt: skip
-    if how.check:
-        _checked(layer, ints, done, seen, engine)
-    one.token_score[one.places] += done.probabilities.sum(0, dtype=np.float64)
-    one.head_score[name] += np.abs(done.out).sum()
-    found.select.append(done.select_cycles)
-    found.compared += int(done.compared.sum())
-    columns: dict[str, Any] = {
-        "width": width,
-        "key_bits": bits["key"],
-        "value_bits": bits["value"],
-        "other": other,
-    }
-    if layer.causal:
-        rows = _causal(np.array([n]), np.array([name])) | {
-            x: np.full(n, y) for x, y in (columns | {"queries": 1}).items()
-        }
-        rows |= {"values": values if share > 0 else seen, "late": np.zeros(n, np.int64)}
-    else:
-        kept = int(values[0]) if share > 0 else n
-        rows = columns | {
-            "head": name,
-            "keys": n,
-            "values": kept,
-            "queries": n,
-            "late": 0,
-            "keys_fetched": n,
-            "values_fetched": n,
-        }
-    found.rows.append(rows)
-    records = n if layer.causal else 1
-    for what in ("keys", "values"):
-        vector = int(vector_bytes(width, bits["key" if what == "keys" else "value"]))
-        lined = -(-vector // TRANSACTION) * TRANSACTION
-        load = channel_load(one.places, lined, engine.channels, found.base)
-        found.base += (int(one.places.max()) + 1) * lined
-        cycles = int(load.max()) * (vector / lined) / engine.efficiency
-        found.fetch[what] += [cycles] + [0.0] * (records - 1)
-        found.fullest += int(load.max())
-        found.moved += int(load.sum()) * TRANSACTION
-
-
 def _checked(
-    layer: Attention, operands: list[NDArray[Any]], done: Attended, seen: NDArray[np.int64], engine: Engine
+    layer: Attention,
+    operands: tuple[NDArray[Any], ...],
+    done: Attended,
+    seen: NDArray[np.int64],
+    engine: Engine,
 ) -> None:
     """Carry the schedule out and compare with the dense products, in integers."""
     q, k, v = operands

@@ -239,13 +239,14 @@ def test_other_layers_are_left_out_with_a_reason():
     product = Gemm("fc", rounded(np.ones((2, 4))), rounded(np.ones((3, 4))))
     layers = [
         product, attention("back", (4,), role="grad_input"), attention("wide", (4,), heads=1, width=600),
-        attention("long", (2100,), heads=1, width=64), attention("good", (4,)),
+        attention("long", (2100,), heads=1, width=64), attention("bare", (4,), heads=0), attention("good", (4,)),
     ]  # fmt: skip
     found = simulate(Workload(layers), FULL)
     assert [one.name for one in found.layers] == ["good"]
     reasons = dict(found.left_out)
     assert reasons["fc"] == "SpAtten computes attention alone"
     assert reasons["back"] == "SpAtten computes no gradients"
+    assert "0 heads" in reasons["bare"]
     assert "width 600" in reasons["wide"]
     assert "2100 tokens" in reasons["long"]
 
