@@ -482,6 +482,14 @@ class Workload(Sequence[Layer]):
     def __iter__(self) -> Iterator[Layer]:
         return iter(self.layers)
 
+    @property
+    def outline(self) -> tuple[tuple[str, str], ...]:
+        """Name and kind of each layer, from the index alone where the layers are on disk."""
+        if isinstance(self.layers, Stored):
+            entries = [x if isinstance(x, dict) else {} for x in self.layers.entries]
+            return tuple((str(x.get("name")), str(x.get("kind"))) for x in entries)
+        return tuple((one.name, one.kind) for one in self.layers)
+
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write a trace; see :class:`Writer`."""
         with Writer(folder, self.facts) as out:

@@ -1,13 +1,17 @@
-"""The designs: each name is a module of this package with ``check(machine)`` and ``layer_cost(layer, machine, how)``."""
+"""The designs: each name is a module of this package with ``check(machine)`` and ``layer_cost(layer, machine, how)``.
+
+A design that carries something from layer to layer (SpAtten: which tokens and heads are left) offers
+``start(machine, how, workload)`` too; what it returns is passed to each ``layer_cost`` of the run as ``carry``.
+"""
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from sparsam.errors import Refused
 from sparsam.hardware.cost import LayerCost
 from sparsam.hardware.machine import Machine
-from sparsam.workload import Layer
+from sparsam.workload import Layer, Workload
 
 DESIGNS = {
     "dense": "sparsam.hardware.dense",
@@ -33,11 +37,28 @@ class Design(Protocol):
         """A layer on the machine. Raises :class:`NotComputed` for one that the design leaves to others."""
 
 
+@runtime_checkable
+class Carrying(Protocol):
+    """A design whose layers depend on those before."""
+
+    @staticmethod
+    def check(machine: Machine) -> None:
+        """As of :class:`Design`."""
+
+    @staticmethod
+    def start(machine: Machine, how: Any, workload: Workload) -> Any:
+        """A fresh carry for one run over the workload; ``layer_cost`` changes it."""
+
+    @staticmethod
+    def layer_cost(layer: Layer, machine: Machine, how: Any, carry: Any) -> LayerCost:
+        """As of :class:`Design`, after the layers that ``carry`` has seen."""
+
+
 class NotComputed(Exception):
     """The design does not compute such a layer; the text says why."""
 
 
-def design_of(machine: Machine) -> Design:
+def design_of(machine: Machine) -> Design | Carrying:
     """The module that simulates a machine, its parameters checked.
 
     Raises:

@@ -1,13 +1,15 @@
 """A workload on a machine."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from sparsam.errors import Refused, Usage
 from sparsam.hardware.cost import Cost, LayerCost
-from sparsam.hardware.designs import NotComputed, Progress, design_of
+from sparsam.hardware.designs import Carrying, NotComputed, Progress, design_of
 from sparsam.hardware.energy import DEFAULT_TABLE, EnergyTable, energy_pj, energy_table
 from sparsam.hardware.machine import Machine
-from sparsam.workload import Workload
+from sparsam.workload import Layer, Workload
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,17 @@ def simulate(
     constants = energy_table(table) if isinstance(table, str) else table
     if not len(workload):
         raise Refused("the workload has no layer.", code="workload-empty")
+    layer_cost: Callable[[Layer, Machine, How], LayerCost]
+    if isinstance(design, Carrying):
+        layer_cost = partial(design.layer_cost, carry=design.start(machine, how, workload))
+    else:
+        layer_cost = design.layer_cost
     found, left_out = [], []
     for number, layer in enumerate(workload):
         if progress is not None:
             progress(number, len(workload), layer.name)
         try:
-            found.append(_whole(design.layer_cost(layer, machine, how), machine, constants))
+            found.append(_whole(layer_cost(layer, machine, how), machine, constants))
         except NotComputed as reason:
             left_out.append((layer.name, str(reason)))
     clock = machine.number("clock_mhz") * 1e6
