@@ -35,6 +35,7 @@ COMMANDS = (
     "bench",
     "export",
     "inspect",
+    "trace",
     "report",
     "demo",
 )
