@@ -97,7 +97,9 @@ def trace(
         raise Usage(f"a trace is of at least one row; got rows={rows}.", code="trace-rows")
     Writer(out)  # refuses the folder before the work
     name = split or ("train" if train else "validation")
-    source = classes.in_model_order(split_of(task, name), opened.model.config)
+    source = split_of(task, name)
+    if train:
+        source = classes.in_model_order(source, opened.model.config)
     drawn = np.sort(np.random.default_rng(seed).permutation(len(source))[:rows])
     read = encode(opened.processor, source.take(drawn), max_length=opened.max_length, truncate=truncate)
     lengths = (

@@ -557,7 +557,9 @@ class Recorder:
             elif plain and bool(((seen == below) | ~both).all()):
                 causal = True
             else:
-                whole = torch.zeros(b, h, n, n) if added is None else added.expand(b, h, n, n)
+                whole = (
+                    torch.zeros(b, h, n, n, device=q.device) if added is None else added.expand(b, h, n, n)
+                )
                 bias = whole.masked_fill(~seen, float("-inf"))
         lengths = living.sum(1).tolist()
         q, k, v = (x.transpose(1, 2)[living] for x in (q, k, v))  # (t, h, k)

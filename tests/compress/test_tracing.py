@@ -95,7 +95,7 @@ def test_the_same_seed_gives_the_same_trace(texts, tmp_path):
     task = Task.load(str(texts.task))
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         trace(open_model(str(texts.dense), task), task, tmp_path / name, rows=4, seed=seed, train=True)
-        torch.manual_seed(hash(name) % 100)
+        torch.manual_seed(ord(name))
     one, two, three = (
         {file.name: file.read_bytes() for file in (tmp_path / name).iterdir()} for name in "abc"
     )

@@ -626,3 +626,21 @@ def test_masks_that_are_neither_padding_nor_causal_become_a_bias(tmp_path):
             for head in range(2):
                 made = one.probabilities(rows, head) @ one.v.real()[rows, head]
                 assert near(made, model.out[b, head], 0.02)
+
+
+def test_the_page_s_code_runs(tmp_path, monkeypatch, capsys):
+    """The Python of docs/hardware/traces.md, in order, in an empty folder."""
+    import re
+    from pathlib import Path
+
+    page = Path(__file__).parents[2] / "docs" / "hardware" / "traces.md"
+    monkeypatch.chdir(tmp_path)
+    session: dict[str, object] = {"__name__": "page"}
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    for block in blocks:
+        exec(compile(block, str(page), "exec"), session)
+    assert len(blocks) == 2
+    assert "conv 0 " in capsys.readouterr().out
+    assert (tmp_path / "gemm.csv").read_text().count("\n") == 3
+    assert len(list((tmp_path / "problems").iterdir())) == 2
+    assert (tmp_path / "trace.dram").read_text().startswith("0x0 READ 0\n")
