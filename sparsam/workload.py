@@ -21,6 +21,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -711,8 +712,10 @@ def _collect(place: Path) -> None:
     """Remove what killed processes left beside a trace."""
     pattern = re.compile(re.escape(place.name) + r"\.writing-\d+-[0-9a-f]{6}")
     for path in place.parent.iterdir():
-        if pattern.fullmatch(path.name) and time.time() - path.stat().st_mtime > STALE_SECONDS:
-            shutil.rmtree(path, ignore_errors=True)
+        if pattern.fullmatch(path.name):
+            with suppress(OSError):  # another process may clear it, too
+                if time.time() - path.stat().st_mtime > STALE_SECONDS:
+                    shutil.rmtree(path, ignore_errors=True)
 
 
 def _as_json(what: Any, name: str, indent: int | None = None) -> str:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,8 +63,11 @@ class Shape:
     stream: int = 0
 
 
-Density = float | Mapping[str, float] | Sequence[float]
-"""Share of numbers that are not zero: one for all layers, by a layer's name, or one a layer in order."""
+Density = float | Mapping[str, float] | Sequence[float] | Literal["random"]
+"""Share of numbers that are not zero: one for all layers, by a layer's name, one a layer in order, or drawn for each."""
+
+RANDOM = (0.1, 1.0)
+"""Between what densities are drawn, all alike. Chosen by us."""
 
 
 @dataclass(frozen=True)
@@ -264,7 +267,9 @@ def _as_workload(
         raise Usage(f"format is int8 or bf16; got {format!r}.", code="format-density")
     shapes = _numbered(shapes)
     names = [shape.name for shape in shapes]
-    drawn = Drawn(tuple(shapes), _densities(flowing, names), _densities(staying, names), format, seed)
+    drawn = Drawn(
+        tuple(shapes), _densities(flowing, names, seed, 0), _densities(staying, names, seed, 1), format, seed
+    )
     facts = {
         "source": str(file), "form": what, "drawn": True, "seed": seed, "format": format,
         "flowing": list(drawn.flowing), "staying": list(drawn.staying),
@@ -288,8 +293,15 @@ def _numbered(shapes: list[Shape]) -> list[Shape]:
     return found
 
 
-def _densities(given: Density, names: list[str]) -> tuple[float, ...]:
-    if isinstance(given, Mapping):
+def _densities(given: Density, names: list[str], seed: int, side: int) -> tuple[float, ...]:
+    if isinstance(given, str):
+        if given != "random":
+            raise Usage(
+                f"a density is a share from 0 to 1, or 'random'; got {given!r}.", code="format-density"
+            )
+        draw = np.random.default_rng([seed, (1 << 32) + side])  # no layer has that number
+        found = draw.uniform(*RANDOM, len(names)).tolist()
+    elif isinstance(given, Mapping):
         if unknown := set(given) - set(names):
             raise Usage(
                 f"densities are given for {sorted(unknown)}, which are no layers.", code="format-density"

@@ -572,10 +572,11 @@ class Recorder:
 
     def softmax_seen(self, x: Any) -> None:
         """A softmax outside of what is recorded: perhaps attention that nobody sees."""
-        if not self._inside and isinstance(x, Tensor) and x.dim() >= 3:
+        square = isinstance(x, Tensor) and (x.dim() > 3 or (x.dim() == 3 and x.shape[1] == x.shape[2]))
+        if square and not self._inside:
             self.left_out.setdefault(
                 self._last.rpartition(".")[0] or "attention",
-                "a softmax over three axes and more, perhaps attention by separate products; load the model with "
+                "a softmax as of attention by separate products, which are not seen; load the model with "
                 "attn_implementation='sdpa', or lift it",
             )
 

@@ -111,6 +111,21 @@ def test_what_is_drawn_is_drawn_again(tmp_path):
     assert halves[1].x.density == pytest.approx(0.25, abs=0.06)
 
 
+def test_densities_may_be_drawn(tmp_path):
+    """One a layer, by the seed, those of weights apart from those of activations; the facts name them."""
+    file = tmp_path / "net.csv"
+    file.write_text("Layer,M,N,K,\n" + "".join(f"g{at},40,50,60,\n" for at in range(6)))
+    found = read_gemms(file, flowing="random", staying="random", seed=5)
+    for side, names in (("a", found.facts["flowing"]), ("b", found.facts["staying"])):
+        assert len(set(names)) == 6
+        assert all(0.1 <= share <= 1 for share in names)
+        for layer, share in zip(found, names, strict=True):
+            assert getattr(layer, side).density == pytest.approx(share, abs=0.04)
+    assert found.facts["flowing"] != found.facts["staying"]
+    assert read_gemms(file, flowing="random", seed=5).facts["flowing"] == found.facts["flowing"]
+    assert read_gemms(file, flowing="random", seed=6).facts["flowing"] != found.facts["flowing"]
+
+
 def test_a_topology_that_is_written_is_read_back(tmp_path):
     """Sizes of outputs, kernels and channels stay; what it cannot hold is named."""
     made = mixed()
@@ -206,7 +221,7 @@ def test_densities_that_are_none_are_refused(tmp_path):
     """Beyond 0 to 1, NaN, too few, for layers that are not there; unknown formats."""
     file = tmp_path / "net.csv"
     file.write_text("Layer,M,N,K,\na,1,2,3,\n")
-    for wrong in (1.1, -0.1, float("nan"), [0.5, 0.5], {"b": 0.5}):
+    for wrong in (1.1, -0.1, float("nan"), [0.5, 0.5], {"b": 0.5}, "half"):
         with pytest.raises(Usage) as told:
             read_gemms(file, flowing=wrong)
         assert told.value.code == "format-density"
