@@ -644,3 +644,34 @@ def test_the_page_s_code_runs(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "gemm.csv").read_text().count("\n") == 3
     assert len(list((tmp_path / "problems").iterdir())) == 2
     assert (tmp_path / "trace.dram").read_text().startswith("0x0 READ 0\n")
+
+
+def test_gradients_of_any_convolution_are_autograd_s(tmp_path, monkeypatch):
+    """A hundred drawn kernels, strides, dilations, paddings and groups, crops and phases without taps among them."""
+    draw = np.random.default_rng(1)
+    torch.manual_seed(0)
+    done = 0
+    while done < 100:
+        groups, per, each = (int(x) for x in draw.integers(1, 4, 3))
+        kernel, stride, dilation = (tuple(map(int, draw.integers(1, 5, 2))) for _ in range(3))
+        padding, size = tuple(map(int, draw.integers(0, 7, 2))), tuple(map(int, draw.integers(1, 13, 2)))
+        reach = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
+        if any(n + 2 * p < r for n, p, r in zip(size, padding, reach, strict=True)):
+            continue
+        done += 1
+        module = nn.Conv2d(
+            groups * per, groups * each, kernel, stride, padding, dilation, groups=groups, bias=False
+        )
+        x = torch.randn(2, groups * per, *size, requires_grad=True)
+        layers: list[Any] = []
+        out = Writer(tmp_path / "none")
+        monkeypatch.setattr(out, "add", layers.append)
+        with Recorder(module, out, format="bf16"):
+            y = module(x)
+            (y * torch.randn_like(y)).sum().backward()
+        parts = [one for one in layers if one.role == "grad_input"]
+        found = folded(parts, "Conv2d", tuple(x.shape), stride)
+        sums = np.concatenate([product(one) for one in layers if one.role == "grad_weight"])
+        weights = sums.reshape(groups * each, *kernel, per).transpose(0, 3, 1, 2)
+        for made, wanted in ((found, x.grad), (weights, module.weight.grad)):
+            assert np.allclose(made, wanted.numpy(), atol=0.02 * float(wanted.abs().max()) + 1e-6), module
