@@ -5,7 +5,8 @@ its operands as :class:`Tensor` (integers with a scale, or the bits of bfloat16)
 :meth:`products`, all in one form: ``c[m, n] = sum over k of a[m, k] b[n, k]``.
 
 On disk a workload is a folder: ``trace.json`` names the layers in order, and each layer is one safetensors file of its own,
-read when it is asked for, so that a trace never needs to fit in memory. Nothing here imports torch.
+read when it is asked for, so that a trace never needs to fit in memory. It is written beside its place and put there whole.
+Nothing here imports torch.
 
 Letters: ``m`` rows of the activations (tokens, output positions), ``n`` outputs, ``k`` what is summed over; ``b`` images,
 ``c`` channels, ``o`` output channels, ``h w`` height and width.
@@ -15,8 +16,12 @@ import hashlib
 import json
 import math
 import os
-import tempfile
+import re
+import secrets
+import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -40,10 +45,13 @@ ROLES = ("forward", "grad_input", "grad_weight")
 
 
 def bf16_bits(x: NDArray[np.floating]) -> NDArray[np.uint16]:
-    """The nearest bfloat16 of each number, ties to even, as bits. Subnormal results stay subnormal."""
-    bits = np.ascontiguousarray(x, dtype=np.float32).view(np.uint32)
-    rounded = (bits + (((bits >> 16) & 1) + np.uint32(0x7FFF))) >> 16
-    return rounded.astype(np.uint16)
+    """The nearest bfloat16 of each number, ties to even, as bits. Subnormal results stay subnormal, NaN stays NaN."""
+    given = np.asarray(x, np.float32)
+    bits = given.view(np.uint32)
+    nearest = (bits + (((bits >> 16) & 1) + np.uint32(0x7FFF))) >> 16
+    if (lost := np.isnan(given)).any():  # a carry out of the fraction of a NaN would make a number of it
+        nearest = np.where(lost, (bits >> 16) | np.uint32(0x0040), nearest)
+    return np.asarray(nearest, np.uint16)
 
 
 def from_bf16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
@@ -51,9 +59,9 @@ def from_bf16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
     return (np.asarray(bits).astype(np.uint32) << 16).view(np.float32)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tensor:
-    """An operand: integers on a grid, or bfloat16.
+    """An operand: integers on a grid, or bfloat16. Compared by identity.
 
     Args:
         values: of the NumPy type that :data:`FORMATS` gives ``format``.
@@ -133,13 +141,16 @@ class Tensor:
         """The same on a grid of so many bits, symmetric, one scale in all for bfloat16; integers must fit already.
 
         Raises:
-            Refused: ``workload-range`` for integers beyond the grid.
+            Refused: ``workload-range`` for integers beyond the grid, or bits other than 2 to 16.
         """
-        most = (1 << (bits - 1)) - 1
-        kind = "int8" if bits <= 8 else "int16"
+        most, kind = _grid(bits)
         if self.format != "bf16":
-            if self.values.size and max(-int(self.values.min()), int(self.values.max())) > most + 1:
-                raise Refused(f"{self.format} numbers beyond {bits} bits.", code="workload-range")
+            if self.values.size and (self.values.min() < -most - 1 or self.values.max() > most):
+                raise Refused(
+                    f"{self.format} numbers from {self.values.min()} to {self.values.max()}; {bits} bits hold {-most - 1} to "
+                    f"{most}.",
+                    code="workload-range",
+                )
             return (
                 self if self.format == kind else Tensor(self.values.astype(FORMATS[kind]), kind, self.scale)
             )
@@ -151,23 +162,29 @@ class Tensor:
 
 
 def rounded(x: NDArray[np.floating], bits: int = 8, *, per_row: bool = False) -> Tensor:
-    """Numbers on a symmetric grid: one scale in all, or one for each index of the first axis.
+    """Numbers on a symmetric grid of 2 to 16 bits: one scale in all, or one for each index of the first axis.
 
     Raises:
-        Refused: ``workload-not-finite``.
+        Refused: ``workload-not-finite``, ``workload-range``.
     """
+    most, kind = _grid(bits)
     x = np.asarray(x, np.float32)
     if not np.isfinite(x).all():
         at = tuple(int(i) for i in np.argwhere(~np.isfinite(x))[0])
         raise Refused(f"a number is infinite or NaN, the first at {at}: {x[at]}.", code="workload-not-finite")
-    most = (1 << (bits - 1)) - 1
-    size = np.abs(x).reshape(len(x), -1).max(1, initial=0) if per_row and x.ndim else np.abs(x).max(initial=0)
+    size = np.abs(x).max(axis=tuple(range(1, x.ndim)) if per_row and x.ndim else None, initial=0)
     scale = np.where(size > 0, size / most, 1).astype(np.float32)
     scale = np.maximum(scale, np.finfo(np.float32).tiny)
     steps = x / scale.reshape(scale.shape + (1,) * (x.ndim - scale.ndim))
-    kind = "int8" if bits <= 8 else "int16"
     values = np.clip(np.rint(steps), -most, most).astype(FORMATS[kind])
     return Tensor(values, kind, scale if scale.ndim else float(scale))
+
+
+def _grid(bits: int) -> tuple[int, str]:
+    """The largest integer of a symmetric grid, and the format that holds it."""
+    if not 2 <= bits <= 16:
+        raise Refused(f"a grid has 2 to 16 bits; got {bits}.", code="workload-range")
+    return (1 << (bits - 1)) - 1, "int8" if bits <= 8 else "int16"
 
 
 @dataclass(frozen=True)
@@ -217,10 +234,18 @@ class Gemm:
         yield replace(self, a=_padded(self.a, block), b=_padded(self.b, block))
 
     def result(self) -> NDArray[np.int64]:
-        """The product in integers. Raises Refused ``workload-integers`` for bfloat16."""
+        """The product in integers, exact. Raises Refused ``workload-integers`` for bfloat16, or sums beyond 63 bits."""
         if "bf16" in (self.a.format, self.b.format):
             raise Refused(f"{self.name}: an exact product is of integers.", code="workload-integers")
-        return self.a.values.astype(np.int64) @ self.b.values.astype(np.int64).T
+        a, b = self.a.values, self.b.values
+        most = self.size[2] * math.prod(
+            max(-int(x.min(initial=0)), int(x.max(initial=0))) for x in (a, b)
+        )  # no partial sum is larger
+        if most < 1 << 53:  # float64 holds every one of them, and has a fast product
+            return np.asarray(np.rint(a.astype(np.float64) @ b.astype(np.float64).T), np.int64)
+        if most >= 1 << 63:
+            raise Refused(f"{self.name}: sums may reach {most}, beyond 63 bits.", code="workload-integers")
+        return np.asarray(a.astype(np.int64) @ b.astype(np.int64).T)
 
     def tensors(self) -> dict[str, Tensor]:
         """Operands by name."""
@@ -252,8 +277,13 @@ class Conv:
     def __post_init__(self) -> None:
         _known_role(self.name, self.role)
         x, w, groups = self.x.shape, self.weight.shape, self.groups
+        pairs = all(
+            len(one) == 2 and all(isinstance(n, int | np.integer) for n in one)
+            for one in (self.stride, self.padding, self.dilation)
+        )
         fits = len(x) == 4 and len(w) == 4 and groups >= 1 and x[1] == w[1] * groups and w[0] % groups == 0
-        if not fits or min(*self.stride, *self.dilation) < 1 or min(self.padding) < 0 or min(self.out) < 1:
+        steps = pairs and min(*self.stride, *self.dilation) >= 1 and min(self.padding) >= 0
+        if not (fits and steps and min(w[2:]) >= 1 and min(self.out) >= 1):
             raise Refused(
                 f"{self.name}: images (b, c, h, w) and weights (o, c / groups, kh, kw); got {x} and {w} with groups {groups}, "
                 f"stride {self.stride}, padding {self.padding}, dilation {self.dilation}.",
@@ -309,12 +339,10 @@ class Conv:
                 else np.asarray(self.weight.scale)[outputs]
             )
             name = self.name if self.groups == 1 else f"{self.name}[{group}]"
-            a = Tensor(
-                rows.reshape(b * oh * ow, -1),
-                self.x.format,
-                self.x.scale if np.ndim(self.x.scale) == 0 else 1.0,
-            )
-            yield Gemm(name, a, Tensor(kernel.reshape(len(kernel), -1), self.weight.format, scale), self.role)
+            of_rows = self.x.scale if np.ndim(self.x.scale) == 0 else np.repeat(self.x.scale, oh * ow)
+            a = Tensor(rows.reshape(b * oh * ow, kh * kw * wide), self.x.format, of_rows)
+            kernels = Tensor(kernel.reshape(len(kernel), kh * kw * wide), self.weight.format, scale)
+            yield Gemm(name, a, kernels, self.role)
 
     def tensors(self) -> dict[str, Tensor]:
         """Operands by name."""
@@ -340,6 +368,9 @@ class Attention:
         tokens: (t,), the place each token had in its sequence before any was removed; None for 0, 1, 2, …
         heads: which of the model's heads these are; None for all.
         causal: each token sees those before it and itself.
+        role: one of :data:`ROLES`.
+        bias: float32, added to the logits: (h, n, n) of each sequence, laid flat end to end; -inf where a query does not see a
+            key. None for none.
 
     Raises:
         Refused: ``workload-shape``.
@@ -356,6 +387,7 @@ class Attention:
     heads: tuple[int, ...] | None = None
     causal: bool = False
     role: str = "forward"
+    bias: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         _known_role(self.name, self.role)
@@ -367,7 +399,17 @@ class Attention:
             or len(shapes[2]) != 3
         ):
             raise Refused(f"{self.name}: q, k, v are (t, h, d); got {shapes}.", code="workload-shape")
-        if int(self.lengths.sum()) != shapes[0][0] or (self.lengths < 1).any():
+        if not isinstance(self.scale, int | float) or not math.isfinite(self.scale):
+            raise Refused(
+                f"{self.name}: products are scaled by a finite number; got {self.scale!r}.",
+                code="workload-shape",
+            )
+        if np.ndim(self.v.scale):
+            raise Refused(
+                f"{self.name}: values have one scale in all; got {np.shape(self.v.scale)}, and their product sums over tokens.",
+                code="workload-shape",
+            )
+        if self.lengths.ndim != 1 or int(self.lengths.sum()) != shapes[0][0] or (self.lengths < 1).any():
             raise Refused(
                 f"{self.name}: {shapes[0][0]} tokens, and lengths that sum to {int(self.lengths.sum())}.",
                 code="workload-shape",
@@ -381,6 +423,16 @@ class Attention:
             raise Refused(
                 f"{self.name}: {len(self.heads)} names for {shapes[0][1]} heads.", code="workload-shape"
             )
+        if self.bias is not None:
+            wanted = shapes[0][1] * int((self.lengths.astype(np.int64) ** 2).sum())
+            if self.bias.shape != (wanted,) or self.bias.dtype != np.float32:
+                raise Refused(
+                    f"{self.name}: a bias of {wanted} float32 belongs to these heads and lengths; got {self.bias.dtype} of "
+                    f"{self.bias.shape}.",
+                    code="workload-shape",
+                )
+            if np.isnan(self.bias).any() or np.isposinf(self.bias).any():
+                raise Refused(f"{self.name}: its bias holds NaN or +inf.", code="workload-not-finite")
 
     @property
     def macs(self) -> int:
@@ -399,17 +451,28 @@ class Attention:
             yield slice(int(start), int(end))
 
     def probabilities(self, rows: slice, head: int) -> NDArray[np.float32]:
-        """(n, n) of one sequence and head, from the operands as they are recorded."""
+        """(n, n) of one sequence (one of :meth:`sequences`) and head, from the operands as they are recorded."""
         q, k = (one.values[rows, head] for one in (self.q, self.k))
         real = [
             from_bf16(x) if one.format == "bf16" else x.astype(np.float32) * _scale_of(one, rows)
             for x, one in ((q, self.q), (k, self.k))
         ]
         logits = (real[0] @ real[1].T) * np.float32(self.scale)
+        if self.bias is not None:
+            logits = logits + self._bias_of(rows, head)
         if self.causal:
             logits = np.where(np.tri(len(logits), dtype=bool), logits, -np.inf)
-        shifted = np.exp(logits - logits.max(1, keepdims=True))
-        return np.asarray(shifted / shifted.sum(1, keepdims=True), np.float32)
+        top = logits.max(1, keepdims=True)
+        shifted = np.exp(logits - np.where(np.isfinite(top), top, 0))
+        total = shifted.sum(1, keepdims=True)  # 0 for a query that sees nobody
+        return np.asarray(np.divide(shifted, total, out=np.zeros_like(shifted), where=total > 0), np.float32)
+
+    def _bias_of(self, rows: slice, head: int) -> NDArray[np.float32]:
+        assert self.bias is not None
+        lengths, ends = self.lengths.astype(np.int64), np.cumsum(self.lengths)
+        before = self.q.shape[1] * int((lengths[ends <= rows.start] ** 2).sum())
+        n = rows.stop - rows.start
+        return self.bias[before + head * n * n : before + (head + 1) * n * n].reshape(n, n)
 
     def products(self, block: int = 1) -> Iterator[Gemm]:
         """Queries with keys and probabilities with values, for each sequence and head; k padded to multiples of ``block``.
@@ -419,7 +482,14 @@ class Attention:
         for number, rows in enumerate(self.sequences()):
             for head in range(self.q.shape[1]):
                 at = f"{self.name}[{number},{head}]"
-                q, k, v = (Tensor(one.values[rows, head], one.format) for one in (self.q, self.k, self.v))
+                q, k, v = (
+                    Tensor(
+                        one.values[rows, head],
+                        one.format,
+                        one.scale if np.ndim(one.scale) == 0 else np.asarray(one.scale)[rows],
+                    )
+                    for one in (self.q, self.k, self.v)
+                )
                 yield Gemm(f"{at}.scores", _padded(q, block), _padded(k, block), self.role)
                 p = self.probabilities(rows, head)
                 left = (
@@ -427,7 +497,7 @@ class Attention:
                     if v.format == "bf16"
                     else Tensor(np.rint(p * 127).astype(FORMATS[v.format]), v.format, 1 / 127)
                 )
-                right = Tensor(np.ascontiguousarray(v.values.T), v.format)
+                right = Tensor(np.ascontiguousarray(v.values.T), v.format, v.scale)
                 yield Gemm(f"{at}.context", _padded(left, block), _padded(right, block), self.role)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -542,27 +612,37 @@ class Stored(Sequence[Layer]):
 
 
 class Writer:
-    """Writes a trace layer by layer; without the index, which is written last, a folder is no trace.
+    """Writes a trace layer by layer, beside its place; when all went well it is put there whole, else nothing changes.
 
     Raises:
-        Usage: ``trace-folder`` for a folder that holds something else.
+        Usage: ``trace-folder`` for a folder that holds something else, or facts that are no JSON.
         Refused: ``trace-name`` for a name that was given before.
+        InputOutput: ``trace-write`` where the disk does not do its part.
     """
 
     def __init__(self, folder: str | os.PathLike[str], facts: Mapping[str, Any] | None = None) -> None:
         self.folder, self.facts = Path(folder), dict(facts or {})
         self.entries: list[dict[str, Any]] = []
         self.names: set[tuple[str, str]] = set()
+        self._place = self.folder.resolve()  # a link to a folder stays a link
+        self._staging = self._place.with_name(
+            f"{self._place.name}.writing-{os.getpid()}-{secrets.token_hex(3)}"
+        )
+        if self.folder.is_file():
+            raise Usage(f"{self.folder} is a file. Name a folder.", code="trace-folder")
         if self.folder.exists() and not (self.folder / INDEX).exists() and any(self.folder.iterdir()):
             raise Usage(
                 f"{self.folder} holds files that are no trace. Name another folder.", code="trace-folder"
             )
+        _as_json(self.facts, "facts")
 
     def __enter__(self) -> "Writer":
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / INDEX).unlink(missing_ok=True)
-        for old in self.folder.glob("layer-*.safetensors"):
-            old.unlink()
+        try:
+            self._place.parent.mkdir(parents=True, exist_ok=True)
+            _collect(self._place)
+            self._staging.mkdir()
+        except OSError as error:
+            raise InputOutput(f"{self.folder} cannot be written: {error}", code="trace-write") from error
         return self
 
     def add(self, layer: Layer) -> None:
@@ -586,8 +666,15 @@ class Writer:
             arrays["lengths"] = np.ascontiguousarray(layer.lengths, dtype=np.int64)
             if layer.tokens is not None:
                 arrays["tokens"] = np.ascontiguousarray(layer.tokens, dtype=np.int64)
-        save_file(arrays, self.folder / file)
-        digest = hashlib.sha256((self.folder / file).read_bytes()).hexdigest()
+            if layer.bias is not None:
+                arrays["bias"] = np.ascontiguousarray(layer.bias)
+        try:
+            save_file(arrays, self._staging / file)
+            digest = _digest(self._staging / file)
+        except (OSError, SafetensorError) as error:
+            raise InputOutput(
+                f"layer {layer.name} cannot be written to {self.folder}: {error}", code="trace-write"
+            ) from error
         self.entries.append(
             {
                 "name": layer.name, "kind": layer.kind, "file": file, "sha256": digest, "macs": layer.macs,
@@ -598,12 +685,57 @@ class Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None:
+        try:
+            if kind is None:
+                text = _as_json(
+                    {"version": VERSION, "facts": self.facts, "layers": self.entries}, "facts", indent=1
+                )
+                (self._staging / INDEX).write_text(text + "\n", encoding="utf-8")
+                self._put_in_place()
+        except OSError as failed:
+            raise InputOutput(f"{self.folder} cannot be written: {failed}", code="trace-write") from failed
+        finally:
+            shutil.rmtree(self._staging, ignore_errors=True)
+
+    def _put_in_place(self) -> None:
+        """Rename; what stood there is moved aside first, and back if that fails."""
+        if not self._place.exists():
+            os.rename(self._staging, self._place)
             return
-        text = json.dumps({"version": VERSION, "facts": self.facts, "layers": self.entries}, indent=1)
-        with tempfile.NamedTemporaryFile("w", dir=self.folder, delete=False, encoding="utf-8") as out:
-            out.write(text + "\n")
-        os.replace(out.name, self.folder / INDEX)
+        old = self._place.with_name(f"{self._place.name}.replaced-{os.getpid()}-{secrets.token_hex(3)}")
+        os.rename(self._place, old)
+        try:
+            os.rename(self._staging, self._place)
+        except BaseException:
+            os.rename(old, self._place)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+
+
+STALE_SECONDS = 24 * 3600
+"""Age after which a half-written trace counts as left behind by a killed process. Chosen by us."""
+
+
+def _collect(place: Path) -> None:
+    """Remove what killed processes left beside a trace."""
+    pattern = re.compile(re.escape(place.name) + r"\.writing-\d+-[0-9a-f]{6}")
+    for path in place.parent.iterdir():
+        if pattern.fullmatch(path.name):
+            with suppress(OSError):  # another process may clear it, too
+                if time.time() - path.stat().st_mtime > STALE_SECONDS:
+                    shutil.rmtree(path, ignore_errors=True)
+
+
+def _as_json(what: Any, name: str, indent: int | None = None) -> str:
+    try:
+        return json.dumps(what, indent=indent, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise Usage(f"the {name} of a trace are written as JSON: {error}.", code="trace-folder") from error
+
+
+def _digest(file: Path) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _read(folder: Path, entry: Any) -> Layer:
@@ -612,7 +744,7 @@ def _read(folder: Path, entry: Any) -> Layer:
     try:
         file, kind, settings = str(entry["file"]), KINDS[entry["kind"]], dict(entry["settings"])
         place = folder / Path(file).name
-        if hashlib.sha256(place.read_bytes()).hexdigest() != entry["sha256"]:
+        if _digest(place) != entry["sha256"]:
             raise InputOutput(
                 f"layer {name} of {folder}: {file} is not as it was written.", code="trace-corrupt"
             )
@@ -625,11 +757,21 @@ def _read(folder: Path, entry: Any) -> Layer:
             )
             for key, facts in entry["operands"].items()
         }
+        for key, facts in entry["operands"].items():
+            if list(tensors[key].shape) != facts["shape"]:
+                raise InputOutput(
+                    f"layer {name} of {folder}: {key} is {list(tensors[key].shape)}, the index says {facts['shape']}.",
+                    code="trace-corrupt",
+                )
         for key in ("stride", "padding", "dilation", "heads"):
             if isinstance(settings.get(key), list):
                 settings[key] = tuple(settings[key])
         if kind is Attention:
-            settings |= {"lengths": arrays["lengths"], "tokens": arrays.get("tokens")}
+            settings |= {
+                "lengths": arrays["lengths"],
+                "tokens": arrays.get("tokens"),
+                "bias": arrays.get("bias"),
+            }
         return kind(name=str(name), **(tensors | settings))
     except FileNotFoundError as error:
         raise InputOutput(
@@ -639,7 +781,7 @@ def _read(folder: Path, entry: Any) -> Layer:
         raise Refused(f"layer {name} of {folder}: {error}", code=error.code) from error
     except InputOutput:
         raise
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise InputOutput(
             f"layer {name} of {folder} cannot be read: {type(error).__name__}: {error}", code="trace-corrupt"
         ) from error

@@ -35,8 +35,20 @@ COMMANDS = (
     "bench",
     "export",
     "inspect",
+    "trace",
     "report",
     "demo",
+    "track",
+    "lineage",
+    "impact",
+    "verify",
+    "reproduce",
+    "runs",
+    "best",
+    "diff",
+    "io-profile",
+    "query",
+    "provenance",
 )
 PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
 HOSTILE = "[red]x\x1b[31m\u202e<script>alert(1)</script>[/red]:smile:"

@@ -21,6 +21,7 @@ from sparsam.cli import (
     pareto,
     quantize,
     report,
+    trace,
     track,
 )
 from sparsam.cli.options import examples
@@ -46,6 +47,7 @@ for command in (
     bench,
     export,
     inspect,
+    trace,
     report,
     track,
     demo,
@@ -74,6 +76,7 @@ def _version(wanted: bool) -> None:
         "sparsam debug runs/half --task nyu-mll/glue:sst2",
         "sparsam bench runs/half --task nyu-mll/glue:sst2",
         "sparsam export runs/half --to onnx --out runs/half-onnx",
+        "sparsam trace runs/half --task nyu-mll/glue:sst2 --out traces/half",
         "sparsam report runs/half --out report.html",
     )
     + "\n\n\b\nExit codes: 0 done, 1 fault of sparsam, 2 usage, 3 refused, 4 budget missed,\n"
