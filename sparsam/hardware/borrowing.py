@@ -434,7 +434,7 @@ def schedule(mask: NDArray[np.bool_], far: Distances) -> Schedule:
     """
     steps, xs, pes, lanes = mask.shape
     fields = 1 if xs == 1 else pes
-    words = packed(mask.reshape(steps, pes, lanes) if fields == 1 else mask.reshape(steps, xs, pes * lanes))
+    words = packed(mask.reshape(steps, pes, lanes) if xs == 1 else mask.reshape(steps, xs, pes * lanes))
     moves, turns = moves_of(far, lanes, fields)
     heads = np.zeros(steps, np.int64)
     taken = np.zeros((steps, len(moves), words.shape[1]), np.uint64)
@@ -605,25 +605,19 @@ def dual_cycles(
     return found
 
 
-def dual_mask(a: NDArray[np.bool_], b: NDArray[np.bool_], stream: Schedule) -> NDArray[np.bool_]:
+def dual_mask(a: NDArray[np.bool_], stream: Schedule) -> NDArray[np.bool_]:
     """What the online pass of Sparse.AB finds to do, (rows of the stream, columns, rows of the core, lanes), in plain NumPy.
 
     Args:
         a: (t, rows, l) activations that are not zero.
-        b: (t, columns, l) weights that are not zero.
         stream: of the weights, x of length one.
     """
-    rows, lanes = a.shape[1:]
-    columns = b.shape[1]
-    found = np.zeros((stream.cycles, columns, rows, lanes), np.bool_)
-    for r in range(stream.cycles):
-        for n in range(columns):
-            for lane in range(lanes):
-                place = int(stream.picks[r, 0, n, lane])
-                if place >= 0:
-                    time, _, aside = stream.places[place]
-                    found[r, n, :, lane] = a[stream.heads[r] + time, :, (lane + aside) % lanes]
-    return found
+    picks = stream.picks[:, 0]  # (r, columns, l)
+    where = stream.places[picks]
+    t = np.minimum(stream.heads[:, None, None] + where[..., 0], len(a) - 1)
+    lane = (np.arange(a.shape[2]) + where[..., 2]) % a.shape[2]
+    row = np.arange(a.shape[1])[None, None, :, None]
+    return np.asarray(a[t[:, :, None], row, lane[:, :, None]] & (picks >= 0)[:, :, None], np.bool_)
 
 
 # --- what a schedule cannot beat
@@ -756,7 +750,7 @@ def tile_schedules(a: NDArray[Any], b: NDArray[Any], point: Point) -> tuple[Sche
         picks = np.repeat(taken[:, :, None, :], rows, axis=2)
         return stream, Schedule(np.arange(stream.cycles), picks, places(Distances(0, 0, 0)))
     if point.weights is not None:
-        return stream, schedule(dual_mask(a != 0, b != 0, stream), point.activations)
+        return stream, schedule(dual_mask(a != 0, stream), point.activations)
     found = schedule((a != 0)[:, None], point.activations)  # all columns alike
     picks = np.repeat(found.picks, columns, axis=1)
     return stream, Schedule(found.heads, picks, found.places)

@@ -191,9 +191,10 @@ CACHE = ScheduleCache()
 
 
 def weight_cycles(
-    words: NDArray[np.uint64], far: Distances, core: Core, cache: ScheduleCache = CACHE
+    words: NDArray[np.uint64], far: Distances, core: Core, cache: ScheduleCache | None = None
 ) -> NDArray[np.int64]:
-    """(groups,) cycles of each group of weight columns, from the cache where they were scheduled before."""
+    """(groups,) cycles of each group of weight columns, from a cache (:data:`CACHE`) where they were scheduled before."""
+    cache = CACHE if cache is None else cache
     key, found = cache.get(words, "B", far, core.lanes)
     if found is None:
         made = single_cycles(words, far, core.lanes)
@@ -203,9 +204,10 @@ def weight_cycles(
 
 
 def weight_streams(
-    words: NDArray[np.uint64], far: Distances, core: Core, cache: ScheduleCache = CACHE
+    words: NDArray[np.uint64], far: Distances, core: Core, cache: ScheduleCache | None = None
 ) -> Streams:
     """The compressed streams of all groups of columns, from the cache where they were made before."""
+    cache = CACHE if cache is None else cache
     key, found = cache.get(words, "AB", far, core.lanes, core.rows)
     if found is None:
         made = compress(words, far, core)
