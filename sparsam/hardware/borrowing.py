@@ -182,14 +182,18 @@ def shuffled(x: NDArray[Any]) -> NDArray[Any]:
     """
     steps, lanes = x.shape[1], x.shape[3]
     if lanes % SHUFFLE_GROUP:
-        raise Refused(
-            f"shuffling rotates groups of {SHUFFLE_GROUP} lanes; {lanes} lanes are no multiple.",
-            code="machine-parameter",
-        )
+        raise _unshuffled(lanes)
     lane = np.arange(lanes)
     inside = (lane[None, :] - np.arange(steps)[:, None]) % SHUFFLE_GROUP
     source = lane[None, :] // SHUFFLE_GROUP * SHUFFLE_GROUP + inside  # (t, l)
     return np.take_along_axis(x, source[None, :, None, :], axis=3)
+
+
+def _unshuffled(lanes: int) -> Refused:
+    return Refused(
+        f"shuffling rotates groups of {SHUFFLE_GROUP} lanes; {lanes} lanes are no multiple.",
+        code="machine-parameter",
+    )
 
 
 def laid_out(x: NDArray[Any], pes: int, lanes: int, *, shuffle: bool = False) -> NDArray[Any]:
@@ -206,6 +210,47 @@ def packed(mask: NDArray[np.bool_]) -> NDArray[np.uint64]:
     wide[..., : mask.shape[-1]] = mask
     words = np.packbits(wide, axis=-1, bitorder="little").view("<u8")
     return np.ascontiguousarray(words.reshape(mask.shape[:-1])).astype(np.uint64)
+
+
+def packed_groups(
+    mask: NDArray[np.bool_], pes: int, lanes: int, *, shuffle: bool = False, joined: bool = False
+) -> NDArray[np.uint64]:
+    """(n, k) of what is not zero as words, as :func:`laid_out` and :func:`packed` give them, without a wide copy.
+
+    Args:
+        mask: (n, k).
+        pes: rows of a group.
+        lanes: of a step.
+        shuffle: rotate lanes, on the words.
+        joined: one word for all PEs of a step, lanes of the first in the lowest bits.
+
+    Returns:
+        (g, t, p), or (g, t) where ``joined``.
+    """
+    n, k = mask.shape
+    if lanes % 8:
+        steps = laid_out(mask, pes, lanes)
+        words = packed(steps.reshape(*steps.shape[:2], -1) if joined else steps)
+    else:
+        whole = np.pad(mask, ((0, -n % pes), (0, -k % lanes)))
+        bits = np.packbits(whole, axis=1, bitorder="little")
+        steps = bits.reshape(len(whole) // pes, pes, whole.shape[1] // lanes, lanes // 8).transpose(
+            0, 2, 1, 3
+        )
+        if joined:
+            steps = steps.reshape(*steps.shape[:2], -1)
+        wide = np.zeros((*steps.shape[:-1], WORD // 8), np.uint8)
+        wide[..., : steps.shape[-1]] = steps
+        words = wide.view("<u8")[..., 0].astype(np.uint64)
+    if not shuffle:
+        return words
+    if lanes % SHUFFLE_GROUP:
+        raise _unshuffled(lanes)
+    by = (np.arange(words.shape[1]) % SHUFFLE_GROUP).astype(np.uint64)  # of each step
+    by = by.reshape(1, -1, *[1] * (words.ndim - 2))
+    ones = np.uint64(0x1111111111111111)
+    low = ((np.uint64(1) << by) - np.uint64(1)) * ones  # lanes that come round
+    return ((words << by) & ~low) | ((words >> (np.uint64(SHUFFLE_GROUP) - by)) & low)
 
 
 # --- the schedule

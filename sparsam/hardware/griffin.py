@@ -32,7 +32,7 @@ from sparsam.hardware.borrowing import (
     dual_cycles,
     laid_out,
     least_cycles,
-    packed,
+    packed_groups,
     replay_product,
     resources,
     single_cycles,
@@ -216,21 +216,6 @@ def weight_streams(
     return kept
 
 
-def group_words(
-    x: NDArray[np.bool_], pes: int, core: Core, *, shuffle: bool, joined: bool = False
-) -> NDArray[np.uint64]:
-    """(n, k) of what is not zero as words: (g, t, p) a word for each PE's lanes, or (g, t) one for all PEs where ``joined``.
-
-    Laid out in pieces, so that a large product needs no second copy of itself.
-    """
-    piece = max(1, (1 << 22) // max(1, pes * x.shape[1])) * pes
-    found = []
-    for at in range(0, len(x), piece):
-        steps = laid_out(x[at : at + piece], pes, core.lanes, shuffle=shuffle)
-        found.append(packed(steps.reshape(*steps.shape[:2], -1) if joined else steps))
-    return np.concatenate(found)
-
-
 @dataclass(frozen=True)
 class Ran:
     """A product on the core.
@@ -262,7 +247,7 @@ def run_product(product: Gemm, point: Point, core: Core, how: Any) -> Ran:
     if point.activations is None:
         assert point.weights is not None
         issued = int(b.sum()) * m
-        words = group_words(b, core.columns, core, shuffle=point.shuffle)
+        words = packed_groups(b, core.columns, core.lanes, shuffle=point.shuffle)
         if how.mode == BOUND:
             least = _least(b, core.columns, point.weights, core, point.shuffle)
             return Ran(int(least.sum()) * rows, 0.0, BOUND, issued, int(least.sum()))
@@ -273,7 +258,7 @@ def run_product(product: Gemm, point: Point, core: Core, how: Any) -> Ran:
         if how.mode == BOUND:
             least = _least(a, core.rows, point.activations, core, point.shuffle)
             return Ran(int(least.sum()) * columns, 0.0, BOUND, issued, columns * steps)
-        words = group_words(a, core.rows, core, shuffle=point.shuffle)
+        words = packed_groups(a, core.rows, core.lanes, shuffle=point.shuffle)
         each = single_cycles(words, point.activations, core.lanes)
         return Ran(int(each.sum()) * columns, 0.0, EXACT, issued, columns * steps)
     return _run_dual(product, a, b, point, core, how)
@@ -288,7 +273,9 @@ def _run_dual(
     product: Gemm, a: NDArray[np.bool_], b: NDArray[np.bool_], point: Point, core: Core, how: Any
 ) -> Ran:
     assert point.activations is not None and point.weights is not None
-    streams = weight_streams(group_words(b, core.columns, core, shuffle=point.shuffle), point.weights, core)
+    streams = weight_streams(
+        packed_groups(b, core.columns, core.lanes, shuffle=point.shuffle), point.weights, core
+    )
     issued, b_rows = product.effectual(), int(streams.lengths.sum())
     rows, columns = -(-len(a) // core.rows), len(streams.lengths)
     if how.mode == BOUND:
@@ -297,7 +284,7 @@ def _run_dual(
         full = np.ceil(many_a @ many_b.T / core.multipliers).astype(np.int64)
         moved = -(-streams.lengths // (1 + point.activations.time))
         return Ran(int(np.maximum(full, moved[None, :]).sum()), 0.0, BOUND, issued, b_rows)
-    words = group_words(a, core.rows, core, shuffle=point.shuffle, joined=True)
+    words = packed_groups(a, core.rows, core.lanes, shuffle=point.shuffle, joined=True)
 
     def cycles(g: NDArray[np.int64], h: NDArray[np.int64]) -> NDArray[np.int64]:
         assert point.activations is not None

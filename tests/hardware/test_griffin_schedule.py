@@ -20,6 +20,7 @@ from sparsam.hardware.borrowing import (
     laid_out,
     least_cycles,
     packed,
+    packed_groups,
     places,
     reference_schedule,
     replay,
@@ -330,6 +331,18 @@ def test_shuffling_rotates_groups_of_four_lanes():
             assert np.array_equal(found[:, t, :, lane // 4 * 4 + (lane + t) % 4], x[:, t, :, lane])
     with pytest.raises(Refused, match="6 lanes"):
         shuffled(np.zeros((1, 1, 1, 6)))
+
+
+@pytest.mark.parametrize(("pes", "lanes"), [(4, 16), (16, 16), (2, 32), (3, 8), (5, 4), (3, 12)])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_words_are_packed_and_shuffled_as_the_numbers_are(pes, lanes, shuffle):
+    """The fast way to words gives what laying out, shuffling and packing one after the other give."""
+    mask = np.random.default_rng(SEED).random((3 * pes + 1, 7 * lanes + 3)) < 0.5
+    steps = laid_out(mask, pes, lanes, shuffle=shuffle)
+    assert np.array_equal(packed_groups(mask, pes, lanes, shuffle=shuffle), packed(steps))
+    if pes * lanes <= 64:
+        joined = packed_groups(mask, pes, lanes, shuffle=shuffle, joined=True)
+        assert np.array_equal(joined, packed(steps.reshape(*steps.shape[:2], -1)))
 
 
 @pytest.mark.parametrize("kind", ["A", "B", "AB"])
