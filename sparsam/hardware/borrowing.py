@@ -250,7 +250,8 @@ def packed_groups(
     by = by.reshape(1, -1, *[1] * (words.ndim - 2))
     ones = np.uint64(0x1111111111111111)
     low = ((np.uint64(1) << by) - np.uint64(1)) * ones  # lanes that come round
-    return ((words << by) & ~low) | ((words >> (np.uint64(SHUFFLE_GROUP) - by)) & low)
+    around = (words >> (np.uint64(SHUFFLE_GROUP) - by)) & low
+    return np.asarray(((words << by) & ~low) | around, np.uint64)
 
 
 # --- the schedule
