@@ -45,6 +45,8 @@ from sparsam.workload import Attention, Conv, Gemm, Layer
 KINDS = ("dense", "A", "B", "AB", "hybrid")
 EXACT_ROWS = 60_000_000
 """Rows of streams that ``auto`` still schedules one by one for a product, about ten seconds of one core; chosen by us."""
+STREAM_BYTES = 1 << 28
+"""Of the streams that are held at a time; chosen by us."""
 BATCH = 1 << 16
 """Tiles that are scheduled in one call."""
 FIRST_SAMPLE = 8
@@ -272,33 +274,46 @@ def _least(x: NDArray[np.bool_], pes: int, far: Distances, core: Core, shuffle: 
 def _run_dual(
     product: Gemm, a: NDArray[np.bool_], b: NDArray[np.bool_], point: Point, core: Core, how: Any
 ) -> Ran:
-    assert point.activations is not None and point.weights is not None
-    streams = weight_streams(
-        packed_groups(b, core.columns, core.lanes, shuffle=point.shuffle), point.weights, core
-    )
-    issued, b_rows = product.effectual(), int(streams.lengths.sum())
-    rows, columns = -(-len(a) // core.rows), len(streams.lengths)
-    if how.mode == BOUND:
-        many_a = np.add.reduceat(a.astype(np.float64), np.arange(0, len(a), core.rows), axis=0)
-        many_b = np.add.reduceat(b.astype(np.float64), np.arange(0, len(b), core.columns), axis=0)
-        full = np.ceil(many_a @ many_b.T / core.multipliers).astype(np.int64)
-        moved = -(-streams.lengths // (1 + point.activations.time))
-        return Ran(int(np.maximum(full, moved[None, :]).sum()), 0.0, BOUND, issued, b_rows)
-    words = packed_groups(a, core.rows, core.lanes, shuffle=point.shuffle, joined=True)
+    """Sparse.AB, as many groups of weights at a time as their streams may take memory."""
+    far, ahead = point.weights, point.activations
+    assert far is not None and ahead is not None
+    rows, steps = -(-len(a) // core.rows), -(-a.shape[1] // core.lanes)
+    a_words = packed_groups(a, core.rows, core.lanes, shuffle=point.shuffle, joined=True)
+    b_words = packed_groups(b, core.columns, core.lanes, shuffle=point.shuffle)
+    group_bytes = 8 * core.columns * steps * (1 + far.time) * (1 + far.lane)
+    piece = max(1, STREAM_BYTES // group_bytes)
+    total, variance, b_rows, modes = 0.0, 0.0, 0, {EXACT}
+    for first in range(0, len(b_words), piece):
+        streams = weight_streams(b_words[first : first + piece], far, core)
+        columns = len(streams.lengths)
+        b_rows += int(streams.lengths.sum())
 
-    def cycles(g: NDArray[np.int64], h: NDArray[np.int64]) -> NDArray[np.int64]:
-        assert point.activations is not None
-        return dual_cycles(words, streams, point.activations, core, g, h)
+        def cycles(
+            g: NDArray[np.int64], h: NDArray[np.int64], streams: Streams = streams
+        ) -> NDArray[np.int64]:
+            return dual_cycles(a_words, streams, ahead, core, g, h)
 
-    if how.mode == SAMPLED or (how.mode == "auto" and rows * b_rows > EXACT_ROWS):
-        seed = [how.seed, zlib.crc32(product.name.encode())]
-        total, error = sampled_total(cycles, rows, columns, how.error, seed)
-        return Ran(total, error, SAMPLED if error else EXACT, issued, b_rows)
-    total, tiles = 0, rows * columns
-    for first in range(0, tiles, BATCH):
-        tile = np.arange(first, min(tiles, first + BATCH))
-        total += int(cycles(tile % rows, tile // rows).sum())
-    return Ran(total, 0.0, EXACT, issued, b_rows)
+        if how.mode == BOUND:
+            mine = b[first * core.columns : (first + piece) * core.columns]
+            many_a = np.add.reduceat(a.astype(np.float64), np.arange(0, len(a), core.rows), axis=0)
+            many_b = np.add.reduceat(mine.astype(np.float64), np.arange(0, len(mine), core.columns), axis=0)
+            full = np.ceil(many_a @ many_b.T / core.multipliers).astype(np.int64)
+            total += int(np.maximum(full, -(-streams.lengths // (1 + ahead.time))[None, :]).sum())
+            modes.add(BOUND)
+        elif how.mode == SAMPLED or (
+            how.mode == "auto" and rows * int(streams.lengths.mean()) * len(b_words) > EXACT_ROWS
+        ):
+            seed = [how.seed, zlib.crc32(product.name.encode()), first]
+            found, error = sampled_total(cycles, rows, columns, how.error, seed)
+            total, variance = total + found, variance + error**2
+            modes.add(SAMPLED if error else EXACT)
+        else:
+            for at in range(0, rows * columns, BATCH):
+                tile = np.arange(at, min(rows * columns, at + BATCH))
+                total += int(cycles(tile % rows, tile // rows).sum())
+    mode = max(modes, key=MODES.index)
+    whole = total if mode == SAMPLED else int(total)
+    return Ran(whole, float(np.sqrt(variance)), mode, product.effectual(), b_rows)
 
 
 def sampled_total(cycles: Any, rows: int, columns: int, error: float, seed: Any) -> tuple[float, float]:

@@ -207,6 +207,17 @@ def test_auto_samples_where_exact_takes_too_long(monkeypatch):
     assert one(layer, "sparse-b").mode == "exact"  # seconds suffice
 
 
+@pytest.mark.parametrize("mode", ["exact", "bound"])
+def test_pieces_of_the_weights_add_up(monkeypatch, mode):
+    """Where all streams together would take too much memory, some groups of columns after the others give the same."""
+    layer = gemm(0.5, 0.8, (30, 100, 100))
+    at_once = one(layer, "sparse-ab", How(mode=mode))
+    monkeypatch.setattr(griffin, "STREAM_BYTES", 3 * 8 * 16 * 7 * 3)
+    assert one(layer, "sparse-ab", How(mode=mode)) == at_once
+    monkeypatch.setattr(griffin, "STREAM_BYTES", 1)
+    assert one(layer, "sparse-ab", How(mode=mode)) == at_once
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_bounds_lie_below_the_exact_cycles(name):
     """The bound mode counts what no schedule can beat, near enough to be of use, and says so."""
