@@ -431,17 +431,22 @@ def _run(
     return cycles
 
 
+@jit
+def _group(words: Any, moves: Any, turns: Any, depth: int, lanes: int) -> int:
+    """Cycles of one group; words (t, p)."""
+    pes = words.shape[1]
+    left, idle = np.empty((depth, pes), np.uint64), np.empty(pes, np.uint64)
+    heads, taken = np.empty(1, np.int64), np.empty((1, len(moves), pes), np.uint64)
+    cycles: int = _run(words, len(words), moves, turns, lanes, 1, left, idle, heads, taken, False)
+    return cycles
+
+
 @parallel
 def _single(words: Any, moves: Any, turns: Any, depth: int, lanes: int) -> Any:
     """Cycles of each group; words (g, t, p)."""
-    groups, steps, pes = words.shape
-    found = np.zeros(groups, np.int64)
-    for g in prange(groups):
-        left = np.empty((depth, pes), np.uint64)
-        idle = np.empty(pes, np.uint64)
-        heads = np.empty(1, np.int64)
-        taken = np.empty((1, len(moves), pes), np.uint64)
-        found[g] = _run(words[g], steps, moves, turns, lanes, 1, left, idle, heads, taken, False)
+    found = np.empty(len(words), np.int64)
+    for g in prange(len(words)):
+        found[g] = _group(words[g], moves, turns, depth, lanes)
     return found
 
 
@@ -526,6 +531,30 @@ class Streams:
         return self.heads.nbytes + self.selects.nbytes
 
 
+@jit
+def _stream(
+    words: Any,
+    moves: Any,
+    turns: Any,
+    depth: int,
+    lanes: int,
+    kind: Any,
+    spread: Any,
+    heads: Any,
+    selects: Any,
+) -> int:
+    """The stream of one group; kind (places,) is which select a place belongs to."""
+    steps, pes = words.shape
+    left, idle = np.empty((depth, pes), np.uint64), np.empty(pes, np.uint64)
+    taken = np.empty((steps, len(moves), pes), np.uint64)
+    cycles: int = _run(words, steps, moves, turns, lanes, 1, left, idle, heads, taken, True)
+    for c in range(cycles):
+        for o in range(len(moves)):
+            for w in range(pes):
+                selects[c, kind[o], w] |= taken[c, o, w] * spread
+    return cycles
+
+
 @parallel
 def _compress(
     words: Any,
@@ -538,19 +567,10 @@ def _compress(
     heads: Any,
     selects: Any,
 ) -> Any:
-    """The streams of all groups; kind (places,) is which select a place belongs to."""
-    groups, steps, pes = words.shape
-    found = np.zeros(groups, np.int64)
-    for g in prange(groups):
-        left = np.empty((depth, pes), np.uint64)
-        idle = np.empty(pes, np.uint64)
-        taken = np.empty((steps, len(moves), pes), np.uint64)
-        cycles = _run(words[g], steps, moves, turns, lanes, 1, left, idle, heads[g], taken, True)
-        for c in range(cycles):
-            for o in range(len(moves)):
-                for w in range(pes):
-                    selects[g, c, kind[o], w] |= taken[c, o, w] * spread
-        found[g] = cycles
+    """The streams of all groups."""
+    found = np.empty(len(words), np.int64)
+    for g in prange(len(words)):
+        found[g] = _stream(words[g], moves, turns, depth, lanes, kind, spread, heads[g], selects[g])
     return found
 
 
@@ -598,24 +618,33 @@ def _pairs(
                         rows[r, w] |= word & selects[r, j, w]
 
 
+@jit
+def _tile(
+    a: Any, heads: Any, selects: Any, length: int, ahead: Any, bends: Any, moves: Any, turns: Any, depth: int,
+    lanes: int, fields: int,
+) -> int:  # fmt: skip
+    """Cycles of one tile: a group of activations with the stream of a group of weights."""
+    columns = selects.shape[2]
+    rows = np.empty((length, columns), np.uint64)
+    _pairs(a, heads, selects, length, ahead, bends, lanes, fields, rows)
+    left, idle = np.empty((depth, columns), np.uint64), np.empty(columns, np.uint64)
+    no_heads, taken = np.empty(1, np.int64), np.empty((1, len(moves), columns), np.uint64)
+    cycles: int = _run(rows, length, moves, turns, lanes, fields, left, idle, no_heads, taken, False)
+    return cycles
+
+
 @parallel
 def _dual(
     a: Any, heads: Any, selects: Any, lengths: Any, ahead: Any, bends: Any, moves: Any, turns: Any, depth: int,
     lanes: int, fields: int, tile_a: Any, tile_b: Any,
 ) -> Any:  # fmt: skip
     """Cycles of each tile (group of activations, group of weights)."""
-    columns = selects.shape[3]
-    found = np.zeros(len(tile_a), np.int64)
+    found = np.empty(len(tile_a), np.int64)
     for i in prange(len(tile_a)):
         g, h = tile_a[i], tile_b[i]
-        length = lengths[h]
-        rows = np.empty((length, columns), np.uint64)
-        _pairs(a[g], heads[h], selects[h], length, ahead, bends, lanes, fields, rows)
-        left = np.empty((depth, columns), np.uint64)
-        idle = np.empty(columns, np.uint64)
-        no_heads = np.empty(1, np.int64)
-        taken = np.empty((1, len(moves), columns), np.uint64)
-        found[i] = _run(rows, length, moves, turns, lanes, fields, left, idle, no_heads, taken, False)
+        found[i] = _tile(
+            a[g], heads[h], selects[h], lengths[h], ahead, bends, moves, turns, depth, lanes, fields
+        )
     return found
 
 
