@@ -72,6 +72,13 @@ def _track(
     hashes: Annotated[
         str, typer.Option("--hash", metavar="all|written|none", help="Whose content is hashed at the end.")
     ] = "all",
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            help="The summary as one JSON object on standard error; standard output is the command's.",
+        ),
+    ] = False,
     debug: Debug = False,
 ) -> int:
     from sparsam.errors import Usage
@@ -86,6 +93,17 @@ def _track(
     found = made.found
     written = [x for x in found.entities.values() if x.by is not None and x.kind == "file"]
     read = {x.entity for x in found.calls.values() if x.kind == "read"} - {x.id for x in written}
+    import sys
+
+    if as_json:
+        facts = {
+            "run": made.run, "folder": str(made.folder), "status": made.status, "programs": max(0, len(found.programs) - 1),
+            "read": len(read), "written": len(written), "hashed": made.hashed, "lost": made.merged.lost,
+            "unseen": [what for x in found.programs.values() for what in x.unseen],
+            "damaged": [x.file for x in made.merged.damages],
+        }  # fmt: skip
+        print(json.dumps(facts), file=sys.stderr)
+        return made.status
     lines = [
         f"run {made.run}: {max(0, len(found.programs) - 1)} programs, {len(read)} files read, {len(written)} written, "
         f"{made.hashed} hashed; sparsam lineage FILE tells where one came from"
@@ -96,8 +114,6 @@ def _track(
     lines += [f"damaged: {x.file}: {x.reason}" for x in made.merged.damages]
     if made.merged.lost:
         lines.append(f"{made.merged.lost} records could not be written")
-    import sys
-
     for line in lines:
         print(f"sparsam: {plain(line)}", file=sys.stderr)
     return made.status
@@ -389,6 +405,7 @@ def _provenance(
         Path | None, typer.Option("--out", metavar="FILE", help="By default standard output.")
     ] = None,
     folder: Folder = None,
+    as_json: Json = False,
     debug: Debug = False,
 ) -> int:
     import sys
@@ -398,11 +415,15 @@ def _provenance(
 
     if what != "export":
         raise Usage(f"sparsam provenance export is what there is; got {what!r}.", code="usage")
+    if as_json and out is None:
+        raise Usage("--json says what was written into a file: give --out FILE.", code="usage")
     made = write(_recorded(folder), to)
     if out is None:
         sys.stdout.buffer.write(made + b"\n")
     else:
         out.write_bytes(made)
+        if as_json:
+            return answer({"to": to, "out": str(out), "bytes": len(made)})
     return 0
 
 
