@@ -67,9 +67,9 @@ class Columns:
 
     Args:
         rows: (e,) row of each element of A.
-        leaf: (e,) its partial matrix; -1 where its row of B is empty.
+        leaf: (e,) its partial matrix; -1 for none.
         lengths: (e,) elements of its row of B.
-        sizes: (n,) elements of each partial matrix; none is empty.
+        sizes: (n,) elements of each partial matrix.
         elements: (n,) elements of A in each.
     """
 
@@ -88,12 +88,13 @@ class Columns:
 def partial_matrices(a: Any, b: Any, condense: bool = True) -> Columns:
     """Elements of A by partial matrix: by condensed columns, or by columns as they are.
 
-    Partial matrix j is the sum over its elements (i, k, v) of v B[k, :], placed in row i.
+    Partial matrix j is the sum over its elements (i, k, v) of v B[k, :], placed in row i. Without condensing, columns whose row
+    of B is empty have none; a condensed column mixes rows of B, and is merged even if all of them are empty.
     """
     rows = np.repeat(np.arange(a.shape[0], dtype=np.int64), np.diff(a.indptr))
     lengths = np.diff(b.indptr)[a.indices]
     found, leaf = np.full(a.nnz, -1, np.int64), condensed(a) if condense else a.indices
-    does = lengths > 0
+    does = np.ones(a.nnz, np.bool_) if condense else lengths > 0
     names, found[does] = np.unique(leaf[does], return_inverse=True)
     sizes = np.bincount(found[does], weights=lengths[does], minlength=len(names)).astype(np.int64)
     return Columns(rows, found, lengths, sizes, np.bincount(found[does], minlength=len(names)))

@@ -29,14 +29,14 @@ LAST = np.iinfo(np.int64).max
 
 
 def comparator_array(a: Ints, b: Ints) -> tuple[Ints, NDArray[np.bool_], int]:
-    """The flat array: all outputs of two windows of equal width, and from which side each is.
+    """The flat array: the outputs of two windows of equal width until one is used up, and from which side each is.
 
     Args:
         a, b: (n,) sorted keys, :data:`LAST` behind the end. Equal keys leave ``a`` first.
 
     Returns:
-        (2n - 1,) outputs, of which the first n are valid whatever follows in the streams; (2n - 1,) True where from ``a``; and
-        the number of comparators.
+        n to 2n - 1 outputs, of which the first n leave in this cycle; as many booleans, True where from ``a``; and the number
+        of comparators.
     """
     n = len(a)
     greater = a[None, :] > b[:, None]  # (n of b, n of a)

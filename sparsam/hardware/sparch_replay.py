@@ -163,11 +163,12 @@ def tick(a: Sparse, b: Sparse, machine: Machine) -> TickedRun:
         lengths, times, segments, seen = [], [], [0], 0
         for part in parts:
             if len(part[2]):
-                lengths.append(counted.columns.lengths[part[2]])
-                times.append(when[part[2]])
+                some = part[2][counted.columns.lengths[part[2]] > 0]
+                lengths.append(counted.columns.lengths[some])
+                times.append(when[some])
             else:
                 piece = np.full(-(-len(part[0]) // a_block), a_block, np.int64)
-                piece[-1] = len(part[0]) - a_block * (len(piece) - 1)
+                piece[-1:] = len(part[0]) - a_block * (len(piece) - 1)
                 lengths.append(piece)
                 times.append(back[seen : seen + len(piece)])
                 seen += len(piece)
@@ -236,3 +237,22 @@ def _arrivals(
             blocks += 1
             turn = (turn + 1) % len(pieces)
     return ready, back, free.max()
+
+
+def reference_entering(a: Sparse, b: Sparse, machine: Machine) -> Ints:
+    """What enters each layer of the tree in each round, and leaves the last, by merging sets of keys two by two; for tests."""
+    a, b = pair(a, b, machine)
+    found = run(a, b, machine.varied(pipelined=True))
+    results: dict[int, tuple[Ints, NDArray[Any]]] = {}
+    entering = np.zeros((len(found.inputs), machine.whole("ways").bit_length()), np.int64)
+    for number in range(len(found.inputs)):
+        streams = [one[0] for one in _streams(a, b, found, number, results)]
+        streams += [np.zeros(0, np.int64)] * (machine.whole("ways") - len(streams))
+        for layer in range(entering.shape[1]):
+            entering[number, layer] = sum(len(one) for one in streams)
+            if len(streams) > 1:
+                streams = [
+                    np.union1d(one, other) for one, other in zip(streams[::2], streams[1::2], strict=True)
+                ]
+        results[len(found.columns.sizes) + number] = streams[0], streams[0]
+    return entering
