@@ -29,6 +29,7 @@ from sparsam.hardware.sparch_count import (
     ARITHMETIC,
     Run,
     check,
+    compulsory_bytes,
     element_sizes,
     memory_rate,
     pair,
@@ -147,7 +148,7 @@ def _cost(a: Any, b: Any, machine: Machine, how: How, name: str) -> tuple[LayerC
     mode, error = EXACT, 0.0
     if how.mode == "sampled" or (how.mode == "auto" and products > EXACT_PRODUCTS):
         rng = np.random.default_rng(how.seed)
-        shuffled, share = rng.permutation(rows), max(20 * GROUPS / max(rows, 1), 2e7 / max(products, 1))
+        shuffled, share = rng.permutation(rows), max(10 * GROUPS / max(rows, 1), 0.05)
         while True:
             drawn = min(rows, math.ceil(rows * share))
             group = np.full(rows, -1, np.int64)
@@ -209,16 +210,6 @@ def _as_cost(found: Run, machine: Machine, macs: int, mode: str, error: float, n
         effectual=found.products, error=error, dram_bytes=float(found.bytes.sum()),
         sram_bytes=float(element * (found.products + found.fetched)) if kept else 0.0, events=events, detail=detail,
     )  # fmt: skip
-
-
-def compulsory_bytes(a: Any, b: Any, machine: Machine, result: int) -> int:
-    """A once, the rows of B that are wanted once, and C once, in the machine's own form."""
-    _, element, _ = element_sizes(machine)
-    index = machine.whole("index_bytes")
-    wanted = np.unique(a.indices)
-    touched = int(np.diff(b.indptr)[wanted].sum())
-    heads = int(np.count_nonzero(np.diff(a.indptr)))
-    return element * (int(a.nnz) + touched + result) + index * (heads + int(a.shape[0]))
 
 
 def _bound(a: Any, b: Any, machine: Machine, products: int, name: str) -> LayerCost:

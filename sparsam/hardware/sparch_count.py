@@ -172,8 +172,8 @@ def schedule(
             else:
                 theirs, ends, cols = results.pop(one)
                 rows.append(theirs)
-                starts.append(np.concatenate([[0], ends[:-1]]) + offset)
                 lengths.append(np.diff(ends, prepend=0))
+                starts.append(ends - lengths[-1] + offset)
                 pool.append(cols)
                 offset += len(cols)
             slots.append(np.full(len(rows[-1]), slot, np.int64))
@@ -212,7 +212,7 @@ def _entering(into: Ints, double: Ints, ways: int) -> Ints:
     layers = ways.bit_length() - 1
     gone = np.cumsum(
         double[..., : layers + 1], -1
-    )  # entry h: pairs whose streams meet in layer h, counted from 1
+    )  # entry h: of streams that meet in layer h, counted from 1
     return np.asarray(into[..., None] - gone, np.int64)
 
 
@@ -375,6 +375,13 @@ def _rows_fetched(lengths: Ints, hits: Ints, machine: Machine) -> tuple[Ints, In
     return (whole * -(-line * element // block) + -(-rest * element // block)) * block, missing
 
 
+def compulsory_bytes(a: Any, b: Any, machine: Machine, result: int) -> int:
+    """Elements of A once, the rows of B that are wanted once, and C with its row pointers once, in the machine's own form."""
+    _, element, _ = element_sizes(machine)
+    touched = int(np.diff(b.indptr)[np.unique(a.indices)].sum())
+    return element * (int(a.nnz) + touched + result) + machine.whole("index_bytes") * int(a.shape[0])
+
+
 def pair(a: Sparse, b: Sparse, machine: Machine) -> tuple[Any, Any]:
     """Both matrices in canonical form, checked against each other and the widths of counters."""
     check(machine)
@@ -405,7 +412,11 @@ def run(a: Sparse, b: Sparse, machine: Machine) -> Run:
         Refused: ``machine-parameter``, ``matrix-inner-size``, ``matrix-size``, and those of
             :func:`sparsam.hardware.matrix_market.canonical`.
     """
-    a, b = pair(a, b, machine)
+    return run_checked(*pair(a, b, machine), machine)
+
+
+def run_checked(a: Any, b: Any, machine: Machine) -> Run:
+    """:func:`run` of what :func:`pair` gave."""
     return _counted(a, b, machine, partial_matrices(a, b, machine["condense"]), None, np.ones(1))[0]
 
 

@@ -16,7 +16,7 @@ from sparsam.errors import Refused
 from sparsam.hardware.jit import jit
 from sparsam.hardware.machine import Machine
 from sparsam.hardware.matrix_market import Sparse
-from sparsam.hardware.sparch_count import Ints, Run, element_sizes, memory_rate, pair, run
+from sparsam.hardware.sparch_count import Ints, Run, element_sizes, memory_rate, pair, run_checked
 from sparsam.hardware.sparch_merge import tick_tree
 
 
@@ -72,7 +72,7 @@ def replay(a: Sparse, b: Sparse, machine: Machine) -> Any:
     """
     a, b = pair(a, b, machine)
     _fits(a, b)
-    found = run(a, b, machine.varied(pipelined=True))
+    found = run_checked(a, b, machine.varied(pipelined=True))
     results: dict[int, tuple[Ints, NDArray[Any]]] = {}
     n = len(found.columns.sizes)
     keys, values = np.zeros(0, np.int64), np.zeros(0, np.result_type(a.dtype, b.dtype))
@@ -129,7 +129,7 @@ def tick(a: Sparse, b: Sparse, machine: Machine) -> TickedRun:
     """
     a, b = pair(a, b, machine)
     _fits(a, b)
-    counted = run(a, b, machine.varied(pipelined=True))
+    counted = run_checked(a, b, machine.varied(pipelined=True))
     ways, channels = machine.whole("ways"), machine.whole("channels")
     block, (_, element, triple) = machine.whole("interleave_bytes"), element_sizes(machine)
     line, a_block = (
@@ -140,7 +140,8 @@ def tick(a: Sparse, b: Sparse, machine: Machine) -> TickedRun:
     hits = np.zeros(a.nnz, np.int64)
     hits[counted.trace] = counted.hits
     results: dict[int, tuple[Ints, NDArray[Any]]] = {}
-    end, place = int(b.nnz) * element, {}  # stored matrices lie behind B, one after the other
+    place: dict[int, int] = {}
+    end = int(b.nnz) * element  # stored matrices lie behind B, one after the other
     kind = np.result_type(a.dtype, b.dtype)
     cycles, tree, memory, most = [], [], [], 0
     keys, values = np.zeros(0, np.int64), np.zeros(0, kind)
@@ -242,7 +243,7 @@ def _arrivals(
 def reference_entering(a: Sparse, b: Sparse, machine: Machine) -> Ints:
     """What enters each layer of the tree in each round, and leaves the last, by merging sets of keys two by two; for tests."""
     a, b = pair(a, b, machine)
-    found = run(a, b, machine.varied(pipelined=True))
+    found = run_checked(a, b, machine.varied(pipelined=True))
     results: dict[int, tuple[Ints, NDArray[Any]]] = {}
     entering = np.zeros((len(found.inputs), machine.whole("ways").bit_length()), np.int64)
     for number in range(len(found.inputs)):

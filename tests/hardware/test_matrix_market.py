@@ -66,8 +66,10 @@ def test_bad_file_is_refused_by_name(tmp_path, text, kind, code, says):
 
 def test_torn_gzip_and_missing_file_are_refused(tmp_path):
     """A packed file that ends early, one that is not packed, none at all."""
-    text = HEAD + "real general\n50 50 500\n" + "".join(
-        f"{i % 50 + 1} {i // 50 + 1} {i}.5\n" for i in range(500)
+    text = (
+        HEAD
+        + "real general\n50 50 500\n"
+        + "".join(f"{i % 50 + 1} {i // 50 + 1} {i}.5\n" for i in range(500))
     )
     packed = gzip.compress(text.encode())
     (tmp_path / "a.mtx.gz").write_bytes(packed[: len(packed) // 2])

@@ -9,8 +9,16 @@ import pytest
 
 from sparsam.errors import Refused
 from sparsam.hardware.sparch_merge import (
-    LAST, add_neighbours, comparator_array, eliminate_gaps, first_merge, hierarchical_array, merge_order, merge_step,
-    round_count, tick_tree,
+    LAST,
+    add_neighbours,
+    comparator_array,
+    eliminate_gaps,
+    first_merge,
+    hierarchical_array,
+    merge_order,
+    merge_step,
+    round_count,
+    tick_tree,
 )  # fmt: skip
 
 
@@ -27,35 +35,33 @@ def window(run: list[int], n: int) -> np.ndarray:
     return np.array(run + [LAST] * (n - len(run)), np.int64)
 
 
-def test_comparator_arrays_merge_all_short_runs():
-    """Flat and hierarchical arrays give heapq.merge's order, sides included, for all 27,225 pairs of runs over three symbols."""
-    every = runs(3, 8)
-    drawn = np.random.default_rng(1).permutation(len(every) ** 2)
-    for count, pair in enumerate(drawn):
-        one, other = every[pair // len(every)], every[pair % len(every)]
-        a, b = window(one, 8), window(other, 8)
-        wanted = list(heapq.merge([(x, 0) for x in one], [(x, 1) for x in other]))
-        found, from_a, _ = comparator_array(a, b)
-        n = min(len(wanted), len(found))
-        assert 8 <= len(found) < 16
-        assert list(zip(found[:n], (~from_a[:n]).astype(int), strict=True)) == wanted[:n]
-        if count < 3000:
-            again = hierarchical_array(a, b, 2 if count % 2 else 4)
-            assert np.array_equal(again[0], found)
-            assert np.array_equal(again[1], from_a)
+def merges(one: list[int], other: list[int], chunks: tuple[int, ...]) -> None:
+    a, b = window(one, 8), window(other, 8)
+    wanted = list(heapq.merge([(x, 0) for x in one], [(x, 1) for x in other]))
+    found, from_a, _ = comparator_array(a, b)
+    assert 8 <= len(found) < 16
+    n = min(len(wanted), len(found))
+    assert list(zip(found[:n], (~from_a[:n]).astype(int), strict=True)) == wanted[:n]
+    for chunk in chunks:
+        again = hierarchical_array(a, b, chunk)
+        assert np.array_equal(again[0], found)
+        assert np.array_equal(again[1], from_a)
+
+
+def test_comparator_arrays_merge_short_runs():
+    """Flat and hierarchical give heapq.merge's order, sides included: all 2,025 pairs of two symbols, 3,000 of three."""
+    for one, other in itertools.product(runs(2, 8), repeat=2):
+        merges(one, other, (2, 4))
+    every, rng = runs(3, 8), np.random.default_rng(1)
+    for one, other in rng.integers(0, len(every), (3000, 2)):
+        merges(every[one], every[other], (4,))
 
 
 @pytest.mark.slow
-def test_hierarchical_array_is_the_flat_one_for_all_short_runs():
-    """The rest of the pairs, in chunks of 2 and 4; half a minute."""
-    every = runs(3, 8)
-    for one, other in itertools.product(every, every):
-        a, b = window(one, 8), window(other, 8)
-        flat = comparator_array(a, b)
-        for chunk in (1, 2, 4, 8):
-            found = hierarchical_array(a, b, chunk)
-            assert np.array_equal(found[0], flat[0])
-            assert np.array_equal(found[1], flat[1])
+def test_comparator_arrays_merge_all_short_runs():
+    """All 27,225 pairs of runs over three symbols, chunks of 1, 2, 4 and 8; ten seconds."""
+    for one, other in itertools.product(runs(3, 8), repeat=2):
+        merges(one, other, (1, 2, 4, 8))
 
 
 def test_array_of_16_needs_half_the_comparators_in_chunks_of_4():
@@ -81,13 +87,9 @@ def test_merger_gives_sixteen_a_cycle_or_all_that_is_certain():
             merged = list(heapq.merge([(x, 0) for x in one], [(x, 1) for x in other]))
             certain = len(merged)
             if not a_ends:  # behind a's last nothing of b is certain
-                certain = min(
-                    certain, max((i + 1 for i, x in enumerate(merged) if x[1] == 0), default=0)
-                )
+                certain = min(certain, max((i + 1 for i, x in enumerate(merged) if x[1] == 0), default=0))
             if not b_ends:
-                certain = min(
-                    certain, max((i + 1 for i, x in enumerate(merged) if x[1] == 1), default=0)
-                )
+                certain = min(certain, max((i + 1 for i, x in enumerate(merged) if x[1] == 1), default=0))
             assert sum(taken) == min(width, certain)
             assert out[: sum(taken)].tolist() == [x for x, _ in merged[: sum(taken)]]
 
@@ -162,7 +164,7 @@ def splits(held: int) -> list[tuple[int, ...]]:
 
 @pytest.mark.parametrize("order", ["huffman", "queue", "running"])
 def test_all_rounds_after_the_first_are_full(order):
-    """The number of rounds is the formula's, each stream is merged once, and every later round takes as many as there are ways."""
+    """The number of rounds is the formula's, each stream is merged once, and every later round is full."""
     for ways, n in itertools.product((2, 3, 4, 64), range(300)):
         rounds = merge_order(list(range(n)), ways, order)
         assert len(rounds) == round_count(n, ways)

@@ -1,5 +1,7 @@
 """SpArch's row prefetcher: the fast buffer is the rule, and the rule is Belady's where it sees everything."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -69,7 +71,7 @@ def test_more_lines_never_find_less():
         trace, lines, _ = drawn(rng, 300)
         for seen in (1, 4, 16, 1000):
             hits = [hit_lines(trace, lines, capacity, look_ahead=seen) for capacity in range(1, 12)]
-            assert all((more >= less).all() for less, more in zip(hits[:-1], hits[1:], strict=True))
+            assert all((more >= less).all() for less, more in itertools.pairwise(hits))
 
 
 def test_longer_look_ahead_finds_more():
