@@ -32,6 +32,7 @@ from sparsam.hardware.sparch_count import (
     compulsory_bytes,
     element_sizes,
     memory_rate,
+    outer_product,
     pair,
     run,
     run_sampled,
@@ -66,15 +67,14 @@ def simulate_matrices(
     """
     how = how or How()
     a, b = pair(a, b, machine)
-    one, _ = _cost(a, b, machine, how, name)
-    base = run(a, b, machine.varied(pipelined=False))
-    moved = float(base.bytes.sum())
+    one = _cost(a, b, machine, how, name)
+    cycles, moved = outer_product(a, b, machine, one.detail["elements of C"])
     return replace(
         one,
-        dense_cycles=float(base.compute_cycles),
-        dense_dram_bytes=moved,
-        dram_cycles=one.dram_bytes / base.bytes_a_cycle,
-        dense_dram_cycles=moved / base.bytes_a_cycle,
+        dense_cycles=float(cycles),
+        dense_dram_bytes=float(moved),
+        dram_cycles=one.dram_bytes / memory_rate(machine),
+        dense_dram_cycles=moved / memory_rate(machine),
         detail=dict(one.detail) | {"baseline": "outer product that stores every product"},
     )
 
@@ -105,7 +105,7 @@ def layer_cost(layer: Layer, machine: Machine, how: Any) -> LayerCost:
             _cost(
                 canonical(left.nonzero, product.name), canonical(right.nonzero.T, product.name), machine,
                 replace(how, check=False), product.name,
-            )[0]
+            )
         )  # fmt: skip
         numbers = m * k + n * k + m * n
         dense_cycles += -(-m * n * k // machine.whole("multipliers"))
@@ -137,12 +137,12 @@ def _checked(product: Gemm, machine: Machine, turned: bool) -> None:
         raise Refused(f"{product.name}: the replayed product differs.", code="replay-differs")
 
 
-def _cost(a: Any, b: Any, machine: Machine, how: How, name: str) -> tuple[LayerCost, Run | None]:
+def _cost(a: Any, b: Any, machine: Machine, how: How, name: str) -> LayerCost:
     """Counts of a product as a cost, without a baseline."""
     rows, inner, across = a.shape[0], a.shape[1], b.shape[1]
     products = int(np.diff(b.indptr)[a.indices].sum())
     if how.mode == "bound":
-        return _bound(a, b, machine, products, name), None
+        return _bound(a, b, machine, products, name)
     if how.check:
         _same(replay(a, b, machine), a @ b, name)
     mode, error = EXACT, 0.0
@@ -164,7 +164,7 @@ def _cost(a: Any, b: Any, machine: Machine, how: How, name: str) -> tuple[LayerC
             share *= 2
     else:
         found = run(a, b, machine)
-    return _as_cost(found, machine, rows * inner * across, mode, error, name), found
+    return _as_cost(found, machine, rows * inner * across, mode, error, name)
 
 
 def _same(found: Any, given: Any, name: str) -> None:
@@ -222,7 +222,8 @@ def _bound(a: Any, b: Any, machine: Machine, products: int, name: str) -> LayerC
         name, "matrices", "forward", a.shape[0] * a.shape[1] * b.shape[1], 0.0,
         float(-(-products // machine.whole("multipliers"))), BOUND, float(machine.whole("multipliers")),
         effectual=products, dram_bytes=float(compulsory_bytes(a, b, machine, least)),
-        events={ARITHMETIC[machine.whole("value_bytes")][0]: float(products)}, detail={"products": products},
+        events={ARITHMETIC[machine.whole("value_bytes")][0]: float(products)},
+        detail={"products": products, "elements of C": least},
     )  # fmt: skip
 
 
@@ -231,11 +232,9 @@ def _summed(costs: list[LayerCost]) -> LayerCost:
     first = costs[0]
     modes = [mode for mode in (BOUND, SAMPLED, EXACT) if any(one.mode == mode for one in costs)]
     names = dict.fromkeys(name for one in costs for name in one.events)
-    details: dict[str, Any] = {}
-    for name, value in first.detail.items():
-        all_of_it = [one.detail[name] for one in costs]
-        details[name] = sum(all_of_it) / len(costs) if name == "hit rate of B" else sum(all_of_it)
-        assert value is not None
+    details: dict[str, Any] = {name: sum(one.detail[name] for one in costs) for name in first.detail}
+    if "hit rate of B" in details:
+        details["hit rate of B"] /= len(costs)
     return replace(
         first,
         compute_cycles=sum(one.compute_cycles for one in costs),

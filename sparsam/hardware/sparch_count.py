@@ -382,6 +382,18 @@ def compulsory_bytes(a: Any, b: Any, machine: Machine, result: int) -> int:
     return element * (int(a.nnz) + touched + result) + machine.whole("index_bytes") * int(a.shape[0])
 
 
+def outer_product(a: Any, b: Any, machine: Machine, result: int) -> tuple[int, int]:
+    """Computing cycles and bytes of :func:`run` with ``pipelined`` off, from the size of the result."""
+    lengths, index = np.diff(b.indptr)[a.indices], machine.whole("index_bytes")
+    triple = element_sizes(machine)[2]
+    products = int(lengths.sum())
+    multiply = int((-(-lengths // machine.whole("multipliers"))).sum())
+    merge = -(-products // machine.whole("merge_width"))
+    fill = (machine.whole("ways").bit_length() - 1) * machine.whole("stage_cycles")
+    moved = compulsory_bytes(a, b, machine, result) + index * int(a.shape[1]) + 2 * triple * products
+    return multiply + merge + 2 * fill, moved
+
+
 def pair(a: Sparse, b: Sparse, machine: Machine) -> tuple[Any, Any]:
     """Both matrices in canonical form, checked against each other and the widths of counters."""
     check(machine)

@@ -182,6 +182,8 @@ def test_everything_is_made_written_and_read_once():
         pattern = (abs(a) @ abs(b)).nnz
         assert found.result == pattern
         cost = simulate_matrices(a, b, machine)
+        outer = run(a, b, machine.varied(pipelined=False))
+        assert (cost.dense_cycles, cost.dense_dram_bytes) == (outer.compute_cycles, outer.bytes.sum())
         assert cost.events["mul_fp64"] == found.products
         assert cost.events["add_fp64"] == found.products - pattern
         assert len(found.turn) == a.nnz
