@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse
 
 from sparsam.errors import Refused
-from sparsam.hardware import How, simulate, sparch_count
+from sparsam.hardware import How, simulate, sparch_count, sparch_merge, sparch_prefetch, sparch_replay
 from sparsam.hardware.machine import machine_of
 from sparsam.hardware.matrix_market import canonical, read_matrix
 from sparsam.hardware.sparch import check, layer_cost, replay, run, simulate_matrices, tick
@@ -161,14 +161,26 @@ def test_samples_that_share_all_rows_sum_to_the_whole():
 
 
 def test_plain_kernels_count_the_same(monkeypatch):
-    """Without a compiler the same functions run in Python."""
-    a, b = rmat(1, 6, 300), rmat(2, 6, 300)
-    wanted = [run(a, b, SMALL.varied(order=order)).entering for order in ("huffman", "running")]
-    for name in ("_union", "_running", "_meet"):
-        kernel = getattr(sparch_count, name)
-        monkeypatch.setattr(sparch_count, name, getattr(kernel, "py_func", kernel))
-    for order, one in zip(("huffman", "running"), wanted, strict=True):
-        assert np.array_equal(run(a, b, SMALL.varied(order=order)).entering, one)
+    """Without a compiler the same functions run in Python: counts, hits and ticks."""
+    a, b = rmat(1, 5, 80), rmat(2, 5, 80)
+    both = [SMALL.varied(order=order) for order in ("huffman", "running")]
+    wanted, ticked = [run(a, b, one) for one in both], tick(a, b, SMALL)
+    for module, names in (
+        (sparch_count, ("_union", "_running", "_meet")),
+        (sparch_prefetch, ("_buffer", "_raised", "_lowered")),
+        (sparch_merge, ("_tick",)),
+        (sparch_replay, ("_arrivals",)),
+    ):
+        for name in names:
+            kernel = getattr(module, name)
+            monkeypatch.setattr(module, name, getattr(kernel, "py_func", kernel))
+    for machine, one in zip(both, wanted, strict=True):
+        found = run(a, b, machine)
+        assert np.array_equal(found.entering, one.entering)
+        assert np.array_equal(found.hits, one.hits)
+    again = tick(a, b, SMALL)
+    assert np.array_equal(again.cycles, ticked.cycles)
+    assert np.array_equal(again.result.toarray(), (a @ b).toarray())
 
 
 def test_everything_is_made_written_and_read_once():
