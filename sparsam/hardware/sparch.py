@@ -130,9 +130,10 @@ def _longest(one: Any) -> int:
 
 def _checked(product: Gemm, machine: Machine, turned: bool) -> None:
     """Replay a product in integers against the dense one."""
-    whole = replace(product, a=product.a.integers(), b=product.b.integers())
-    a, b = whole.a.values.astype(np.int64), whole.b.values.astype(np.int64)
-    found = replay(b, a.T, machine).toarray().T if turned else replay(a, b.T, machine).toarray()
+    a, b = (one.integers() if one.format == "bf16" else one for one in (product.a, product.b))
+    whole = replace(product, a=a, b=b)
+    left, right = a.values.astype(np.int64), b.values.astype(np.int64)
+    found = (replay(right, left.T, machine).T if turned else replay(left, right.T, machine)).toarray()
     if not np.array_equal(found, whole.result()):
         raise Refused(f"{product.name}: the replayed product differs.", code="replay-differs")
 

@@ -1,6 +1,7 @@
 """SpArch as a whole: the product is exact, counts are conserved, bounds hold, each step of the paper does what it says."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from sparsam.hardware.sparch import check, layer_cost, replay, run, simulate_mat
 from sparsam.hardware.sparch_count import compulsory_bytes, partial_matrices, schedule
 from sparsam.hardware.sparch_merge import first_merge, merge_order
 from sparsam.hardware.sparch_replay import reference_entering
-from sparsam.workload import Attention, Conv, Gemm, Tensor, Workload
+from sparsam.workload import Attention, Conv, Gemm, Tensor, Workload, bf16_bits
 
 SPARCH = machine_of("sparch")
 SMALL = SPARCH.varied(ways=4, fifo_depth=64, buffer_lines=8, line_elements=2)
@@ -362,12 +363,16 @@ def layers(rng: np.random.Generator):
     yield Conv(
         "conv", tensor(rng, (1, 4, 6, 6), 0.5), tensor(rng, (6, 2, 3, 3), 0.3), (2, 1), (1, 1), (1, 1), 2
     )
+    wide = Tensor(rng.integers(-30_000, 30_000, (5, 12)).astype(np.int16), "int16")
+    real = Tensor(bf16_bits(rng.normal(size=(6, 12)) * (rng.random((6, 12)) < 0.5)), "bf16")
+    yield Gemm("wide", wide, replace(wide, values=wide.values[:3]))
+    yield Gemm("real", real, real)
     q, k, v = (tensor(rng, (9, 2, 4), 0.6) for _ in range(3))
     yield Attention("attention", q, k, v, np.array([4, 5]), 0.01)
 
 
 def test_every_kind_of_layer_is_computed_and_replayed():
-    """GEMM, grouped convolution and attention: effectual pairs once each, and the replayed integers are the layer's."""
+    """GEMM, grouped convolution, 16 bits, bfloat16, attention: effectual pairs once each, the replayed integers right."""
     for layer in layers(np.random.default_rng(10)):
         found = layer_cost(layer, SMALL, How(check=True))
         assert found.effectual == layer.effectual()
@@ -445,7 +450,7 @@ def test_bound_is_below_the_exact_cost():
 def test_workload_runs_with_energy():
     """All kinds of layers through simulate: cycles of memory, energy of every part that is used."""
     found = simulate(Workload(list(layers(np.random.default_rng(16)))), SPARCH)
-    assert len(found.layers) == 3
+    assert len(found.layers) == 5
     assert not found.left_out
     assert all(one.dram_cycles == pytest.approx(one.dram_bytes / 128) for one in found.layers)
     assert all(found.energy_pj[part] > 0 for part in ("compute", "select", "registers", "sram", "dram"))
