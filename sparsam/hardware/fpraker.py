@@ -37,6 +37,7 @@ Not here: the bfloat16 form of Bit-Pragmatic, which the paper has as a second ba
 """
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from fractions import Fraction
@@ -50,7 +51,7 @@ from sparsam.errors import Refused
 from sparsam.hardware.base_delta import ZEROS, stored_bits
 from sparsam.hardware.cost import BOUND, EXACT, SAMPLED, LayerCost
 from sparsam.hardware.designs import NotComputed
-from sparsam.hardware.jit import jit, parallel, prange
+from sparsam.hardware.jit import jit, numba
 from sparsam.hardware.machine import Machine
 from sparsam.workload import Gemm, Layer, Tensor, bf16_bits
 
@@ -352,85 +353,11 @@ def dot_parallel(a: NDArray[np.uint16], b: NDArray[np.uint16], rules: Rules) -> 
 
 
 @jit
-def _shifted(x: int, n: int) -> int:
-    """x / 2**n to nearest, ties to even; n may be negative."""
-    if n <= 0:
-        return x << -n
-    if n > 40:  # |x| < 2**31
-        return 0
-    quotient = x >> n
-    rest, half = x - (quotient << n), 1 << (n - 1)
-    if rest > half or (rest == half and quotient & 1):
-        quotient += 1
-    return quotient
-
-
-@jit
-def _normalised(x: int, e: int, f: int) -> tuple[int, int]:
-    """``x 2**(e - f)`` as (s, e) with ``2**f <= |s| < 2**(f + 1)``, rounded to nearest even."""
-    if x == 0:
-        return 0, e
-    v, top = abs(x), 0
-    for step in (32, 16, 8, 4, 2, 1):
-        if v >> step:
-            v >>= step
-            top += step
-    x = _shifted(x, top - f)
-    e += top - f
-    if abs(x) == 2 << f:
-        x >>= 1
-        e += 1
-    return x, e
-
-
-@jit
-def _sum(x: int, ex: int, y: int, ey: int, f: int) -> tuple[int, int]:
-    """Two accumulators' sum, rounded once."""
-    if x == 0 or y == 0:
-        return (y, ey) if x == 0 else (x, ex)
-    if ex < ey:
-        x, ex, y, ey = y, ey, x, ex
-    if ex - ey > f + 2:  # less than a quarter of the larger one's last place
-        return x, ex
-    return _normalised((x << (ex - ey)) + y, ey, f)
-
-
-@jit
-def _masked_cycles(x0: int, x1: int, window: int) -> int:
-    """Cycles of eight lanes given as masks of 16 bits, bit k + 1 set for a term with shift k. ``window`` has reach + 1 bits."""
-    cycles = 0
-    ones, tops = 0x0001000100010001, 0x0000800080008000
-    while True:
-        both = x0 | x1
-        if both == 0:
-            return cycles
-        both |= both >> 32
-        both = (both | (both >> 16)) & 0xFFFF
-        fire = ((both & -both) * window & 0x7FFF) * ones
-        x0 ^= x0 & ~((x0 | tops) - ones) & fire  # each lane's lowest bit, if the window has it
-        x1 ^= x1 & ~((x1 | tops) - ones) & fire
-        cycles += 1
-
-
-@jit
-def _masked_terms(x0: int, x1: int) -> int:
-    """How many bits are set; no two of a lane are adjacent."""
-    first, second = (x0 | (x0 >> 1)) & 0x5555555555555555, (x1 | (x1 >> 1)) & 0x5555555555555555
-    pairs = (first & 0x3333333333333333) + ((first >> 2) & 0x3333333333333333)
-    pairs += (second & 0x3333333333333333) + ((second >> 2) & 0x3333333333333333)
-    pairs = (pairs & 0x0F0F0F0F0F0F0F0F) + ((pairs >> 4) & 0x0F0F0F0F0F0F0F0F)
-    pairs += pairs >> 32
-    pairs += pairs >> 16
-    return (pairs + (pairs >> 8)) & 0xFF
-
-
-@jit
 def _issued(
-    distance: NDArray[np.int64], significand: NDArray[np.int64], rules: NDArray[np.int64], fired: NDArray[np.int16],
+    distance: NDArray[np.int64], significand: NDArray[np.int64], reach: int, limit: int, fired: NDArray[np.int16],
     positions: NDArray[np.int8], terms: NDArray[np.uint8],
 ) -> tuple[int, int]:  # fmt: skip
     """Any set: cycles, and terms that fired. ``fired[lane, term]`` is the cycle, -1 where left out; ``significand`` 0 is idle."""
-    reach, limit = rules[0], rules[1]
     lanes = len(distance)
     cycles, kept = 0, 0
     front = np.zeros(lanes, np.int64)
@@ -455,94 +382,186 @@ def _issued(
         cycles += 1
 
 
-@parallel
+@jit
 def _passes(
-    ea: NDArray[np.int16], sa: NDArray[np.uint8], na: NDArray[np.uint8],
-    eb: NDArray[np.int16], sb: NDArray[np.uint8], nb: NDArray[np.uint8],
+    ea: NDArray[np.int16], ca: NDArray[np.uint8], eb: NDArray[np.int16], cb: NDArray[np.uint8],
     which: NDArray[np.int64], rules: NDArray[np.int64], brought: NDArray[np.int32],
-    masks: NDArray[np.uint16], positions: NDArray[np.int8], terms: NDArray[np.uint8],
+    masks: NDArray[np.int64], positions: NDArray[np.int8], terms: NDArray[np.uint8],
     counts: NDArray[np.int64], s_of: NDArray[np.int64], e_of: NDArray[np.int64],
 ) -> None:  # fmt: skip
-    """Passes of a tile. Operands are (rows, sets, lanes), rows a multiple of the tile's; the rest as in :func:`run_passes`."""
+    """Passes of a tile; see :func:`run_passes`. Written as plain loops over all elements of a tile, which the compiler turns
+    into vector instructions. A lane is a mask of 16 bits, bit k + 1 set for a term with shift k; four lanes are a word.
+    """
     reach, limit, f, per_chunk, floor, depth = rules[0], rules[1], rules[2], rules[3], rules[4], rules[5]
     outgrown, narrow = 1 << (f + rules[6]), limit <= 13
     columns, rows, sets, lanes = s_of.shape[1], s_of.shape[2], ea.shape[1], ea.shape[2]
-    window, keep = (1 << min(reach + 1, 15)) - 1, (1 << min(limit + 2, 15)) - 1
-    far, last = limit + 2, len(brought) - 1
-    for number in prange(len(which)):
-        first_a, first_b = which[number, 0] * columns, which[number, 1] * rows
-        s, e = np.zeros((columns, rows), np.int64), np.zeros((columns, rows), np.int64)
-        finish, before = np.zeros(columns, np.int64), np.zeros(depth + 1, np.int64)
-        distance, significand = np.zeros(lanes, np.int64), np.zeros(lanes, np.int64)
-        fired = np.zeros((lanes, 5), np.int16)
+    window, keep, far = (1 << min(reach + 1, 15)) - 1, (1 << min(limit + 2, 15)) - 1, brought.shape[1] - 1
+    ones, tops = 0x0001000100010001, 0x0000800080008000
+    all_of = columns * rows
+    tile = np.zeros((10, columns, rows), np.int64)  # by column and row, and the same in one line
+    top2, x02, x12, took2, total2 = tile[0], tile[1], tile[2], tile[3], tile[4]
+    line = tile.reshape(10, all_of)
+    top, x0, x1, took, total = line[0], line[1], line[2], line[3], line[4]
+    s, e, outer, outer_e = line[5], line[6], line[7], line[8]
+    real = np.zeros(all_of)
+    pattern = real.view(np.int64)
+    distance, significand = np.zeros(lanes, np.int64), np.zeros(lanes, np.int64)
+    fired = np.zeros((lanes, 5), np.int16)
+    finish, before = np.zeros(columns, np.int64), np.zeros(depth + 1, np.int64)
+    for number in range(len(which)):
+        own_a, own_b = which[number, 0], which[number, 1]
+        s[:], outer[:], outer_e[:], finish[:], before[:] = 0, 0, 0, 0, 0
         alone, in_columns, kept, wide = 0, 0, 0, 0
         for t in range(sets):
+            # exponent stage
+            for j in range(all_of):
+                top[j] = e[j] if s[j] != 0 else NOTHING
+                x0[j] = x1[j] = total[j] = took[j] = 0
+            for i in range(lanes):
+                for c in range(columns):
+                    exponent = int(ea[own_a, t, i, c])
+                    for r in range(rows):
+                        top2[c, r] = max(top2[c, r], exponent + int(eb[own_b, t, i, r]))
+            # what each lane brings to the accumulator, and its terms
+            for i in range(lanes):
+                shift = 16 * (i & 3)
+                word = x02 if i < 4 else x12
+                for c in range(columns):
+                    exponent, code = int(ea[own_a, t, i, c]), int(ca[own_a, t, i, c])
+                    mask, negative = masks[code & 127], code >> 7
+                    mine = brought[code & 127]
+                    for r in range(rows):
+                        d = min(top2[c, r] - exponent - int(eb[own_b, t, i, r]), far)
+                        word[c, r] |= ((mask << d) & keep) << shift
+                        other = int(cb[own_b, t, i, r])
+                        v, flip = int(mine[d, other & 127]), -(negative ^ (other >> 7))
+                        total2[c, r] += (v ^ flip) - flip
+            # cycles
+            if narrow:
+                for j in range(all_of):  # bits set: no two of a lane are adjacent
+                    one = (x0[j] | (x0[j] >> 1)) & 0x5555555555555555
+                    two = (x1[j] | (x1[j] >> 1)) & 0x5555555555555555
+                    one = (one & 0x3333333333333333) + ((one >> 2) & 0x3333333333333333)
+                    one += (two & 0x3333333333333333) + ((two >> 2) & 0x3333333333333333)
+                    one = (one & 0x0F0F0F0F0F0F0F0F) + ((one >> 4) & 0x0F0F0F0F0F0F0F0F)
+                    one += one >> 32
+                    one += one >> 16
+                    kept += (one + (one >> 8)) & 0xFF
+                left = 1
+                while left:
+                    left = 0
+                    for j in range(all_of):
+                        both = x0[j] | x1[j]
+                        both |= both >> 32
+                        both = (both | (both >> 16)) & 0xFFFF
+                        fire = ((both & -both) * window & 0x7FFF) * ones
+                        x0[j] ^= x0[j] & ~((x0[j] | tops) - ones) & fire  # each lane's lowest bit, if the window has it
+                        x1[j] ^= x1[j] & ~((x1[j] | tops) - ones) & fire
+                        took[j] += 1 if both else 0
+                        left |= x0[j] | x1[j]
+            else:
+                for j in range(all_of):
+                    c, r = j // rows, j % rows
+                    for i in range(lanes):
+                        exponent = int(ea[own_a, t, i, c]) + int(eb[own_b, t, i, r])
+                        distance[i] = top[j] - exponent
+                        significand[i] = 128 | (int(ca[own_a, t, i, c]) & 127) if exponent > NOTHING else 0
+                    took[j], worked = _issued(distance, significand, reach, limit, fired, positions, terms)
+                    kept += worked
+            # accumulator: to e_max, to nearest even; add; normalise, to nearest even
+            for j in range(all_of):
+                n = min(top[j] - e[j], 40) if s[j] != 0 else 0  # |s| < 2**25
+                moved = (s[j] + (((1 << n) - 1) >> 1) + ((s[j] >> n) & (1 if n > 0 else 0))) >> n
+                total[j] += moved
+                real[j] = abs(total[j])
+                wide += 1 if abs(total[j]) >= outgrown else 0
+                alone += max(took[j], 1)
+            for j in range(all_of):
+                n = (pattern[j] >> 52) - 1023 - f  # floor(log2) of a whole number in a float64, less f
+                right, left = max(n, 0), min(max(-n, 0), 32)
+                moved = total[j] << left
+                moved = (moved + (((1 << right) - 1) >> 1) + ((moved >> right) & (1 if right > 0 else 0))) >> right
+                over = 1 if abs(moved) == 2 << f else 0
+                s[j] = moved >> over
+                e[j] = top[j] + n + over
+            # columns run ahead as far as the buffers go
             gate, latest = before[t % (depth + 1)], 0
             for c in range(columns):
                 slowest = floor
                 for r in range(rows):
-                    e_max = e[c, r] if s[c, r] != 0 else NOTHING
-                    for i in range(lanes):
-                        distance[i] = int(ea[first_a + c, t, i]) + int(eb[first_b + r, t, i])
-                        e_max = max(e_max, distance[i])
-                    brings, x0, x1 = 0, 0, 0
-                    for i in range(lanes):
-                        d = e_max - distance[i]
-                        one, other = int(sa[first_a + c, t, i]), int(sb[first_b + r, t, i])
-                        v = int(brought[min(d, last), one & 127, other & 127])
-                        flip = -(int(na[first_a + c, t, i]) ^ int(nb[first_b + r, t, i]))
-                        brings += (v ^ flip) - flip
-                        if narrow:
-                            mask = (int(masks[one]) << min(d, far)) & keep
-                            if i < 4:
-                                x0 |= mask << (16 * i)
-                            else:
-                                x1 |= mask << (16 * (i - 4))
-                        else:
-                            distance[i] = d
-                            significand[i] = one if other else 0
-                    if narrow:
-                        took, worked = _masked_cycles(x0, x1, window), _masked_terms(x0, x1)
-                    else:
-                        took, worked = _issued(distance, significand, rules, fired, positions, terms)
-                    kept += worked
-                    alone += max(took, 1)
-                    slowest = max(slowest, took)
-                    total = brings
-                    if s[c, r] != 0:
-                        total += _shifted(s[c, r], e_max - e[c, r])
-                    if abs(total) >= outgrown:
-                        wide += 1
-                    s[c, r], e[c, r] = _normalised(total, e_max, f)
+                    slowest = max(slowest, took2[c, r])
                 in_columns += slowest
                 finish[c] = max(finish[c], gate) + slowest
                 latest = max(latest, finish[c])
             before[t % (depth + 1)] = latest
             if (t + 1) % per_chunk == 0 or t + 1 == sets:
-                for c in range(columns):
-                    for r in range(rows):
-                        s_of[number, c, r], e_of[number, c, r] = _sum(
-                            s_of[number, c, r], e_of[number, c, r], s[c, r], e[c, r], f
-                        )
-                        s[c, r] = 0
+                for j in range(all_of):
+                    outer[j], outer_e[j] = _sum(outer[j], outer_e[j], s[j], e[j], f)
+                    s[j] = 0
+        for j in range(all_of):
+            s_of[number, j // rows, j % rows], e_of[number, j // rows, j % rows] = outer[j], outer_e[j]
         counts[number, 0], counts[number, 1], counts[number, 2] = finish.max(), in_columns, alone
         counts[number, 3], counts[number, 4] = kept, wide
 
 
+@jit
+def _sum(x: int, ex: int, y: int, ey: int, f: int) -> tuple[int, int]:
+    """Two accumulators' sum, rounded once, to nearest even."""
+    if x == 0 or y == 0:
+        return (y, ey) if x == 0 else (x, ex)
+    if ex < ey:
+        x, ex, y, ey = y, ey, x, ex
+    if ex - ey > f + 2:  # less than a quarter of the larger one's last place
+        return x, ex
+    x = (x << (ex - ey)) + y
+    if x == 0:
+        return 0, 0
+    n = -f
+    while abs(x) >> (f + n) > 1:
+        n += 1
+    if n <= 0:
+        return x << -n, ey + n
+    x = (x + (((1 << n) - 1) >> 1) + ((x >> n) & 1)) >> n
+    return (x >> 1, ey + n + 1) if abs(x) == 2 << f else (x, ey + n)
+
+
+def threads() -> int:
+    """How many threads numba may use; passes are dealt to so many. Its own parallel loops take twice as long to compile."""
+    return int(numba.get_num_threads()) if numba is not None else 1
+
+
 @lru_cache(maxsize=8)
 def _brought(fraction_bits: int, out_of_bounds: int) -> NDArray[np.int32]:
-    """[d, a, b] what a lane adds in a set at distance d, both significands without their hidden bit; the last row is nothing."""
-    last = min(out_of_bounds, fraction_bits) + 2
+    """[a, d, b] what a lane adds in a set at distance d, both significands without their hidden bit; nothing at the last d."""
+    far = (out_of_bounds if out_of_bounds <= 13 else fraction_bits) + 2
     b = np.arange(128, 256)
-    found = np.zeros((last + 1, 128, 128), np.int32)
-    for d in range(last):
-        for a in range(128):
+    found = np.zeros((128, far + 1, 128), np.int32)
+    for a in range(128):
+        for d in range(far):
             for position, digit in naf(a + 128):
                 k = d + 7 - position
                 if k <= out_of_bounds:
                     left = fraction_bits - 7 - k
-                    found[d, a] += digit * (b << left if left >= 0 else b >> -left)
+                    found[a, d] += digit * (b << left if left >= 0 else b >> -left)
     return found
+
+
+class Blocks(NamedTuple):
+    """An operand in blocks of a tile's columns or rows, (blocks, sets, lanes, width); of each number its exponent, and its
+    significand without the hidden bit with the sign in bit 7.
+    """
+
+    exponent: NDArray[np.int16]
+    code: NDArray[np.uint8]
+
+
+def blocks(x: NDArray[np.uint16], width: int) -> Blocks:
+    """(rows, k) bits of bfloat16, k a multiple of eight; rows are padded with zeros to a multiple of ``width``."""
+    x = np.pad(x, ((0, -len(x) % width), (0, 0)))
+    of = fields(x.reshape(len(x) // width, width, -1, LANES).transpose(0, 2, 3, 1))
+    return Blocks(
+        np.ascontiguousarray(of.exponent), np.ascontiguousarray((of.significand & 127) | (of.negative << 7))
+    )
 
 
 class Passes(NamedTuple):
@@ -570,12 +589,12 @@ class Passes(NamedTuple):
         return np.ldexp(self.s.astype(np.float64), (self.e - fraction_bits).astype(np.int32))
 
 
-def run_passes(a: Fields, b: Fields, which: NDArray[np.int64], rules: Rules) -> Passes:
-    """Passes of a tile, compiled.
+def run_passes(a: Blocks, b: Blocks, which: NDArray[np.int64], rules: Rules) -> Passes:
+    """Passes of a tile, compiled, on all of numba's threads; each pass is for itself.
 
     Args:
-        a: (m, sets, 8), the serial operand, m a multiple of the tile's columns.
-        b: (n, sets, 8), n a multiple of the tile's rows.
+        a: the serial operand, in blocks of the tile's columns.
+        b: the other, in blocks of its rows.
         which: (passes, 2), blocks of a and b.
         rules: of the tile.
     """
@@ -586,6 +605,17 @@ def run_passes(a: Fields, b: Fields, which: NDArray[np.int64], rules: Rules) -> 
          rules.buffer_depth, rules.integer_bits],
         np.int64,
     )  # fmt: skip
-    brought = _brought(rules.fraction_bits, rules.out_of_bounds)
-    _passes(*a, *b, which, numbers, brought, MASKS, POSITIONS, TERMS, counts, s, e)
+    tables = _brought(rules.fraction_bits, rules.out_of_bounds), MASKS[128:].astype(np.int64), POSITIONS, TERMS
+
+    def some(part: slice) -> None:
+        _passes(*a, *b, which[part], numbers, *tables, counts[part], s[part], e[part])
+
+    size = max(1, -(-len(which) // (4 * threads())))
+    parts = [slice(at, at + size) for at in range(0, len(which), size)]
+    if threads() == 1 or len(parts) == 1:
+        for part in parts:
+            some(part)
+    else:
+        with ThreadPoolExecutor(threads()) as pool:
+            list(pool.map(some, parts))
     return Passes(*counts.T, s, e)
