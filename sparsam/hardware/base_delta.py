@@ -14,8 +14,8 @@ so that it takes ``8 g + 11 + (g - 1) w`` bits where 16 g would go raw. w is the
 one for its sign; 0 where all exponents are equal. One bit never occurs, and eight bits hold any exponent modulo 256, so three
 bits of code name every width there is.
 
-With a bitmap, g bits in front say which values are not zero (+0, all bits clear), and only these are written; a group of zeros is its
-bitmap alone. Without one, a zero's exponent is 0 like any other and makes its group wide.
+With a bitmap, g bits in front say which values are not zero (+0, all bits clear), and only these are written; a group of
+zeros is its bitmap alone. Without one, a zero's exponent is 0 like any other and makes its group wide.
 """
 
 from dataclasses import dataclass
@@ -58,9 +58,7 @@ class Packed:
     bitmap: bool
 
 
-def encode(
-    values: NDArray[np.uint16], axis: int = -1, group: int = GROUP, *, bitmap: bool = False
-) -> Packed:
+def encode(values: NDArray[np.uint16], axis: int = -1, group: int = GROUP, *, bitmap: bool = False) -> Packed:
     """Bits of bfloat16, any shape and any bits, into groups along an axis.
 
     Raises:
@@ -114,9 +112,7 @@ def decode(packed: Packed) -> NDArray[np.uint16]:
             codes[number] = code = int(stream[at : at + CODE] @ np.array([4, 2, 1])[: len(stream[at:])])
             at += CODE + 8 + 8 * count + (count - 1) * WIDTHS[code]
     if at != packed.bits or packed.bits > 8 * len(packed.data):
-        raise Refused(
-            f"the groups take {at} bits, and {packed.bits} are there.", code="base-delta-stream"
-        )
+        raise Refused(f"the groups take {at} bits, and {packed.bits} are there.", code="base-delta-stream")
     kept = _kept(blocks, lengths, False)
     for length, count, code in np.unique(np.stack([lengths, counts, codes], 1), axis=0).tolist():
         mine = np.flatnonzero((lengths == length) & (counts == count) & (codes == code))
