@@ -64,7 +64,9 @@ SERIAL = ("role", "a", "b", "fewer")
 NO_EXPONENT = -4096  # of a zero
 NOTHING = -2000  # e_max of a set without a pair; below any sum of two exponents, above those with a zero's
 EXACT_SETS = 30_000_000  # of single elements that mode auto still simulates one and all: seconds on a core
-FIRST_DRAW = 96  # passes of a product
+FIRST_DRAW = 96  # passes of a layer
+ORDERS = 8  # of sampled passes, dealt to the tiles
+FEW = 200  # passes a tile, below which a layer may be simulated whole
 
 
 # Terms
@@ -658,7 +660,7 @@ def _replayed(
                 cycles, kept = _issued(distance, significand, reach, EVERY_TERM, fired, positions, terms)
                 done += kept
                 for cycle in range(cycles):
-                    base, most, count = 1 << 30, 0, 0
+                    base, most, count = 1 << 30, -(1 << 30), 0
                     for i in range(lanes):
                         here = 0
                         for j in range(terms[significand[i]]):
@@ -874,13 +876,19 @@ def layer_cost(layer: Layer, machine: Machine, how: Any) -> LayerCost:
     """A layer on the chip, beside as many bit-parallel tiles as fit on the same area.
 
     Integers of 8 bits are taken as they are, exact in bfloat16, their scale applied to results; wider ones are rounded to
-    bfloat16. ``how.check`` replays 8-bit integers in exact sums, and compares 64 sums of each product with
-    :func:`dot_reference`.
+    bfloat16. A sample's error is that of the passes' sum, and of which passes come last; a layer whose tiles have so few passes
+    that the second alone is too large is simulated whole. ``how.check`` replays 8-bit integers in exact sums, and compares 64
+    sums of each product with :func:`dot_reference`.
 
     Raises:
         NotComputed: for a layer without a multiplication.
         Refused: ``fpraker-schedule`` where a check fails.
     """
+    return _layer_cost(layer, machine, how, how.error)
+
+
+def _layer_cost(layer: Layer, machine: Machine, how: Any, allowed: float) -> LayerCost:
+    """The same, products sampled to the error ``allowed``, which shrinks until the layer's is as asked."""
     rules, tiles, dense_tiles = rules_of(machine, layer.name), tiles_of(machine), machine.whole("dense_tiles")
     if not layer.macs:
         raise NotComputed("it multiplies nothing")
@@ -912,14 +920,25 @@ def layer_cost(layer: Layer, machine: Machine, how: Any) -> LayerCost:
         a, b = (_whole_bits(x) for x in (product.a, product.b)[:: 1 if which == "a" else -1])
         if how.check:
             _checked(product, a, b, rules, rng)
-        work.append(_simulated(a, b, rules, how, rng, count))
+        work.append(_simulated(a, b, rules, how.mode, allowed * math.sqrt(count), rng, count))
     passes = np.concatenate([one.passes for one in work])
     dense = np.concatenate([np.full(len(one.passes), float(one.sets)) for one in work])
     mode = next((mode for mode in (BOUND, SAMPLED) if any(one.mode == mode for one in work)), EXACT)
-    dense_cycles, cycles = deal(dense, dense_tiles), deal(passes, tiles)
+    dense_cycles, cycles, error = deal(dense, dense_tiles), deal(passes, tiles), 0.0
+    if mode == SAMPLED:  # which pass comes last is not known: dealt in other orders, too
+        other = [
+            deal(np.concatenate([rng.permutation(one.passes) for one in work]), tiles) for _ in range(ORDERS)
+        ]
+        cycles = float(np.mean([cycles, *other]))
+        error = math.sqrt(sum(one.variance for one in work) / tiles**2 + np.var([cycles, *other], ddof=1))
+        if error > how.error * cycles:
+            if len(passes) < FEW * tiles:
+                how = replace(how, mode=EXACT)
+            return _layer_cost(layer, machine, how, 0.6 * allowed)
     real_sets = sum(one.real_sets for one in work)
     tile_sets = sum(one.sets * len(one.passes) for one in work)
     terms, kept, alone = (sum(getattr(one, x) for one in work) for x in ("terms", "kept", "alone"))
+    alone -= tile_sets * rules.rows * rules.columns - real_sets  # elements without an output, a cycle a set
     detail = {
         "terms a set": terms / real_sets,
         "terms out of bounds": 1 - kept / terms if terms else 0.0,
@@ -934,7 +953,7 @@ def layer_cost(layer: Layer, machine: Machine, how: Any) -> LayerCost:
     else:
         columns = sum(one.columns for one in work) / rules.columns
         detail |= {
-            "cycles a set, element alone": alone / (tile_sets * rules.rows * rules.columns),
+            "cycles a set, element alone": alone / real_sets,
             "cycles waiting for other columns": 1 - columns / float(passes.sum()),
             "sets beyond the integer bits": sum(one.outgrown for one in work) / real_sets,
         }
@@ -949,7 +968,7 @@ def layer_cost(layer: Layer, machine: Machine, how: Any) -> LayerCost:
         layer.name, layer.kind, layer.role, layer.macs,
         dense_cycles=dense_cycles, compute_cycles=cycles, mode=mode,
         peak_macs=float(tiles * rules.rows * rules.columns * LANES) / rules.exponent_share,
-        effectual=effectual, error=math.sqrt(sum(one.variance for one in work)) / tiles,
+        effectual=effectual, error=error,
         dram_bytes=own, dense_dram_bytes=raw, sram_bytes=sram,
         events=_events(kept, alone, real_sets, tile_sets, rules), detail=detail,
     )  # fmt: skip
@@ -977,32 +996,42 @@ def _events(kept: float, alone: float, real_sets: int, tile_sets: int, rules: Ru
 
 
 def _simulated(
-    a: NDArray[np.uint16], b: NDArray[np.uint16], rules: Rules, how: Any, rng: np.random.Generator, of: int
+    a: NDArray[np.uint16],
+    b: NDArray[np.uint16],
+    rules: Rules,
+    mode: str,
+    allowed: float,
+    rng: np.random.Generator,
+    of: int,
 ) -> _Work:
-    """Passes of one product, all of them, some, or their bounds. ``of`` products share the error that is allowed."""
+    """Passes of one of ``of`` products: all of them, some (to an error, as a share), or their bounds."""
     m, n, sets = len(a), len(b), a.shape[1] // LANES
     terms_a, live_b = TERMS[fields(a).significand], fields(b).significand != 0
     terms = float(terms_a.sum(0, dtype=np.int64) @ live_b.sum(0, dtype=np.int64))
     high, wide = -(-m // rules.columns), -(-n // rules.rows)
-    if how.mode == BOUND:
+    if mode == BOUND:
         return _bounded(terms_a, live_b, rules, terms)
     # terms of a pass, exactly, from sums over its columns and rows
     of_a = np.add.reduceat(terms_a.astype(np.float32), np.arange(0, m, rules.columns), 0)
     of_b = np.add.reduceat(live_b.astype(np.float32), np.arange(0, n, rules.rows), 0)
     left, right = blocks(a, rules.columns), blocks(b, rules.rows)
     total = high * wide
-    exact = how.mode == EXACT or (
-        how.mode == "auto" and total * of * sets * rules.rows * rules.columns <= EXACT_SETS
-    )
+    exact = mode == EXACT or (mode == "auto" and total * of * sets * rules.rows * rules.columns <= EXACT_SETS)
 
     def run(chosen: NDArray[np.int64]) -> NDArray[np.float64]:
         """(passes, 6): cycles, columns, alone, kept, outgrown, terms."""
         found = []
-        for at in range(0, len(chosen), 1 << 14):
-            part = chosen[at : at + (1 << 14)]
+        for at in range(0, len(chosen), 1 << 12):
+            part = chosen[at : at + (1 << 12)]
             which = np.stack([part // wide, part % wide], 1)
             done = run_passes(left, right, which, rules)
-            own = np.einsum("pk,pk->p", of_a[which[:, 0]], of_b[which[:, 1]])
+            own = np.zeros(len(part))
+            if not exact:
+                for x in range(0, len(part), 256):
+                    some = which[x : x + 256]
+                    own[x : x + 256] = np.einsum(
+                        "pk,pk->p", of_a[some[:, 0]], of_b[some[:, 1]], dtype=np.float64
+                    )
             found.append(
                 np.stack(
                     [done.cycles, done.column_cycles, done.element_cycles, done.kept, done.outgrown, own], 1
@@ -1018,7 +1047,7 @@ def _simulated(
     strata = _strata(of_a.sum(1), wide, rng)
     taken = [0] * len(strata)
     drawn: list[list[NDArray[np.float64]]] = [[] for _ in strata]
-    aim, allowed = min(total, FIRST_DRAW), how.error * math.sqrt(of)
+    aim = min(total, max(2 * len(strata), FIRST_DRAW // of))
     while True:
         for number, stratum in enumerate(strata):
             more = min(len(stratum), max(2, -(-aim * len(stratum) // total))) - taken[number]
@@ -1046,8 +1075,8 @@ def _simulated(
             again = rng.permutation(np.resize(sample[:, 0], rest))
             passes[stratum[len(sample) :]] = again + (sample[:, 0].mean() - again.mean())
     kept = terms * sums[3] / sums[5] if sums[5] else 0.0  # of terms, which are counted exactly
-    mode = EXACT if sum(taken) == total else SAMPLED
-    return _Work(passes, sets, real, variance, terms, kept, sums[2], sums[1], sums[4], mode, sums[0])
+    done = EXACT if sum(taken) == total else SAMPLED
+    return _Work(passes, sets, real, variance, terms, kept, sums[2], sums[1], sums[4], done, sums[0])
 
 
 def _strata(
