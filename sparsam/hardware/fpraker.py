@@ -900,13 +900,14 @@ def _layer_cost(layer: Layer, machine: Machine, how: Any, allowed: float) -> Lay
         if isinstance(layer, Conv)
         else 1
     )
-    work, effectual, serial, moved = [], 0, set(), _Moved(machine)
+    work: list[_Work] = []
+    effectual, serial, moved = 0, set(), _Moved(machine)
     for tensors in layer.tensors().items() if not isinstance(layer, Attention) else ():
         moved.operand(*tensors, 1 if layer.kind == "conv" else -1)
     for given in layer.products(LANES):
         product = Gemm(given.name, _operand(given.a), _operand(given.b), given.role)
         effectual += product.effectual()
-        moved.result(product)
+        moved.result(product, last=not isinstance(layer, Conv) or len(work) + 1 == count)
         if isinstance(layer, Attention):  # each product's operands, probabilities among them
             names, k = (
                 (("p", "v"), product.size[0])
@@ -1154,6 +1155,7 @@ class _Moved:
     raw: dict[str, int] = field(default_factory=dict)
     own_results: int = 0
     results: int = 0
+    beside: list[NDArray[np.uint16]] = field(default_factory=list)
 
     def stored(self, bits: NDArray[np.uint16], axis: int) -> int:
         zeros = self.machine["zeros"]
@@ -1168,17 +1170,19 @@ class _Moved:
         self.own[name] = self.own.get(name, 0) + self.stored(bits, axis)
         self.raw[name] = self.raw.get(name, 0) + 16 * bits.size
 
-    def result(self, product: Gemm) -> None:
-        """In bfloat16, grouped along the outputs; before any activation function."""
+    def result(self, product: Gemm, last: bool) -> None:
+        """In bfloat16, before any activation function; kept side by side up to the ``last``, then grouped along the outputs."""
         self.results += product.size[0] * product.size[1]
-        if self.machine["zeros"] != "raw":
-            a, b = (
-                x.values.astype(np.float32) if x.format == "int8" else x.real()
-                for x in (product.a, product.b)
-            )
-            self.own_results += self.stored(bf16_bits(a @ b.T), -1)
-        else:
+        if self.machine["zeros"] == "raw":
             self.own_results = 16 * self.results
+            return
+        a, b = (
+            x.values.astype(np.float32) if x.format == "int8" else x.real() for x in (product.a, product.b)
+        )
+        self.beside.append(bf16_bits(a @ b.T))
+        if last:
+            self.own_results += self.stored(np.concatenate(self.beside, axis=1), -1)
+            self.beside.clear()
 
     def ratios(self) -> dict[str, float]:
         found = {f"{name} stored over raw": bits / self.raw[name] for name, bits in self.own.items() if bits}

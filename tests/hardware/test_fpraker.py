@@ -562,6 +562,14 @@ def test_attention_counts_both_products_and_probabilities_in_memory(machine):
     assert simulated(layer, machine, mode="sampled").compute_cycles > 0
 
 
+def test_a_convolution_in_groups_stores_its_results_by_channel(machine):
+    """Grouped along all channels, not by the one that a group has."""
+    layer = conv(np.random.default_rng(39), channels=32, outputs=32, groups=32, side=6, zeros=0.0)
+    found = simulated(layer, machine, check=True)
+    assert 0.6 < found.detail["results stored over raw"] < 0.9
+    assert found.macs == 36 * 32 * 9 and found.effectual == layer.effectual()
+
+
 def test_an_empty_layer_is_left_out(machine):
     """With the reason."""
     empty = Tensor(np.zeros((0, 8), np.uint16), "bf16")
