@@ -1,6 +1,7 @@
 """How fast FPRaker is simulated: layers of the shapes of ResNet-50, sampled, whole, and bounded.
 
     NUMBA_NUM_THREADS=2 python benchmarks/hardware_fpraker.py
+    python benchmarks/hardware_fpraker.py --training     # a small network while it is trained: what real numbers do
 
 One image of 224 x 224. Weights are Gaussian; what flows is the positive part of Gaussian numbers, each channel with a size of
 its own (the logarithm of which is Gaussian, too), so that half of them are zero; the image itself is Gaussian. Nothing is
@@ -12,14 +13,16 @@ Seconds stand beside the processor's own seconds of all threads, which other loa
 import argparse
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np
+from sklearn.datasets import load_digits
 from tables import store
 
 from sparsam.hardware import How, machines, simulate
-from sparsam.hardware.fpraker import LANES, threads
+from sparsam.hardware.fpraker import LANES, threads, training_products
 from sparsam.workload import Conv, Gemm, Layer, Tensor, Workload, bf16_bits
 
 
@@ -66,11 +69,87 @@ def layers(seed: int = 0) -> list[Layer]:
     return [*found, Gemm("head", flowing(2048), head)]
 
 
+def trained(steps: int, seed: int = 0) -> tuple[list[Gemm], float]:
+    """The products of one step of training after so many: digits, 64-256-256-10, ReLU, plain gradient descent; and the loss."""
+    data = load_digits()
+    rng = np.random.default_rng(seed)
+    x_all, y_all = data.data.astype(np.float32), data.target
+    sizes = (64, 256, 256, 10)
+    weights = [
+        rng.standard_normal((n, m), np.float32) * (2 / m) ** 0.5 * (1 / 16 if m == 64 else 1)
+        for m, n in pairwise(sizes)
+    ]
+    for step in range(steps + 1):
+        rows = rng.choice(len(x_all), 256, replace=False)
+        flow = [x_all[rows]]
+        for number, weight in enumerate(weights):
+            out = flow[-1] @ weight.T
+            flow.append(out if number == 2 else np.maximum(out, 0))
+        logits = flow[-1] - flow[-1].max(1, keepdims=True)
+        chance = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        loss = float(-np.log(chance[np.arange(256), y_all[rows]]).mean())
+        back = (chance - np.eye(10, dtype=np.float32)[y_all[rows]]) / 256
+        found = []
+        for number in (2, 1, 0):
+            a, w, g = (Tensor(bf16_bits(x), "bf16") for x in (flow[number], weights[number], back))
+            if step == steps:
+                found += training_products(Gemm(f"layer {number + 1}", a, w), g)
+            change = back.T @ flow[number]
+            back = (back @ weights[number]) * (flow[number] > 0)
+            weights[number] -= np.float32(0.05 / 256 if number == 0 else 0.05) * change
+    return found, loss
+
+
+def training() -> None:
+    """Print and store the table of a network in training."""
+    rows = []
+    for steps in (0, 100, 1000):
+        products, loss = trained(steps)
+        for product in products:
+            if product.name != "layer 2":
+                continue
+            for label, values in (
+                ("8 rows", {}),
+                ("1 row", {"rows": 1}),
+                ("8 rows, one piece", {"chunk": 0}),
+            ):
+                machine = machines()["fpraker"].varied(dense_tiles=1, tile_area_ratio=1 / 4.5, **values)
+                cost = simulate(Workload([product], {}), machine, How("exact")).layers[0]
+                rows.append(
+                    {
+                        "steps": steps,
+                        "loss": loss,
+                        "product": product.role,
+                        "tile": label,
+                        "zeros of A %": 100 * (1 - product.a.density),
+                        "terms a set": cost.detail["terms a set"],
+                        "out of bounds %": 100 * cost.detail["terms out of bounds"],
+                        "cycles a set, element alone": cost.detail["cycles a set, element alone"],
+                        "cycles a set, tile": cost.detail["cycles a set, tile"],
+                        "4.5 over it": 4.5 / cost.detail["cycles a set, tile"],
+                    }
+                )
+    store(
+        "hardware-fpraker-training",
+        "FPRaker simulated: the middle layer of a small network while it is trained",
+        "python benchmarks/hardware_fpraker.py --training",
+        rows,
+        [
+            "digits of scikit-learn, 64-256-256-10, ReLU, 256 rows a step, plain gradient descent; rounded to bfloat16",
+            "Cycles are simulated; A is the activation forward and the gradient in the other two products.",
+        ],
+    )
+
+
 def main() -> None:
     """Print and store the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--laps", type=int, default=2, help="the fastest counts")
+    parser.add_argument("--training", action="store_true", help="the small network instead")
     args = parser.parse_args()
+    if args.training:
+        training()
+        return
     began = time.perf_counter()
     work = Workload(layers(), {"about": "shapes of ResNet-50"})
     drawn = time.perf_counter() - began
