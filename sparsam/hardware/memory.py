@@ -11,8 +11,11 @@ tile is left goes out and comes back as a partial sum. All of it is closed form;
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -90,15 +93,16 @@ def tiled(
     least = compulsory(m, n, k, bits_a, bits_b, bits_c)
     if not m * n * k:
         return least
-    again = _visits(order, trips, "mn")
+    again = int(_visits(order, trips, "mn"))
     return Traffic(
-        least.a * _visits(order, trips, "mk"),
-        least.b * _visits(order, trips, "nk"),
+        least.a * int(_visits(order, trips, "mk")),
+        least.b * int(_visits(order, trips, "nk")),
         least.c,
         2 * (again - 1) * m * n * bits_partial / 8,
     )
 
 
+@cache
 def least_tiling(
     m: int,
     n: int,
@@ -111,31 +115,41 @@ def least_tiling(
 ) -> tuple[tuple[int, int, int], str, Traffic]:
     """The tiling that moves least among those whose three tiles fit a buffer: (tile, order, traffic).
 
-    Tried are all orders and sizes that halve each side again and again. Tiles of the result are held as partial sums. A buffer
-    that is filled while the other half is read from counts half.
+    Tried are all orders and sizes that halve each side again and again; of equals the largest tile is taken. Tiles of the
+    result are held as partial sums. A buffer that is filled while the other half is read from counts half.
 
     Raises:
         Refused: ``memory-buffer`` where not even single numbers fit.
     """
     _sizes(m, n, k, bits_a, bits_b, bits_c, bits_partial)
-    sides = [np.array(sorted({-(-size // (1 << i)) for i in range(size.bit_length() + 1)})) for size in
-             (max(m, 1), max(n, 1), max(k, 1))]  # fmt: skip
-    tm, tn, tk = (x.ravel() for x in np.meshgrid(*sides, indexing="ij"))
+    sides = [
+        np.array(sorted({-(-size // (1 << i)) for i in range(size.bit_length() + 1)}), np.int64)
+        for size in (max(m, 1), max(n, 1), max(k, 1))
+    ]
+    tiles = np.stack([x.ravel() for x in np.meshgrid(*sides, indexing="ij")])
+    tm, tn, tk = tiles
     fits = tm * tk * bits_a + tn * tk * bits_b + tm * tn * bits_partial <= 8 * buffer_bytes
     if not fits.any():
         raise Refused(
             f"a buffer of {buffer_bytes:g} bytes holds no tile of {bits_a:g}, {bits_b:g} and {bits_partial:g} bits.",
             code="memory-buffer",
         )
-    found: tuple[tuple[int, int, int], str, Traffic] | None = None
-    wide = set(zip(tm[fits].tolist(), tn[fits].tolist(), tk[fits].tolist(), strict=True))
-    for tile in sorted(wide, key=lambda x: (-math.prod(x), x)):
-        for order in ORDERS:
-            traffic = tiled(m, n, k, tile, order, bits_a, bits_b, bits_c, bits_partial)
-            if found is None or traffic.total < found[2].total:
-                found = (tile, order, traffic)
-    assert found is not None
-    return found
+    tiles = tiles[:, fits]
+    tiles = tiles[:, np.argsort(-tiles.prod(0), kind="stable")]
+    trips = {name: -(-size // by) for name, size, by in zip("mnk", (m, n, k), tiles, strict=True)}
+    best: tuple[float, int, str] = (math.inf, 0, ORDERS[0])
+    for order in ORDERS:
+        total = (
+            _visits(order, trips, "mk") * (m * k * bits_a)
+            + _visits(order, trips, "nk") * (n * k * bits_b)
+            + (_visits(order, trips, "mn") - 1) * (2 * m * n * bits_partial)
+        )
+        at = int(np.argmin(total))
+        if total[at] < best[0]:
+            best = (float(total[at]), at, order)
+    tile = tuple(int(x) for x in tiles[:, best[1]])
+    tile = (tile[0], tile[1], tile[2])
+    return tile, best[2], tiled(m, n, k, tile, best[2], bits_a, bits_b, bits_c, bits_partial)
 
 
 def memory_cycles(moved_bytes: float, gb_per_s: float, clock_mhz: float) -> float:
@@ -217,11 +231,16 @@ class Channels:
         return float(loads.max() / loads.mean()) if loads.size and loads.any() else 1.0
 
 
-def _visits(order: str, trips: dict[str, int], own: str) -> int:
-    """How often an operand that the ``own`` loops move goes by: trips of other loops outside the last that moves it."""
-    moving = [place for place, name in enumerate(order) if name in own and trips[name] > 1]
-    last = moving[-1] if moving else -1
-    return math.prod(trips[name] for name in order[: last + 1] if name not in own)
+def _visits(order: str, trips: Mapping[str, Any], own: str) -> Any:
+    """How often an operand that the ``own`` loops move goes by: trips of each other loop that has a moving one inside."""
+    found: Any = 1
+    moving: Any = False
+    for name in reversed(order):
+        if name in own:
+            moving = moving | (trips[name] > 1)
+        else:
+            found = found * np.where(moving, trips[name], 1)
+    return found
 
 
 def _sizes(m: int, n: int, k: int, *bits: float) -> None:

@@ -506,7 +506,7 @@ def spread(
 
 @dataclass
 class _Sum:
-    """What the products of a layer add up to."""
+    """What the products of a layer add up to; ``busy`` are cycles of tiles that schedule, ``worked`` those of all tiles."""
 
     cycles: float = 0.0
     dense: int = 0
@@ -515,6 +515,7 @@ class _Sum:
     effectual: int = 0
     issued: int = 0
     busy: float = 0.0
+    worked: float = 0.0
     watched_rows: int = 0
     watched_cycles: int = 0
     dram: float = 0.0
@@ -555,7 +556,7 @@ def layer_cost(layer: Layer, machine: Machine, how: Any) -> LayerCost:
     rows, columns, tiles = (machine[name] for name in ("tile_rows", "tile_columns", "tiles"))
     first = next(iter(layer.tensors().values()))
     elements, schedulers = rows * columns, rows if machine["sides"] == "one" else rows * columns
-    scheduled = total.busy * schedulers if shares is None else total.stored_rows
+    scheduled = total.stored_rows if machine["back_side"] else total.busy * schedulers
     word_steps = (
         len(wired.levels) * len(wired.options) * 3 * wired.lanes / 32
     )  # and, and-not twice, each level and option
@@ -565,7 +566,7 @@ def layer_cost(layer: Layer, machine: Machine, how: Any) -> LayerCost:
         layer.role,
         macs=layer.macs,
         dense_cycles=total.dense,
-        compute_cycles=total.cycles,
+        compute_cycles=total.cycles if total.mode else int(total.cycles),
         mode=MODES[total.mode],
         peak_macs=elements * tiles * wired.lanes,
         effectual=total.effectual,
@@ -630,11 +631,13 @@ def _add_product(
         total.gated += 1
         total.cycles += dense
         total.issued += product.macs
+        total.worked += jobs * (product.size[2] // wired.lanes)
         return True
     found = spread(nonzero, far, wired, (rows, columns, tiles), machine["sides"], how.mode, how.error, draw)
     total.cycles += found.cycles
     total.variance += found.error**2
     total.busy += found.busy
+    total.worked += found.busy
     total.mode = max(total.mode, MODES.index(found.mode))
     total.issued += effectual if machine["sides"] == "two" else int(np.count_nonzero(nonzero)) * len(far)
     if how.check:
@@ -667,26 +670,30 @@ def _watch(
 
 
 def _stored_shares(layer: Layer, wired: Connections) -> tuple[float, float] | None:
-    """Back-side scheduling: bits of both operands as stored compacted over plain; None for products made on the way.
+    """Back-side scheduling: bits of both operands as stored compacted over plain; None where products are made on the way.
 
-    A tensor lies in memory position by position, channels innermost in blocks of ``lanes``; each row of an image, each
-    filter, each row of a matrix is scheduled by itself.
+    A tensor lies in memory position by position, channels innermost in blocks of ``lanes``; each row of an image, each filter,
+    each row of a matrix is scheduled by itself.
     """
-    if layer.kind == "attention":
+    if isinstance(layer, Attention):
         return None
-    shares = []
-    for one in layer.tensors().values():
-        there = one.nonzero
-        if layer.kind == "conv":
-            there = np.moveaxis(there, 1, -1)  # (b, h, w, c) or (o, kh, kw, c)
-        there = np.pad(there, [(0, 0)] * (there.ndim - 1) + [(0, -there.shape[-1] % wired.lanes)])
-        streams = (
-            there.reshape(there.shape[0], -1)
-            if one is not getattr(layer, "x", None)
-            else there.reshape(there.shape[0] * there.shape[1], -1)
-        )
-        shares.append(compacted_share(stream_words(streams, wired.lanes), wired, one.bits))
-    return shares[0], shares[1]
+    if isinstance(layer, Gemm):
+        return _product_shares(layer, wired)
+    found = []
+    for one in (layer.x, layer.weight):
+        there = np.moveaxis(one.nonzero, 1, -1)  # (b, h, w, c) or (o, kh, kw, c)
+        there = np.pad(there, ((0, 0), (0, 0), (0, 0), (0, -there.shape[-1] % wired.lanes)))
+        many = there.shape[0] * (there.shape[1] if one is layer.x else 1)
+        found.append(compacted_share(stream_words(there.reshape(many, -1), wired.lanes), wired, one.bits))
+    return found[0], found[1]
+
+
+def _product_shares(product: Gemm, wired: Connections) -> tuple[float, float]:
+    first, second = (
+        compacted_share(stream_words(one.nonzero, wired.lanes), wired, one.bits)
+        for one in (product.a, product.b)
+    )
+    return first, second
 
 
 def _add_traffic(
@@ -708,7 +715,10 @@ def _add_traffic(
     (m, n, k), a, b = product.size, product.a, product.b
     rows, columns = machine["tile_rows"], machine["tile_columns"]
     stored_a, stored_b = stored_numbers(layer, product)
-    share_a, share_b = shares or _product_shares(product, wired, machine)
+    if machine["back_side"]:
+        share_a, share_b = shares or _product_shares(product, wired)
+    else:
+        share_a = share_b = 1.0
     bits_a, bits_b = a.bits * min(1.0, stored_a / (m * k)), b.bits * min(1.0, stored_b / (n * k))
     size = 1024 * machine.number("buffer_kb") / 2
     total.dense_dram += least_tiling(m, n, k, size, bits_a, bits_b, a.bits)[2].total
@@ -717,17 +727,7 @@ def _add_traffic(
     read_a, read_b = m * k * -(-n // across) * a.bits / 8, n * k * -(-m // down) * b.bits / 8
     total.sram += read_a * share_a + read_b * share_b + m * n * a.bits / 8
     total.staged_bits += 8 * (read_a + read_b)
-    total.stored_rows += (m * k * share_a + n * k * share_b) / wired.lanes
-
-
-def _product_shares(product: Gemm, wired: Connections, machine: Machine) -> tuple[float, float]:
-    if not machine["back_side"]:
-        return 1.0, 1.0
-    first, second = (
-        compacted_share(stream_words(one.nonzero, wired.lanes), wired, one.bits)
-        for one in (product.a, product.b)
-    )
-    return first, second
+    total.stored_rows += (stored_a * share_a + stored_b * share_b) / wired.lanes
 
 
 def stored_numbers(layer: Layer, product: Gemm) -> tuple[float, float]:
@@ -746,8 +746,8 @@ def _no_overflow(product: Gemm, machine: Machine) -> None:
     if "bf16" in (product.a.format, product.b.format):
         return
     most = 1 << (machine["accumulator_bits"] - 1)
-    a, b = (np.abs(one.values.astype(np.int64)).max(initial=0) for one in (product.a, product.b))
-    bound = int(a) * int(b) * product.size[2]
+    a, b = (max(-int(one.values.min()), int(one.values.max())) for one in (product.a, product.b))
+    bound = a * b * product.size[2]
     if bound < most:
         return
     sums: NDArray[Any]
