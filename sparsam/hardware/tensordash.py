@@ -44,6 +44,8 @@ SCHEDULED = ("auto", "a", "b")
 MOST_LANES, MOST_DEPTH = 32, 8
 EXACT_ROWS = 8_000_000
 """Rows of streams that two-sided scheduling works off exactly in mode ``auto``, about a second; beyond, it samples."""
+ONE_CORE = 1_000_000
+"""Rows of streams that are worked off on one core, a tenth of a second; fewer are not worth waking another for."""
 WATCHED = 128
 """Streams a product is looked at closer for: lengths without the tile, use of each movement. Chosen by us."""
 
@@ -156,55 +158,77 @@ def stream_words(nonzero: NDArray[np.bool_], lanes: int) -> Words:
     return words
 
 
-@parallel
-def _job_cycles(
-    a: Any, b: Any, first: Any, second: Any, rows: int, columns: int, levels: Any, dt: Any, right: Any, left: Any,
-    depth: int, lanes: int,
-) -> Any:  # fmt: skip
-    """Cycles of each job; see :func:`job_cycles`."""
-    found = np.zeros(len(first), np.int64)
+@jit
+def _one_job(
+    a: Any, b: Any, m: int, n: int, rows: int, columns: int, levels: Any, dt: Any, right: Any, left: Any, depth: int, lanes: int
+) -> int:  # fmt: skip
+    """Cycles of the job whose streams begin at row m of ``a`` and row n of ``b``; see :func:`job_cycles`."""
     length = a.shape[1]
     everyone = np.uint64((1 << lanes) - 1)
     nothing = np.uint64(0)
-    for job in prange(len(first)):
-        m, n = first[job] * rows, second[job] * columns
-        down, across = min(rows, a.shape[0] - m), min(columns, b.shape[0] - n)
-        seen = np.zeros((down * across, depth), np.uint64)
+    down, across = min(rows, a.shape[0] - m), min(columns, b.shape[0] - n)
+    seen = np.zeros((down * across, depth), np.uint64)
+    for s in range(down * across):
+        for h in range(min(depth, length)):
+            seen[s, h] = a[m + s // across, h] & b[n + s % across, h]
+    t, cycles = 0, 0
+    while t < length:
+        advance = depth
         for s in range(down * across):
-            for h in range(min(depth, length)):
-                seen[s, h] = a[m + s // across, h] & b[n + s % across, h]
-        t = 0
-        while t < length:
-            advance = depth
-            for s in range(down * across):
-                z = seen[s]
-                idle = everyone & ~z[0]  # every lane with a pair of its own takes it: no other can
-                z[0] = nothing
-                rest = nothing
-                for h in range(1, depth):
-                    rest |= z[h]
-                if rest != nothing and idle != nothing:
-                    for level in range(len(levels)):
-                        need = idle & levels[level]
-                        for o in range(1, len(dt)):
-                            row = z[dt[o]]
-                            take = ((row >> right[o]) | (row << left[o])) & need
-                            need &= ~take
-                            z[dt[o]] = row & ~((take << right[o]) | (take >> left[o]))
-                empty = 1
-                while empty < depth and z[empty] == nothing:
-                    empty += 1
-                advance = min(advance, empty)
-            t += advance
-            found[job] += 1
-            for s in range(down * across):
-                for h in range(depth):
-                    if h + advance < depth:
-                        seen[s, h] = seen[s, h + advance]
-                    elif t + h < length:
-                        seen[s, h] = a[m + s // across, t + h] & b[n + s % across, t + h]
-                    else:
-                        seen[s, h] = nothing
+            z = seen[s]
+            idle = everyone & ~z[0]  # every lane with a pair of its own takes it: no other can
+            z[0] = nothing
+            rest = nothing
+            for h in range(1, depth):
+                rest |= z[h]
+            if rest != nothing and idle != nothing:
+                for level in range(len(levels)):
+                    need = idle & levels[level]
+                    for o in range(1, len(dt)):
+                        row = z[dt[o]]
+                        take = ((row >> right[o]) | (row << left[o])) & need
+                        need &= ~take
+                        z[dt[o]] = row & ~((take << right[o]) | (take >> left[o]))
+            empty = 1
+            while empty < depth and z[empty] == nothing:
+                empty += 1
+            advance = min(advance, empty)
+        t += advance
+        cycles += 1
+        for s in range(down * across):
+            for h in range(depth):
+                if h + advance < depth:
+                    seen[s, h] = seen[s, h + advance]
+                elif t + h < length:
+                    seen[s, h] = a[m + s // across, t + h] & b[n + s % across, t + h]
+                else:
+                    seen[s, h] = nothing
+    return cycles
+
+
+@jit
+def _few_jobs(
+    a: Any, b: Any, first: Any, second: Any, rows: int, columns: int, levels: Any, dt: Any, right: Any, left: Any,
+    depth: int, lanes: int,
+) -> Any:  # fmt: skip
+    """Cycles of each job, one after the other."""
+    found = np.zeros(len(first), np.int64)
+    for i in range(len(first)):
+        m, n = first[i] * rows, second[i] * columns
+        found[i] = _one_job(a, b, m, n, rows, columns, levels, dt, right, left, depth, lanes)
+    return found
+
+
+@parallel
+def _many_jobs(
+    a: Any, b: Any, first: Any, second: Any, rows: int, columns: int, levels: Any, dt: Any, right: Any, left: Any,
+    depth: int, lanes: int,
+) -> Any:  # fmt: skip
+    """The same on all cores."""
+    found = np.zeros(len(first), np.int64)
+    for i in prange(len(first)):
+        m, n = first[i] * rows, second[i] * columns
+        found[i] = _one_job(a, b, m, n, rows, columns, levels, dt, right, left, depth, lanes)
     return found
 
 
@@ -230,7 +254,9 @@ def job_cycles(
         groups = np.arange(-(-len(a) // rows))
         jobs = (groups, np.zeros_like(groups))
     dt, right, left, levels = _arrays(wired)
-    found: NDArray[np.int64] = _job_cycles(
+    work = len(jobs[0]) * a.shape[1] * rows * (columns if b is not None else 1)
+    run = _few_jobs if work < ONE_CORE else _many_jobs
+    found: NDArray[np.int64] = run(
         np.ascontiguousarray(a), np.ascontiguousarray(other), jobs[0], jobs[1], rows, columns if b is not None else 1,
         levels, dt, right, left, wired.depth, wired.lanes,
     )  # fmt: skip
@@ -604,7 +630,12 @@ def _scheduled_side(product: Gemm, machine: Machine) -> str:
     """The operand with more zeros, unless the machine names one."""
     if machine["scheduled"] != "auto":
         return str(machine["scheduled"])
-    return "a" if product.a.density <= product.b.density else "b"
+    a, b = (_zero_share(one) for one in (product.a, product.b))
+    return "a" if a >= b else "b"
+
+
+def _zero_share(x: Tensor) -> float:
+    return 1 - np.count_nonzero(x.nonzero) / x.values.size
 
 
 def _add_product(
@@ -624,9 +655,9 @@ def _add_product(
     dense = -(-jobs // tiles) * (product.size[2] // wired.lanes)
     total.products += 1
     total.dense += dense
-    effectual = product.effectual()
+    effectual = int(_column_counts(nonzero) @ _column_counts(far))
     total.effectual += effectual
-    zeros = 1 - ours.density if machine["sides"] == "one" else 1 - effectual / product.macs
+    zeros = _zero_share(ours) if machine["sides"] == "one" else 1 - effectual / product.macs
     if zeros < machine["gate"]:
         total.gated += 1
         total.cycles += dense
@@ -643,6 +674,15 @@ def _add_product(
     if how.check:
         _checked(product, side, wired, machine)
     return False
+
+
+def _column_counts(there: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """How often each column is there; sums of bytes, which are faster than of booleans as integers."""
+    most = 255
+    found = np.zeros(there.shape[1], np.int64)
+    for start in range(0, len(there), most):
+        found += there[start : start + most].view(np.uint8).sum(0, dtype=np.uint8)
+    return found
 
 
 def _watch(

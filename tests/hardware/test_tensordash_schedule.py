@@ -124,6 +124,33 @@ def test_the_schedule_in_words_is_the_one_lane_by_lane() -> None:
     assert jobs > 4000
 
 
+def in_place(z: NDArray[np.bool_], wired: Connections) -> int:
+    """As the authors' simulator counts: rows are filled in place from later ones; two empty rows running are free."""
+    left, cycles, free = z.copy(), 0, 0
+    for t in range(z.shape[1]):
+        if not left[:, t].any() and free < wired.depth - 1 and cycles:
+            free += 1
+            continue
+        free, cycles = 0, cycles + 1
+        for stream in left:
+            for lane in itertools.chain(*wired.levels):
+                for dt, dl in wired.options:
+                    at = (t + dt, (lane + dl) % wired.lanes)
+                    if at[0] < len(stream) and stream[at]:
+                        stream[at] = False  # its own pair, or one swapped into the empty place
+                        break
+    return cycles
+
+
+def test_cycles_are_those_of_filling_rows_in_place() -> None:
+    """The authors' way to say the rule, rows rewritten in place, gives the same cycles in both orders, tiles included."""
+    draw = np.random.default_rng(14)
+    for number in range(300):
+        z = streams(draw, int(draw.integers(1, 5)), int(draw.integers(1, 25)), draw.random())
+        wired = RULES[number % 2]
+        assert in_place(z, wired) == job_cycles(words(z), None, wired, len(z))[0]
+
+
 def test_the_reference_is_the_same_without_a_compiler() -> None:
     """The plain Python form and the compiled form give the same cycles, issues and advances."""
     plain = getattr(tensordash._walk, "py_func", tensordash._walk)
@@ -134,14 +161,24 @@ def test_the_reference_is_the_same_without_a_compiler() -> None:
         dt, dl = (np.array(x) for x in zip(*PAPER.options, strict=True))
         for slow, fast in zip(plain(z, order, dt, dl, PAPER.depth), walk(z, PAPER), strict=True):
             assert (slow == fast).all()
-        plain_words = getattr(tensordash._job_cycles, "py_func", None)
-        if plain_words is not None:
-            first, none = words(z), np.full((1, 12), np.uint64(0xFFFF))
-            arrays = tensordash._arrays(PAPER)
-            zero = np.zeros(1, np.int64)
-            with np.errstate(over="ignore"):
-                slow = plain_words(first, none, zero, zero, 3, 1, arrays[3], *arrays[:3], 3, 16)
-            assert slow[0] == job_cycles(first, None, PAPER, 3)[0]
+        plain_words = getattr(tensordash._one_job, "py_func", tensordash._one_job)
+        first, full = words(z), np.full((1, 12), np.uint64(0xFFFF))
+        arrays = tensordash._arrays(PAPER)
+        with np.errstate(over="ignore"):
+            slow = plain_words(first, full, 0, 0, 3, 1, arrays[3], *arrays[:3], 3, 16)
+        assert slow == job_cycles(first, None, PAPER, 3)[0]
+
+
+def test_one_core_and_all_cores_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results do not depend on how jobs are spread over threads."""
+    draw = np.random.default_rng(15)
+    a, b = words(streams(draw, 37, 40, 0.5)), words(streams(draw, 11, 40, 0.3))
+    jobs = np.arange(10 * 4) // 4, np.arange(10 * 4) % 4
+    found = []
+    for limit in (0, 1 << 60):
+        monkeypatch.setattr(tensordash, "ONE_CORE", limit)
+        found.append(job_cycles(a, b, PAPER, 4, 3, jobs).tolist())
+    assert found[0] == found[1]
 
 
 def test_ten_thousand_schedules_carried_out_give_the_product() -> None:
