@@ -3,7 +3,7 @@
     python benchmarks/hardware_dense.py --scale-sim PYTHON
 
 PYTHON is an interpreter of another environment with SCALE-Sim in it (pip install scalesim "numpy<2" "pandas<3"); it is no
-dependency. Products are a BERT-base layer's at 128 tokens on an array of 32 x 32, in both dataflows; SCALE-Sim walks its memory
+dependency. Products are a BERT-base layer's at 64 tokens on an array of 32 x 32, in both dataflows; SCALE-Sim walks its memory
 traces, which we do not: the times compare what one waits for, not the same work.
 """
 
@@ -24,9 +24,9 @@ from sparsam.hardware.dense import array_cycles, layer_cost
 from sparsam.workload import Gemm, Tensor
 
 PRODUCTS = [
-    ("768 x 768", (128, 768, 768)),
-    ("768 x 3072", (128, 3072, 768)),
-    ("3072 x 768", (128, 768, 3072)),
+    ("768 x 768", (64, 768, 768)),
+    ("768 x 3072", (64, 3072, 768)),
+    ("3072 x 768", (64, 768, 3072)),
 ]
 CONFIGURATION = """[general]
 run_name = run
@@ -112,7 +112,7 @@ def main() -> None:
             rows.append(row)
     store(
         "hardware-dense",
-        "Dense arrays beside SCALE-Sim: a BERT-base layer's products at 128 tokens, 32 x 32 multipliers",
+        "Dense arrays beside SCALE-Sim: a BERT-base layer's products at 64 tokens, 32 x 32 multipliers",
         "python benchmarks/hardware_dense.py --scale-sim PYTHON",
         rows,
         [
