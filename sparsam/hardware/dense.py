@@ -26,12 +26,12 @@ from sparsam.errors import Refused
 from sparsam.hardware.cost import LayerCost
 from sparsam.hardware.machine import Machine
 from sparsam.hardware.memory import Traffic, least_tiling
-from sparsam.hardware.replay import Issued, replayed
+from sparsam.hardware.replay import Issued, replayed, sums_fit
 from sparsam.workload import Attention, Gemm, Layer
 
 DATAFLOWS = ("os", "ws")
 DRAINS = ("after", "hidden")
-MULTIPLY = {"int8": "mul_int8", "int16": "mul_int16", "int32": "mul_int16", "bf16": "mul_bf16"}
+MULTIPLY = {"int8": "mul_int8", "int16": "mul_int16", "int32": "mul_int32", "bf16": "mul_bf16"}
 
 
 def fold_cycles(rows: int, columns: int, stream: int, drain: str = "after") -> int:
@@ -113,15 +113,21 @@ def check(machine: Machine) -> None:
         machine.whole(name, most=1 << 14)
     for name in ("clock_mhz", "dram_gb_per_s", "buffer_kb"):
         machine.number(name)
+    machine.whole("accumulator_bits", 16, 62)
     array_cycles(1, 1, 1, 1, 1, machine["dataflow"], machine["drain"])
 
 
 def layer_cost(layer: Layer, machine: Machine, how: Any) -> LayerCost:
-    """A layer on the array; exact in every mode, for it asks for shapes alone."""
+    """A layer on the array; exact in every mode, for it asks for shapes alone.
+
+    Raises:
+        Refused: ``accumulator-overflow`` with the layer, for integers so wide that the sums must be looked at.
+    """
     rows, columns = machine.whole("rows"), machine.whole("columns")
     flow, drain = machine["dataflow"], machine["drain"]
-    first = next(iter(layer.tensors().values()))
+    first = max(layer.tensors().values(), key=lambda one: one.bits)
     bits = float(first.bits)
+    _refuse_overflow(layer, machine)
     cycles, sram, folds, moved = 0, 0.0, 0, Traffic(0, 0, 0)
     for many, m, n, k in product_sizes(layer):
         cycles += many * array_cycles(m, n, k, rows, columns, flow, drain)
@@ -170,6 +176,16 @@ def dram_traffic(layer: Layer, m: int, n: int, k: int, buffer_bytes: float) -> T
     if not m * n * k:
         return Traffic(0, 0, 0)
     return least_tiling(m, n, k, buffer_bytes / 2, bits * min(images, 1.0), float(tensors[1].bits), bits)[2]
+
+
+def _refuse_overflow(layer: Layer, machine: Machine) -> None:
+    """Look at the sums where the widths of the operands allow them to leave the accumulator."""
+    a, b = (one.bits - 1 for one in list(layer.tensors().values())[:2])
+    deepest = max(k for _, _, _, k in product_sizes(layer))
+    if deepest << (a + b) < 1 << (machine["accumulator_bits"] - 1):
+        return
+    for product in layer.products():
+        sums_fit(product, machine["accumulator_bits"], machine.name)
 
 
 def _groups(layer: Layer) -> int:

@@ -13,7 +13,7 @@ tile is left goes out and comes back as a partial sum. All of it is closed form;
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from itertools import permutations
 from typing import Any
 
@@ -102,7 +102,7 @@ def tiled(
     )
 
 
-@cache
+@lru_cache(maxsize=4096)
 def least_tiling(
     m: int,
     n: int,

@@ -10,6 +10,7 @@ of the unit. :func:`replayed` holds it against the operands:
 A schedule that fails is a fault of the simulator, not of the input; it is refused with the first offender all the same.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsam.errors import Refused
+from sparsam.workload import Gemm
 
 Index = NDArray[np.integer[Any]]
 
@@ -108,3 +110,36 @@ def replayed(
         at2 = tuple(int(i) for i in np.argwhere(~np.isclose(found, dense, rtol=1e-10, atol=1e-10))[0])
         raise Refused(f"result {at2} is {found[at2]}, the product {dense[at2]}.", code="replay-result")
     return found
+
+
+def sums_fit(product: Gemm, bits: int, machine: str) -> None:
+    """Refuse a product of integers whose sums an accumulator of so many bits does not hold; bfloat16 passes.
+
+    Sums on the way may leave the accumulator and come back, as in hardware; what counts is the result.
+
+    Raises:
+        Refused: ``accumulator-overflow`` with the product, its sums and the machine.
+    """
+    if "bf16" in (product.a.format, product.b.format) or not math.prod(product.size):
+        return
+    most = 1 << (bits - 1)
+    a, b = (max(-int(one.values.min()), int(one.values.max())) for one in (product.a, product.b))
+    bound = a * b * product.size[2]
+    if bound < most:
+        return
+    sums: NDArray[Any]
+    if bound < 1 << 53:
+        sums = product.a.values.astype(np.float64) @ product.b.values.T.astype(np.float64)
+    elif bound < 1 << 62:
+        sums = product.result()
+    else:
+        raise Refused(
+            f"{product.name}: sums of up to {bound} are beyond 62 bits.", code="accumulator-overflow"
+        )
+    low, high = int(sums.min()), int(sums.max())
+    if low < -most or high >= most:
+        raise Refused(
+            f"{product.name}: sums from {low} to {high} do not fit an accumulator of {bits} bits of machine {machine}; "
+            "give accumulator_bits, or a trace of fewer bits.",
+            code="accumulator-overflow",
+        )

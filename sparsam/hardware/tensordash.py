@@ -35,7 +35,7 @@ from sparsam.hardware.dense import MULTIPLY
 from sparsam.hardware.jit import jit, parallel, prange
 from sparsam.hardware.machine import Machine
 from sparsam.hardware.memory import least_tiling
-from sparsam.hardware.replay import Issued, replayed
+from sparsam.hardware.replay import Issued, replayed, sums_fit
 from sparsam.workload import Attention, Conv, Gemm, Layer, Tensor, from_bf16
 
 ORDERS = ("patent", "dnnsim")
@@ -572,7 +572,7 @@ def layer_cost(layer: Layer, machine: Machine, how: Any) -> LayerCost:
     for product in layer.products(block=wired.lanes):
         if not math.prod(product.size):
             continue
-        _no_overflow(product, machine)
+        sums_fit(product, machine["accumulator_bits"], machine.name)
         side = _scheduled_side(product, machine)
         sides[side] = sides.get(side, 0) + 1
         gated = _add_product(total, product, side, wired, machine, how, draw)
@@ -580,7 +580,7 @@ def layer_cost(layer: Layer, machine: Machine, how: Any) -> LayerCost:
             _watch(total, product, side, wired, machine, draw, moves, advances)
         _add_traffic(total, layer, product, side, wired, machine, shares)
     rows, columns, tiles = (machine[name] for name in ("tile_rows", "tile_columns", "tiles"))
-    first = next(iter(layer.tensors().values()))
+    first = max(layer.tensors().values(), key=lambda one: one.bits)
     elements, schedulers = rows * columns, rows if machine["sides"] == "one" else rows * columns
     scheduled = total.stored_rows if machine["back_side"] else total.busy * schedulers
     word_steps = (
@@ -779,33 +779,6 @@ def stored_numbers(layer: Layer, product: Gemm) -> tuple[float, float]:
     first, second = (one.values.size for one in layer.tensors().values())
     groups = layer.groups if isinstance(layer, Conv) else 1
     return first / groups, second / groups
-
-
-def _no_overflow(product: Gemm, machine: Machine) -> None:
-    """Refuse sums of integers that an accumulator does not hold. Sums on the way may leave it and come back, as in hardware."""
-    if "bf16" in (product.a.format, product.b.format):
-        return
-    most = 1 << (machine["accumulator_bits"] - 1)
-    a, b = (max(-int(one.values.min()), int(one.values.max())) for one in (product.a, product.b))
-    bound = a * b * product.size[2]
-    if bound < most:
-        return
-    sums: NDArray[Any]
-    if bound < 1 << 53:
-        sums = product.a.values.astype(np.float64) @ product.b.values.T.astype(np.float64)
-    elif bound < 1 << 62:
-        sums = product.result()
-    else:
-        raise Refused(
-            f"{product.name}: sums of up to {bound} are beyond 62 bits.", code="accumulator-overflow"
-        )
-    low, high = int(sums.min()), int(sums.max())
-    if low < -most or high >= most:
-        raise Refused(
-            f"{product.name}: sums from {low} to {high} do not fit an accumulator of {machine['accumulator_bits']} bits of "
-            f"machine {machine.name}; give accumulator_bits, or a trace of fewer bits.",
-            code="accumulator-overflow",
-        )
 
 
 def _checked(product: Gemm, side: str, wired: Connections, machine: Machine) -> None:

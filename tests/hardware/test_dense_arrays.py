@@ -124,7 +124,14 @@ def test_arrays_that_cannot_be_are_refused() -> None:
     work = Workload(
         [Gemm("one", Tensor(np.ones((2, 2), np.int8), "int8"), Tensor(np.ones((2, 2), np.int8), "int8"))]
     )
-    for values in ({"rows": 0}, {"columns": -1}, {"dataflow": "is"}, {"drain": "never"}, {"clock_mhz": 0.0}):
+    for values in (
+        {"rows": 0},
+        {"accumulator_bits": 8},
+        {"columns": -1},
+        {"dataflow": "is"},
+        {"drain": "never"},
+        {"clock_mhz": 0.0},
+    ):
         with pytest.raises(Refused, match=str(next(iter(values.values())))) as raised:
             simulate(work, machine.varied(**values))
         assert raised.value.code == "machine-parameter"
@@ -142,3 +149,15 @@ def test_memory_outside_moves_at_least_what_must_move() -> None:
     (tight,) = simulate(Workload([layer]), machine.varied(buffer_kb=4)).layers
     assert wide.dram_bytes == pytest.approx(least) and tight.dram_bytes > least
     assert fold_cycles(4, 4, 4) == 14
+
+
+def test_sums_beyond_the_accumulator_are_refused() -> None:
+    """Wide integers are looked at, and named with the layer where they do not fit; narrow ones cannot overflow."""
+    wide = Tensor(np.full((2, 16), 20000, np.int16), "int16")
+    machine = machines()["systolic-ws"]
+    with pytest.raises(
+        Refused, match="wide: sums from 6400000000 to 6400000000 do not fit an accumulator of 32"
+    ) as raised:
+        simulate(Workload([Gemm("wide", wide, wide)]), machine)
+    assert raised.value.code == "accumulator-overflow"
+    assert simulate(Workload([Gemm("wide", wide, wide)]), machine.varied(accumulator_bits=40)).cycles > 0

@@ -103,6 +103,19 @@ def test_below_the_gate_the_scheduler_is_off() -> None:
     assert off.compute_cycles == off.dense_cycles >= on.compute_cycles
     assert off.events["mux_byte"] == off.events["logic_32"] == 0 < on.events["mux_byte"]
     assert off.events["mul_int8"] == 32 * 32 * 320 > on.events["mul_int8"]
+    sparse = product(2, 32, 32, 320, zeros=0.8)
+    baseline = cost(sparse, gate=2.0)  # a gate that nothing passes is the dense baseline, energy included
+    assert baseline.compute_cycles == baseline.dense_cycles and baseline.energy_pj["select"] == 0
+    assert sum(baseline.energy_pj.values()) > sum(cost(sparse).energy_pj.values())
+
+
+def test_layers_without_work_take_no_time() -> None:
+    """No rows: no cycles, no bytes, no fault."""
+    layer = Gemm(
+        "none", Tensor(np.zeros((0, 16), np.int8), "int8"), Tensor(np.ones((4, 16), np.int8), "int8")
+    )
+    found = cost(layer)
+    assert found.compute_cycles == found.dense_cycles == found.dram_bytes == 0
 
 
 def test_two_sides_skip_what_is_zero_on_either() -> None:
