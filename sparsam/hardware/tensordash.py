@@ -567,7 +567,7 @@ def layer_cost(layer: Layer, machine: Machine, how: Any) -> LayerCost:
     moves = np.zeros(len(wired.options), np.int64)
     advances = np.zeros(wired.depth + 1, np.int64)
     sides: dict[str, int] = {}
-    draw = np.random.default_rng([how.seed, crc32(f"{layer.name} {layer.role}".encode())])
+    draw = np.random.default_rng([how.seed % (1 << 63), crc32(f"{layer.name} {layer.role}".encode())])
     shares = _stored_shares(layer, wired) if machine["back_side"] else None
     for product in layer.products(block=wired.lanes):
         if not math.prod(product.size):
@@ -583,9 +583,8 @@ def layer_cost(layer: Layer, machine: Machine, how: Any) -> LayerCost:
     first = max(layer.tensors().values(), key=lambda one: one.bits)
     elements, schedulers = rows * columns, rows if machine["sides"] == "one" else rows * columns
     scheduled = total.stored_rows if machine["back_side"] else total.busy * schedulers
-    word_steps = (
-        len(wired.levels) * len(wired.options) * 3 * wired.lanes / 32
-    )  # and, and-not twice, each level and option
+    # the scheduler's logic: an and, and two and-nots, of all lanes for each option of each level
+    word_steps = len(wired.levels) * len(wired.options) * 3 * wired.lanes / 32
     return LayerCost(
         layer.name,
         layer.kind,
@@ -607,7 +606,7 @@ def layer_cost(layer: Layer, machine: Machine, how: Any) -> LayerCost:
             "mux_byte": total.busy * (schedulers + elements) * wired.lanes * first.bits / 8 * 2,
             "logic_32": scheduled * word_steps,
             "register_bit": total.staged_bits
-            + 32.0 * total.issued / wired.lanes,  # staging; a sum for each cycle's adder tree
+            + 32.0 * total.worked * elements,  # staging; the sum of each element
         },
         detail={
             "scheduled": sides,
@@ -749,8 +748,9 @@ def _add_traffic(
 
     Outside the chip: the tiling that moves least, half of ``buffer_kb`` worked from while the other half fills; numbers as
     stored, without the zeros that only pad, a convolution's images unfolded on the chip; results plain, for their zeros are
-    not known here. On the chip: streams go to a tile's rows once for each group of columns, and the other way round; results
-    once.
+    not known here.
+
+    On the chip: streams go to a tile's rows once for each group of columns, and the other way round; results once.
     """
     (m, n, k), a, b = product.size, product.a, product.b
     rows, columns = machine["tile_rows"], machine["tile_columns"]

@@ -213,8 +213,17 @@ def test_bytes_are_at_least_what_must_move() -> None:
 @pytest.mark.parametrize("format", ["int8", "int16", "bf16"])
 def test_layers_are_checked_on_request(format: str) -> None:
     """A job of each product is carried out and compared, for each number format and both kinds of scheduling."""
+    draw = np.random.default_rng(13)
+    q, k, v = (some(draw, 11, 2, 20, format=format) for _ in range(3))
+    x, weight = some(draw, 1, 20, 6, 6, format=format), some(draw, 8, 10, 3, 3, format=format)
+    layers: list[Layer] = [
+        product(13, 10, 9, 100, 0.6, format=format),
+        product(14, 3, 2, 17, 0.9, format=format),
+        Attention("a", q, k, v, np.array([7, 4]), 0.2),
+        Conv("c", x, weight, (2, 1), (1, 1), groups=2),
+    ]
     for name in ("tensordash", "tensordash-two"):
-        for layer in (product(13, 10, 9, 100, 0.6, format=format), product(14, 3, 2, 17, 0.9, format=format)):
+        for layer in layers:
             assert cost(layer, How(check=True), machines()[name]).compute_cycles > 0
 
 
