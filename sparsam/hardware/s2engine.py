@@ -234,7 +234,7 @@ def ticks(
         seen: (6, r, c), filled with decisions, pairs queued, pairs multiplied, elements of W and of X that were in the registers,
             and bits of the pair register that flipped.
         peaks: (4,), filled with the largest filling of each kind of FIFO.
-        finished: (rounds,), filled with the tick at which the last sum of each round has left its PE; the last: the pass's end.
+        finished: (rounds,), filled with the tick at which the last sum of each round has left its PE.
 
     Returns:
         Ticks until the last sum has left and the streams have run out.
@@ -463,7 +463,6 @@ def ticks(
                 peaks[2] = max(peaks[2], np_[r, c])
                 peaks[3] = max(peaks[3], ns[r, c])
         t += 1
-    finished[rounds - 1] = t
     return t
 
 
@@ -516,7 +515,7 @@ def cycles(
     Args:
         wc, ws: weights with shadows (see :func:`compress`). xc, xs: activations.
         rounds, dw, dx, dp, ds, num, den, drain: as of :func:`ticks`.
-        finished: (rounds,), filled with the tick at which the last sum of each round has left its PE; the last: the pass's end.
+        finished: (rounds,), filled with the tick at which the last sum of each round has left its PE.
 
     Returns:
         Ticks until the last sum has left and the streams have run out.
@@ -657,21 +656,26 @@ def cycles(
                             if left[k] == 0:
                                 finished[k] = t + 1
         t += 1
-    finished[rounds - 1] = t
     return t
 
 
-def pass_ticks(x: NDArray[Any], w: NDArray[Any], array: Array) -> NDArray[np.int64]:
-    """The tick at which each round of a pass has ended; operands as of :func:`run`. 16-bit operands go through :func:`ticks`."""
+def pass_ticks(x: NDArray[Any], w: NDArray[Any], array: Array) -> tuple[int, NDArray[np.int64]]:
+    """Ticks of a pass, and the tick at which the last sum of each round has left its PE; operands as of :func:`run`.
+
+    16-bit operands go through :func:`ticks`.
+    """
     rows, rounds, k = x.shape
     if not COMPILED or _wide(x) or _wide(w):
-        return run(x, w, array).finished
+        slow = run(x, w, array)
+        return slow.ticks, slow.finished
     xs = compress(x.reshape(rows, -1), 0, PLACE_X)
     ws = compress(np.tile(w, (1, rounds)), k // GROUP, PLACE_W, shadow=True)
     finished = np.zeros(rounds, np.int64)
     depths = [np.int32(d) for d in (array.w, array.x, array.wx, array.s)]
-    cycles(ws.codes, ws.starts, xs.codes, xs.starts, rounds, *depths, array.num, array.den, array.drain, finished)
-    return finished
+    found = cycles(
+        ws.codes, ws.starts, xs.codes, xs.starts, rounds, *depths, array.num, array.den, array.drain, finished
+    )  # fmt: skip
+    return int(found), finished
 
 
 def _wide(v: NDArray[Any]) -> bool:
@@ -936,7 +940,7 @@ def _threads() -> int:
 
 def _exact(x: NDArray[Any], w: NDArray[Any], array: Array, pool: ThreadPoolExecutor) -> _Taken:
     tiles = [w[c : c + array.columns] for c in range(0, len(w), array.columns)]
-    return _Taken(float(sum(one[-1] for one in pool.map(lambda tile: pass_ticks(x, tile, array), tiles))), 0.0, EXACT)
+    return _Taken(float(sum(one[0] for one in pool.map(lambda tile: pass_ticks(x, tile, array), tiles))), 0.0, EXACT)
 
 
 def _sampled(
@@ -958,9 +962,9 @@ def _sampled(
         tile, start = job
         mine = w[tile * array.columns : (tile + 1) * array.columns]
         if whole:
-            return float(pass_ticks(x, mine, array)[-1])
+            return float(pass_ticks(x, mine, array)[0])
         some = x[:, (start + np.arange(warm + length)) % rounds]
-        ends = pass_ticks(some, mine, array)
+        _, ends = pass_ticks(some, mine, array)
         rate = (ends[-1] - ends[warm - 1]) / length
         return float(ends[warm - 1] + (rounds - warm) * rate)
 
