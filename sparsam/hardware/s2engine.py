@@ -4,11 +4,11 @@ J. Yang, W. Fu, X. Cheng, X. Ye, P. Dai, W. Zhao, *S2Engine: A Novel Systolic Ar
 Networks*, IEEE Transactions on Computers, 2021, arXiv:2106.07894. The rules follow the authors' simulator (read as rules and
 figures; nothing is copied); ``docs/hardware/s2engine.md`` says which are ours.
 
-Weights move down the columns of the array (one output channel each), activations along its rows (one output position each), both
-as streams of their non-zero numbers in groups of 16 channels: value, offset in the group, end-of-group, and for weights
+Weights move down the columns of the array (one output channel each), activations along its rows (one output position each),
+both as streams of their non-zero numbers in groups of 16 channels: value, offset in the group, end-of-group, and for weights
 end-of-kernel ("out"). Every processing element (PE) compares the offsets at the head of its two streams, one decision a tick of
-the fast selection clock, and queues the pairs that match for a multiplier that runs ``ratio`` times slower. All queues are finite:
-what is full stalls what feeds it.
+the fast selection clock, and queues the pairs that match for a multiplier that runs ``ratio`` times slower. All queues are
+finite: what is full stalls what feeds it.
 
 - :func:`compress` makes the streams, :func:`ticks` is the array in plain words, with the numbers in it: it gives the sums back
   (:func:`replay`) and everything that can be counted. :func:`cycles` is the same for time alone, some tens of times as fast.
@@ -56,8 +56,8 @@ LEAST_SEGMENTS = 24
 class Array(NamedTuple):
     """The array of a machine: its size, depths of the queues, clocks.
 
-    ``num / den`` ticks of the selection clock to a cycle of the multipliers. ``drain``: sums leave downwards through the S-FIFOs,
-    and a sum that cannot leave holds its multiplier up; without it they vanish.
+    ``num / den`` ticks of the selection clock to a cycle of the multipliers. ``drain``: sums leave downwards through the
+    S-FIFOs, and a sum that cannot leave holds its multiplier up; without it they vanish.
     """
 
     rows: int = 16
@@ -231,8 +231,8 @@ def ticks(
         num, den: ticks to a cycle of the multipliers.
         drain: sums leave through the S-FIFOs.
         sums: (rounds, r, c), filled with the sums in the order in which they leave at the bottom (row 0's first).
-        seen: (6, r, c), filled with decisions, pairs queued, pairs multiplied, elements of W and of X that were in the registers,
-            and bits of the pair register that flipped.
+        seen: (6, r, c), filled with decisions, pairs queued, pairs multiplied, elements of W and of X that were in the
+            registers, and bits of the pair register that flipped.
         peaks: (4,), filled with the largest filling of each kind of FIFO.
         finished: (rounds,), filled with the tick at which the last sum of each round has left its PE.
 
@@ -258,7 +258,9 @@ def ticks(
         np.zeros((rows, columns), np.int64),
         np.zeros((rows, columns), np.int64),
     )  # filling
-    rw = np.zeros((rows, columns), np.int64)  # place of the element in the register; 0 for none yet, -1 for no more
+    rw = np.zeros(
+        (rows, columns), np.int64
+    )  # place of the element in the register; 0 for none yet, -1 for no more
     rx = np.zeros((rows, columns), np.int64)
     ew, ex = np.zeros(columns, np.int64), np.zeros(rows, np.int64)  # elements that left the edge
     had = np.zeros((rows, columns), np.bool_)  # the out element has its pair
@@ -333,7 +335,9 @@ def ticks(
         for r in range(rows):  # decide: multipliers
             for c in range(columns):
                 mac[r, c] = beat and np_[r, c] > 0 and not held[r, c]
-        for r in range(rows - 1, -1, -1):  # decide: sums; room below also where the head there leaves in this tick
+        for r in range(
+            rows - 1, -1, -1
+        ):  # decide: sums; room below also where the head there leaves in this tick
             for c in range(columns):
                 room = r == rows - 1 or ns[r + 1, c] < ds or leave[r + 1, c] == 1
                 leave[r, c] = 0
@@ -488,7 +492,11 @@ def run(x: NDArray[Any], w: NDArray[Any], array: Array, *, plain: bool = False) 
     xs = compress(x.reshape(rows, -1), 0, PLACE_X)
     ws = compress(np.tile(w, (1, rounds)), k // GROUP, PLACE_W)
     sums = np.zeros((rounds, rows, len(w)), np.int64)
-    seen, peaks, finished = np.zeros((6, rows, len(w)), np.int64), np.zeros(4, np.int64), np.zeros(rounds, np.int64)
+    seen, peaks, finished = (
+        np.zeros((6, rows, len(w)), np.int64),
+        np.zeros(4, np.int64),
+        np.zeros(rounds, np.int64),
+    )
     function: Any = getattr(ticks, "py_func", ticks) if plain else ticks
     found = function(
         *ws, *xs, rounds, array.w, array.x, array.wx, array.s, array.num, array.den, array.drain, sums, seen, peaks,
@@ -508,9 +516,9 @@ def cycles(
 ) -> int:  # fmt: skip
     """The ticks of :func:`ticks` for 8-bit operands, without the numbers.
 
-    No queue holds anything here: all PEs of a row see the same stream in the same order, so fillings and a place in the stream say
-    it all. State lies in flat arrays with one column more than the array has, and each step is a loop without branches that the
-    compiler turns into vector instructions. -1 is true in ``gw`` … ``fb``.
+    No queue holds anything here: all PEs of a row see the same stream in the same order, so fillings and a place in the stream
+    say it all. State lies in flat arrays with one column more than the array has, and each step is a loop without branches that
+    the compiler turns into vector instructions. -1 is true in ``gw`` … ``fb``.
 
     Args:
         wc, ws: weights with shadows (see :func:`compress`). xc, xs: activations.
@@ -530,7 +538,11 @@ def cycles(
     pairs, popped = np.zeros(size, np.int32), np.zeros(size, np.int32)
     due = np.full(size, -1, np.int32)  # pairs popped when the next out pair has gone
     outs, done = np.zeros(size, np.int64), np.zeros(size, np.int64)
-    held, passed, fills_s = np.zeros(size, np.int32), np.zeros(size, np.int32), np.zeros(size + pitch, np.int32)
+    held, passed, fills_s = (
+        np.zeros(size, np.int32),
+        np.zeros(size, np.int32),
+        np.zeros(size + pitch, np.int32),
+    )
     acts = np.zeros(size + pitch, np.int32)
     ring = 1
     while ring < rounds and ring < dp:
@@ -702,7 +714,7 @@ class Work(NamedTuple):
 
 @jit
 def _marginals(v: NDArray[Any], place: int, found: NDArray[np.int64]) -> int:
-    """Over the rows, for each k: numbers with their placeholders, those before their group's last, the last, wide ones, halves."""
+    """Over the rows, for each k: numbers with placeholders, those before their group's last, the last, wide ones, halves."""
     n, k = v.shape
     elements = 0
     for i in range(n):
@@ -783,7 +795,14 @@ def _bound(mx: NDArray[np.int32], mw: NDArray[np.int32], ratio: float) -> float:
             for c in range(columns):
                 also, broad, last = mw[0, c, g % kernel], mw[1, c, g % kernel], mw[2, c, g % kernel]
                 both = some & also
-                steps = size + _count(also) + _count(broad) - 1 - _count(both & ~top & ~last) + _count(wide & broad)
+                steps = (
+                    size
+                    + _count(also)
+                    + _count(broad)
+                    - 1
+                    - _count(both & ~top & ~last)
+                    + _count(wide & broad)
+                )
                 pairs = _count(both) + _count(some & broad) + _count(wide & also) + _count(wide & broad)
                 if g % kernel == kernel - 1 and last & some == 0:
                     pairs += 1
@@ -804,8 +823,9 @@ def _bound(mx: NDArray[np.int32], mw: NDArray[np.int32], ratio: float) -> float:
 def bound(x: NDArray[Any], w: NDArray[Any], array: Array) -> float:
     """Ticks that no pass can do without, however deep its queues; operands as of :func:`run`.
 
-    Group by group: a PE begins one after it has ended the one before, and a tick after its neighbours above and to the left have;
-    its multiplier takes ``ratio`` ticks for each pair. What starves within a group and what waits for sums to leave is left out.
+    Group by group: a PE begins one after it has ended the one before, and a tick after its neighbours above and to the left
+    have; its multiplier takes ``ratio`` ticks for each pair. What starves within a group and what waits for sums to leave is
+    left out.
     """
     rows, rounds, k = x.shape
     mx = np.zeros((3, rows, rounds * k // GROUP), np.int32)
@@ -816,7 +836,9 @@ def bound(x: NDArray[Any], w: NDArray[Any], array: Array) -> float:
 
 
 @jit
-def _flips(codes: NDArray[np.int32], values: NDArray[np.int32], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> int:
+def _flips(
+    codes: NDArray[np.int32], values: NDArray[np.int32], starts: NDArray[np.int64], lengths: NDArray[np.int64]
+) -> int:
     """Bits that flip in a register that sees each stream, from zero on: value, offset, end, out, half."""
     found = 0
     for i in range(len(starts)):
@@ -849,16 +871,18 @@ OWN, BELOW, ZERO = 0, 1, 2
 def collective_sources(layer: Conv, rows: int) -> NDArray[np.int8]:
     """Where each output position takes its groups from: (m, kernel positions), the same for all channels.
 
-    Rows of the array are neighbouring positions of one row of the output, so the next row reads ``stride`` positions to the right:
-    what it needs at a position of the kernel, this one needs ``stride / dilation`` positions of the kernel later, and takes it from
-    there. The last row of the array and the last position of a row of the output have nobody to take from.
+    Rows of the array are neighbouring positions of one row of the output, so the next row reads ``stride`` positions to the
+    right: what it needs at a position of the kernel, this one needs ``stride / dilation`` positions of the kernel later, and
+    takes it from there. The last row of the array and the last position of a row of the output have nobody to take from.
     """
     batch = layer.x.shape[0]
     (high, wide), (sh, sw), (dh, dw), (ph, pw) = layer.out, layer.stride, layer.dilation, layer.padding
     kh, kw = layer.weight.shape[2:]
     y = np.arange(high)[:, None] * sh + np.arange(kh) * dh - ph  # (oh, kh)
     x = np.arange(wide)[:, None] * sw + np.arange(kw) * dw - pw
-    inside = ((y >= 0) & (y < layer.x.shape[2]))[:, None, :, None] & ((x >= 0) & (x < layer.x.shape[3]))[None, :, None, :]
+    inside = ((y >= 0) & (y < layer.x.shape[2]))[:, None, :, None] & ((x >= 0) & (x < layer.x.shape[3]))[
+        None, :, None, :
+    ]
     found = np.broadcast_to(np.where(inside, OWN, ZERO).astype(np.int8), (batch, high, wide, kh, kw))
     found = found.reshape(-1, kh, kw).copy()
     if sw % dw == 0 and sw // dw < kw:
@@ -873,7 +897,7 @@ def collective_replay(layer: Conv, product: Gemm, rows: int) -> tuple[NDArray[An
     """Fetch the activations of a convolution as the CEs do, each group from where :func:`collective_sources` says.
 
     Returns:
-        (m, k), what the CEs broadcast to their rows, groups in the order of the array, and the groups that were read from buffers.
+        (m, k), what the CEs broadcast to their rows, groups in the order of the array, and how many groups buffers gave.
     """
     sources = collective_sources(layer, rows)
     a, positions = _ordered(product.a.values, layer), sources.shape[1]
@@ -917,7 +941,9 @@ def _ordered(v: NDArray[Any], layer: Layer) -> NDArray[Any]:
     if not isinstance(layer, Conv):
         return v
     positions = layer.weight.shape[2] * layer.weight.shape[3]
-    return np.ascontiguousarray(v.reshape(len(v), positions, -1, GROUP).transpose(0, 2, 1, 3)).reshape(v.shape)
+    return np.ascontiguousarray(v.reshape(len(v), positions, -1, GROUP).transpose(0, 2, 1, 3)).reshape(
+        v.shape
+    )
 
 
 # A layer
@@ -940,11 +966,19 @@ def _threads() -> int:
 
 def _exact(x: NDArray[Any], w: NDArray[Any], array: Array, pool: ThreadPoolExecutor) -> _Taken:
     tiles = [w[c : c + array.columns] for c in range(0, len(w), array.columns)]
-    return _Taken(float(sum(one[0] for one in pool.map(lambda tile: pass_ticks(x, tile, array), tiles))), 0.0, EXACT)
+    return _Taken(
+        float(sum(one[0] for one in pool.map(lambda tile: pass_ticks(x, tile, array), tiles))), 0.0, EXACT
+    )
 
 
 def _sampled(
-    x: NDArray[Any], w: NDArray[Any], array: Array, pool: ThreadPoolExecutor, share: float, seed: int, ticks_expected: float
+    x: NDArray[Any],
+    w: NDArray[Any],
+    array: Array,
+    pool: ThreadPoolExecutor,
+    share: float,
+    seed: int,
+    ticks_expected: float,
 ) -> _Taken:
     """Segments of passes drawn at random: a column of tiles, and where its rounds begin (they wrap around).
 
@@ -971,7 +1005,7 @@ def _sampled(
     found: list[float] = []
     cost = ticks_expected / tiles * (1.0 if whole else (warm + length) / rounds)
     while True:
-        if whole and len(found) + 8 >= tiles or cost * (len(found) + 8) > 0.8 * ticks_expected:
+        if (whole and len(found) + 8 >= tiles) or cost * (len(found) + 8) > 0.8 * ticks_expected:
             return _exact(x, w, array, pool)
         if whole:
             jobs = [(int(tile), 0) for tile in order[len(found) : len(found) + 8]]
@@ -1033,7 +1067,9 @@ def _image_elements(layer: Conv, bits: int) -> int:
     return int(_elements(np.pad(rows, ((0, 0), (0, -per % GROUP)))).sum())
 
 
-def replay(product: Gemm, array: Array, layer: Layer | None = None, *, mixed: bool = False) -> NDArray[np.int64]:
+def replay(
+    product: Gemm, array: Array, layer: Layer | None = None, *, mixed: bool = False
+) -> NDArray[np.int64]:
     """Run a product through the array with its numbers: (m, n), the sums that leave it.
 
     Args:
@@ -1046,7 +1082,8 @@ def replay(product: Gemm, array: Array, layer: Layer | None = None, *, mixed: bo
     rows = min(array.rows, len(a))
     x = a.reshape(-1, rows, a.shape[1]).transpose(1, 0, 2)
     found = [
-        run(x, b[c : c + array.columns], array).sums.reshape(len(a), -1) for c in range(0, len(b), array.columns)
+        run(x, b[c : c + array.columns], array).sums.reshape(len(a), -1)
+        for c in range(0, len(b), array.columns)
     ]
     return np.concatenate(found, 1)[: product.size[0]]
 
@@ -1063,7 +1100,22 @@ def layer_cost(layer: Layer, machine: Machine, how: Any) -> LayerCost:
     x_bits, w_bits = 13 + mark, 14 + mark
     ratio = array.num / array.den
     total = dict.fromkeys(
-        ("decisions", "pairs", "x", "w", "fifo", "flips", "reads", "all_reads", "sram", "dram", "dense_dram", "dense", "limit"), 0.0
+        (
+            "decisions",
+            "pairs",
+            "x",
+            "w",
+            "fifo",
+            "flips",
+            "reads",
+            "all_reads",
+            "sram",
+            "dram",
+            "dense_dram",
+            "dense",
+            "limit",
+        ),
+        0.0,
     )
     parts: list[_Taken] = []
     prepared = [(product, *_operands(layer, product, array, mixed)) for product in layer.products(GROUP)]
@@ -1090,7 +1142,11 @@ def layer_cost(layer: Layer, machine: Machine, how: Any) -> LayerCost:
                 if not np.array_equal(found, a[:m].astype(np.int64) @ b.astype(np.int64).T):
                     raise AssertionError(f"{product.name}: the replayed schedule gives another result.")
             effectual += int((a != 0).sum(0, dtype=np.int64) @ (b != 0).sum(0, dtype=np.int64))
-            sources = collective_sources(layer, array.rows) if isinstance(layer, Conv) else np.zeros((m, 1), np.int8)
+            sources = (
+                collective_sources(layer, array.rows)
+                if isinstance(layer, Conv)
+                else np.zeros((m, 1), np.int8)
+            )
             reads = np.zeros(2, np.int64)
             _reads(a[:m], sources, reads)
             taken = reads[0] if machine["collective_elements"] else reads[1]
@@ -1101,7 +1157,9 @@ def layer_cost(layer: Layer, machine: Machine, how: Any) -> LayerCost:
             lines = compress(x.reshape(rows, -1), 0, PLACE_X)
             little = run(x[:, :1, : min(k, 32 * GROUP)], b[: array.columns, : min(k, 32 * GROUP)], array)
             pair_flips = float(little.seen[5].sum()) / max(float(little.seen[2].sum()), 1.0) * asked.pairs
-            total["flips"] += rows * (first + (rounds - 1) * (again - first)) + n * stream_flips(lines) + pair_flips
+            total["flips"] += (
+                rows * (first + (rounds - 1) * (again - first)) + n * stream_flips(lines) + pair_flips
+            )
             hops = rounds * n * rows * (rows - 1) / 2 if array.drain else 0
             total["fifo"] += (
                 asked.w_elements * rounds * rows * w_bits

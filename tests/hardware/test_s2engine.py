@@ -162,7 +162,10 @@ def test_deeper_queues_faster_selection_and_fewer_numbers_are_never_slower():
         found = [pass_ticks(x, w, Array(16, 16, *depths))[0] for depths in ladder]
         assert found == sorted(found, reverse=True)
         assert bound(x, w, Array()) <= found[-1] <= 1.35 * bound(x, w, Array())
-        fast = [pass_ticks(x, w, Array(num=num, den=den))[0] * den / num for num, den in ((1, 1), (2, 1), (5, 2), (4, 1), (8, 1))]
+        fast = [
+            pass_ticks(x, w, Array(num=num, den=den))[0] * den / num
+            for num, den in ((1, 1), (2, 1), (5, 2), (4, 1), (8, 1))
+        ]
         assert fast == sorted(fast, reverse=True)
         times[density] = found
     assert all(a > b > c for a, b, c in zip(*times.values(), strict=True))
@@ -187,7 +190,9 @@ def test_flips_of_the_stream_registers():
 
 def layer_of(rng, shape, weight, density=0.5, stride=1, padding=1, dilation=1, groups=1):
     pair = [(v, v) if isinstance(v, int) else v for v in (stride, padding, dilation)]
-    return Conv("conv", tensor(sparse(rng, shape, density)), tensor(sparse(rng, weight, density)), *pair, groups)
+    return Conv(
+        "conv", tensor(sparse(rng, shape, density)), tensor(sparse(rng, weight, density)), *pair, groups
+    )
 
 
 def test_collective_elements_fetch_the_same_groups_with_fewer_reads():
@@ -197,7 +202,9 @@ def test_collective_elements_fetch_the_same_groups_with_fewer_reads():
         kh, kw, stride, dilation = (int(v) for v in rng.integers(1, (4, 5, 4, 3)))
         channels, high, wide = (int(v) for v in rng.integers((1, 8, 8), (40, 12, 20)))
         padding = (int(rng.integers(0, kh)), int(rng.integers(0, kw)))
-        layer = layer_of(rng, (2, channels, high, wide), (3, channels, kh, kw), 0.5, stride, padding, dilation)
+        layer = layer_of(
+            rng, (2, channels, high, wide), (3, channels, kh, kw), 0.5, stride, padding, dilation
+        )
         (product,) = layer.products(GROUP)
         rows = int(rng.integers(1, 20))
         sent, reads = collective_replay(layer, product, rows)
@@ -208,9 +215,13 @@ def test_collective_elements_fetch_the_same_groups_with_fewer_reads():
 
 
 def test_collective_elements_share_what_a_kernel_reuses():
-    """3 by 3, stride 1, 16 neighbouring positions: 48 groups of a kernel row become 18; stride 2: 33; a 1 by 1 kernel shares none."""
+    """3 by 3, 16 neighbouring positions: 48 groups of a kernel row become 18, with stride 2 33; a 1 by 1 kernel shares none."""
     rng = np.random.default_rng(9)
-    for weight, stride, share in (((4, 16, 3, 3), 1, 48 / 18), ((4, 16, 3, 3), 2, 48 / 33), ((4, 16, 1, 1), 1, 1.0)):
+    for weight, stride, share in (
+        ((4, 16, 3, 3), 1, 48 / 18),
+        ((4, 16, 3, 3), 2, 48 / 33),
+        ((4, 16, 1, 1), 1, 1.0),
+    ):
         size = 15 * stride + weight[3]
         layer = layer_of(rng, (1, 16, size, size), weight, stride=stride, padding=0)
         sources = collective_sources(layer, 16)
@@ -259,7 +270,9 @@ def test_a_workload_is_costed_and_checked():
     stored = sum(one.nonzero.sum() for one in work_load[0].tensors().values())
     assert conv.dram_bytes >= stored * 13 / 8 + 18 * 81
     assert conv.dense_dram_bytes == 20 * 81 + 18 * 20 * 9 + 18 * 81
-    assert conv.dense_cycles == 2 * 6 * 180  # two tiles of columns, six rounds of rows, a multiplication a cycle
+    assert (
+        conv.dense_cycles == 2 * 6 * 180
+    )  # two tiles of columns, six rounds of rows, a multiplication a cycle
 
 
 def test_activation_reads_fall_with_collective_elements():
@@ -274,7 +287,7 @@ def test_activation_reads_fall_with_collective_elements():
 
 
 def test_a_sample_is_within_its_standard_error():
-    """Sampled cycles lie within three standard errors of exact ones, the same for a seed, and the error is what was asked for."""
+    """Sampled cycles lie within three standard errors of exact ones, the same for a seed; the error is what was asked."""
     rng = np.random.default_rng(13)
     load = Workload((layer_of(rng, (1, 64, 40, 40), (128, 64, 3, 3), 0.4),))
     machine = machine_of("s2engine")
@@ -299,7 +312,10 @@ def test_zeros_and_one_by_one_layers_run():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("rows", 0), ("columns", 0), ("w_fifo", 0), ("x_fifo", 0), ("wx_fifo", 0), ("s_fifo", 0), ("ratio", 0.5), ("accumulator_bits", 8)],
+    [
+        ("rows", 0), ("columns", 0), ("w_fifo", 0), ("x_fifo", 0), ("wx_fifo", 0), ("s_fifo", 0), ("ratio", 0.5),
+        ("accumulator_bits", 8),
+    ],
 )  # fmt: skip
 def test_impossible_machines_are_refused(name, value):
     """By the name of the parameter and its value."""

@@ -1,4 +1,4 @@
-"""S2Engine beside the authors' result files (``benchmarks/s2engine_published.toml``): the layer 24 x 24 x 16 -> 24 x 24 x 16."""
+"""S2Engine beside the authors' result files (``benchmarks/s2engine_published.toml``): 3 x 3, 24 x 24 x 16 -> 24 x 24 x 16."""
 
 import tomllib
 from pathlib import Path
@@ -37,7 +37,9 @@ def taken(w_density, x_density, fifos, *, drain=True, seeds=8):
 def sweep(drain, seeds):
     """Speed-ups (10, 4), and the spread of a single draw as a share."""
     sweep = PUBLISHED["sweep"]
-    times = [[taken(d, d, fifos, drain=drain, seeds=seeds) for fifos in sweep["fifos"]] for d in sweep["density"]]
+    times = [
+        [taken(d, d, fifos, drain=drain, seeds=seeds) for fifos in sweep["fifos"]] for d in sweep["density"]
+    ]
     mean = np.array([[t.mean() for t in row] for row in times])
     spread = np.array([[t.std() for t in row] for row in times])
     return DENSE / mean, spread / mean
@@ -83,7 +85,9 @@ def test_speed_grows_with_the_ratio_and_levels_off():
     x, w = operands(0.25, 0.5, 1)
     ratios = ((2, 1), (5, 2), (3, 1), (4, 1), (5, 1), (6, 1), (7, 1), (8, 1))
     for depths in ((1, 1, 1), (3, 3, 8), (8, 8, 8)):
-        speed = np.array([num / den / pass_ticks(x, w, Array(16, 16, *depths, 1, num, den))[0] for num, den in ratios])
+        speed = np.array(
+            [num / den / pass_ticks(x, w, Array(16, 16, *depths, 1, num, den))[0] for num, den in ratios]
+        )
         assert (np.diff(speed) > 0).all()
         if depths[2] == 8:
             assert speed[2] / speed[0] == pytest.approx(1.5, rel=0.05)
