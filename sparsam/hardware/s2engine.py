@@ -23,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,9 +90,9 @@ def array_of(machine: Machine) -> Array:
                 f"{name} of machine {machine.name} is {machine[name]!r}; it must be true or false.",
                 code="machine-parameter",
             )
-    size = [machine.whole(name, 1, 1024) for name in ("rows", "columns")]
-    depths = [machine.whole(name, 1, UNLIMITED) for name in ("w_fifo", "x_fifo", "wx_fifo", "s_fifo")]
-    return Array(*size, *depths, ratio.numerator, ratio.denominator, machine["drain"])
+    rows, columns = (machine.whole(name, 1, 1024) for name in ("rows", "columns"))
+    w, x, wx, s = (machine.whole(name, 1, UNLIMITED) for name in ("w_fifo", "x_fifo", "wx_fifo", "s_fifo"))
+    return Array(rows, columns, w, x, wx, s, ratio.numerator, ratio.denominator, machine["drain"])
 
 
 def check(machine: Machine) -> None:
@@ -683,9 +684,9 @@ def pass_ticks(x: NDArray[Any], w: NDArray[Any], array: Array) -> tuple[int, NDA
     xs = compress(x.reshape(rows, -1), 0, PLACE_X)
     ws = compress(np.tile(w, (1, rounds)), k // GROUP, PLACE_W, shadow=True)
     finished = np.zeros(rounds, np.int64)
-    depths = [np.int32(d) for d in (array.w, array.x, array.wx, array.s)]
+    dw, dx, dp, ds = (np.int32(d) for d in (array.w, array.x, array.wx, array.s))
     found = cycles(
-        ws.codes, ws.starts, xs.codes, xs.starts, rounds, *depths, array.num, array.den, array.drain, finished
+        ws.codes, ws.starts, xs.codes, xs.starts, rounds, dw, dx, dp, ds, array.num, array.den, array.drain, finished
     )  # fmt: skip
     return int(found), finished
 
@@ -977,7 +978,7 @@ def _sampled(
     array: Array,
     pool: ThreadPoolExecutor,
     share: float,
-    seed: int,
+    seed: tuple[int, int],
     ticks_expected: float,
 ) -> _Taken:
     """Segments of passes drawn at random: a column of tiles, and where its rounds begin (they wrap around).
@@ -1134,7 +1135,8 @@ def layer_cost(layer: Layer, machine: Machine, how: Any) -> LayerCost:
                 tops = [bound(x, b[c : c + array.columns], array) for c in range(0, n, array.columns)]
                 parts.append(_Taken(sum(tops), 0.0, BOUND))
             elif sample:
-                parts.append(_sampled(x, b, array, pool, how.error, how.seed + number, expected[number]))
+                seed = (how.seed, crc32(product.name.encode()))  # layers are drawn independently
+                parts.append(_sampled(x, b, array, pool, how.error, seed, expected[number]))
             else:
                 parts.append(_exact(x, b, array, pool))
             if how.check:
