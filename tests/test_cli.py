@@ -35,6 +35,9 @@ COMMANDS = (
     "bench",
     "export",
     "inspect",
+    "simulate",
+    "machines",
+    "explore",
     "report",
     "demo",
 )

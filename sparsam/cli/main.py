@@ -21,6 +21,7 @@ from sparsam.cli import (
     pareto,
     quantize,
     report,
+    simulate,
 )
 from sparsam.cli.options import examples
 from sparsam.cli.show import plain
@@ -35,7 +36,20 @@ app = typer.Typer(
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for command in (finetune, compress, quantize, pareto, evaluate, debug, bench, export, inspect, report, demo):
+for command in (
+    finetune,
+    compress,
+    quantize,
+    pareto,
+    evaluate,
+    debug,
+    bench,
+    export,
+    inspect,
+    simulate,
+    report,
+    demo,
+):
     app.add_typer(command.app)
 
 
@@ -60,6 +74,7 @@ def _version(wanted: bool) -> None:
         "sparsam debug runs/half --task nyu-mll/glue:sst2",
         "sparsam bench runs/half --task nyu-mll/glue:sst2",
         "sparsam export runs/half --to onnx --out runs/half-onnx",
+        "sparsam simulate trace/ --on tensordash,griffin --out silicon",
         "sparsam report runs/half --out report.html",
     )
     + "\n\n\b\nExit codes: 0 done, 1 fault of sparsam, 2 usage, 3 refused, 4 budget missed,\n"
