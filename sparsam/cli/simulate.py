@@ -102,9 +102,10 @@ def _simulate(
         from sparsam.report.hardware import write_simulation
 
         machines, how = _machines(on), How(mode, error, seed, check)
-        check_machines(machines)
+        matrices = trace.name.endswith(MATRICES)
+        check_machines(machines, matrices)
         folder_for(out, FILE)
-        if trace.name.endswith(MATRICES):
+        if matrices:
             found = _of_matrices(show, trace, second or trace, machines, how, table)
         elif second is not None:
             raise Usage(
@@ -154,10 +155,13 @@ def _of_trace(
 def _of_matrices(
     show: "Shown", left: Path, right: Path, machines: "Sequence[Machine]", how: Any, table: str
 ) -> "Simulation":
+    from sparsam.hardware.matrix_market import read_matrix
     from sparsam.hardware.simulation import multiply_on
 
+    a = read_matrix(left)
+    b = a if left == right else read_matrix(right)
     show.say(f"multiplying {left} with {right} on {', '.join(one.name for one in machines)}")
-    return multiply_on(left, right, machines, how, table=table)
+    return multiply_on(a, b, machines, how, name=f"{left.name} × {right.name}", table=table)
 
 
 def _rows(title: str, rows: Sequence[dict[str, str]]) -> "Table":

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from sparsam import __version__
 from sparsam.errors import Usage
@@ -16,7 +16,7 @@ from sparsam.hardware.cost import Cost, LayerCost
 from sparsam.hardware.designs import design_of
 from sparsam.hardware.energy import DEFAULT_TABLE, EnergyTable, energy_table
 from sparsam.hardware.machine import Machine
-from sparsam.hardware.simulate import How, simulate
+from sparsam.hardware.simulate import How, _whole, simulate
 from sparsam.hardware.writing import json_text, plain_json, write_whole
 from sparsam.workload import Workload
 
@@ -119,60 +119,47 @@ def simulate_on(
 
 
 def multiply_on(
-    left: str | Path,
-    right: str | Path,
+    a: Any,
+    b: Any,
     machines: Sequence[Machine],
     how: How | None = None,
     *,
+    name: str = "A × B",
     table: EnergyTable | str = DEFAULT_TABLE,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Simulation:
-    """Multiply two sparse matrices, Matrix Market files, on each machine.
+    """Multiply two sparse matrices on each machine.
 
     Args:
-        left, right: files; the same file is read once.
-        machines: of a design that multiplies sparse matrices.
+        a, b: (m, k) and (k, n), as the designs' ``simulate_matrices`` take them.
+        machines: of designs that multiply sparse matrices.
         how: mode and seed.
+        name: of the product, for the report.
         table: energy constants, or their name.
         clock: seconds.
 
     Raises:
         Usage: ``machines-missing``, ``machines-twice``, ``simulate-matrices`` for a design that takes layers alone.
-        InputOutput, Refused: what is wrong with a file or with the sizes, as the design's own functions say.
+        Refused: what is wrong with the matrices or their sizes, as the design says.
     """
     how, constants = how or How(), energy_table(table) if isinstance(table, str) else table
-    check_machines(machines)
-    designs: list[Any] = [design_of(machine) for machine in machines]
-    for machine, design in zip(machines, designs, strict=True):
-        if not hasattr(design, "simulate_matrices"):
-            raise Usage(
-                f"machine {machine.name} ({machine.design}) runs layers of a trace, not sparse matrices; sparch does.",
-                code="simulate-matrices",
-            )
-    a = designs[0].read_matrix(left)
-    b = a if Path(left) == Path(right) else designs[0].read_matrix(right)
+    check_machines(machines, matrices=True)
     costs, seconds = [], []
-    for machine, design in zip(machines, designs, strict=True):
-        started = clock()
-        costs.append(design.simulate_matrices(a, b, machine, how, table=constants))
+    for machine in machines:
+        started, design = clock(), design_of(machine)
+        one = _whole(cast(Any, design).simulate_matrices(a, b, machine, how), machine, constants)
+        costs.append(
+            Cost(machine.name, machine.design, (one,), constants.name, machine.number("clock_mhz") * 1e6)
+        )
         seconds.append(clock() - started)
-    names = [Path(left).name] if Path(left) == Path(right) else [Path(left).name, Path(right).name]
-    return Simulation(
-        " × ".join(names * (3 - len(names))),
-        {},
-        tuple(machines),
-        tuple(costs),
-        constants,
-        how,
-        tuple(seconds),
-    )
+    return Simulation(name, {}, tuple(machines), tuple(costs), constants, how, tuple(seconds))
 
 
-def check_machines(machines: Sequence[Machine]) -> None:
-    """Refuse machines that no simulation can begin with.
+def check_machines(machines: Sequence[Machine], matrices: bool = False) -> None:
+    """Refuse machines that no simulation can begin with; with ``matrices`` those whose design takes layers alone, too.
 
     Raises:
-        Usage: ``machines-missing``, ``machines-twice``.
+        Usage: ``machines-missing``, ``machines-twice``, ``simulate-matrices``.
         Refused: those of the designs' checks.
     """
     if not machines:
@@ -181,7 +168,11 @@ def check_machines(machines: Sequence[Machine]) -> None:
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise Usage(f"machine {twice} is named twice.", code="machines-twice")
     for machine in machines:
-        design_of(machine)
+        if not hasattr(design_of(machine), "simulate_matrices") and matrices:
+            raise Usage(
+                f"machine {machine.name} ({machine.design}) runs layers of a trace, not sparse matrices; sparch does.",
+                code="simulate-matrices",
+            )
 
 
 def machine_json(machine: Machine) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import fake_design
 import numpy as np
 import pytest
 from fake_design import machine_file
+from scipy.io import mmwrite
 
 from sparsam.cli import main
 from sparsam.hardware.machine import machines
@@ -128,13 +129,14 @@ def test_other_files_in_the_folder_are_left_alone(fake, trace, capsys, tmp_path)
 
 def test_matrices_are_multiplied(fake, capsys, tmp_path):
     """A Matrix Market file with itself, or with a second one; sizes that do not fit are the design's to refuse."""
-    np.savetxt(tmp_path / "a.mtx", np.array([[1, 0], [2, 3]]), fmt="%d")
-    np.savetxt(tmp_path / "b.mtx", np.array([[0, 0, 1], [1, 0, 0]]), fmt="%d")
+    mmwrite(tmp_path / "a.mtx", np.array([[1, 0], [2, 3]]))
+    mmwrite(tmp_path / "b.mtx", np.array([[0, 0, 1], [1, 0, 0]]))
     given = ["--on", str(fake), "--out", str(tmp_path / "out"), "--json"]
     assert main(["simulate", str(tmp_path / "a.mtx"), *given]) == 0
     alone = only_json(capsys.readouterr().out)
     assert alone["workload"] == "a.mtx × a.mtx"
     assert alone["machines"][0]["cycles"] == 2 * 1 + 1 * 2
+    assert alone["machines"][0]["energy_pj"]["compute"] == pytest.approx(0.54 * 4)
     assert main(["simulate", str(tmp_path / "a.mtx"), str(tmp_path / "b.mtx"), *given]) == 0
     both = only_json(capsys.readouterr().out)
     assert both["workload"] == "a.mtx × b.mtx"
@@ -143,10 +145,20 @@ def test_matrices_are_multiplied(fake, capsys, tmp_path):
     assert only_json(capsys.readouterr().out)["error"]["code"] == "matrix-sizes"
 
 
+def test_matrix_that_is_missing_or_none_is_named(fake, capsys, tmp_path):
+    """A file that is not there, and one that is no Matrix Market file, end with an error of their own."""
+    (tmp_path / "a.mtx").write_text("1 2 3")
+    for name in ("a.mtx", "absent.mtx.gz"):
+        assert main(
+            ["simulate", str(tmp_path / name), "--on", str(fake), "--out", str(tmp_path / "out")]
+        ) in (3, 5)
+        assert name in capsys.readouterr().err
+
+
 def test_design_without_matrices_is_named(fake, capsys, tmp_path, monkeypatch):
     """A machine for layers is no machine for matrices."""
     monkeypatch.delattr(fake_design, "simulate_matrices")
-    np.savetxt(tmp_path / "a.mtx", np.eye(2), fmt="%d")
+    mmwrite(tmp_path / "a.mtx", np.eye(2))
     assert main(["simulate", str(tmp_path / "a.mtx"), "--on", str(fake), "--out", str(tmp_path / "out")]) == 2
     assert "runs layers of a trace, not sparse matrices" in capsys.readouterr().err
 
