@@ -99,7 +99,7 @@ def _simulate(
         from sparsam.hardware.simulate import How
         from sparsam.hardware.simulation import FILE, check_machines
         from sparsam.hardware.writing import folder_for
-        from sparsam.report.hardware import write_simulation
+        from sparsam.report.hardware import by_reason, write_simulation
 
         machines, how = _machines(on), How(mode, error, seed, check)
         matrices = trace.name.endswith(MATRICES)
@@ -115,7 +115,9 @@ def _simulate(
         else:
             found = _of_trace(show, trace, machines, how, table)
         for cost in found.costs:
-            show.note_all(f"not computed on {cost.machine}: {name}: {why}" for name, why in cost.left_out)
+            show.note_all(
+                f"not computed on {cost.machine}: {who}: {why}" for who, why, _ in by_reason(cost.left_out)
+            )
         page = write_simulation(found, out)
     if as_json:
         return answer(found.to_json() | {"folder": str(out), "report": str(page), "notes": show.notes})
@@ -164,9 +166,16 @@ def _of_matrices(
     return multiply_on(a, b, machines, how, name=f"{left.name} × {right.name}", table=table)
 
 
+SHORT = {
+    "speedup, computing alone": "speedup: computing", "utilisation": "used", "layers bound by memory": "memory-bound"
+}  # fmt: skip
+"""Names of columns where they must be narrow."""
+
+
 def _rows(title: str, rows: Sequence[dict[str, str]]) -> "Table":
-    """A table of rows with the same columns."""
-    table = new_table(title, *(rows[0] if rows else ()))
+    """A table of rows with the same columns, under short names."""
+    table = new_table(title, *(SHORT.get(column, column) for column in (rows[0] if rows else ())))
+    table.columns[0].no_wrap = True
     for row in rows:
         table.add_row(*(plain(value) for value in row.values()))
     return table

@@ -1,6 +1,6 @@
 """The report on simulated accelerators: one self-contained page, a Markdown table, and the JSON that both come from."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,7 @@ class MachineView:
     computed: str
     layers: tuple[dict[str, Any], ...]
     roles: bool
-    left_out: tuple[tuple[str, str], ...]
+    left_out: list[tuple[str, str, list[str]]]
     parameters: tuple[dict[str, str], ...]
     own_dram: str
 
@@ -136,13 +136,28 @@ def _machine_view(machine: Machine, cost: Cost) -> MachineView:
         computed=f"{len(cost.layers)} of {len(cost.layers) + len(cost.left_out)}",
         layers=tuple(_layer_row(one, most) for one in cost.layers),
         roles=any(one.role != "forward" for one in cost.layers),
-        left_out=cost.left_out,
+        left_out=by_reason(cost.left_out),
         parameters=tuple(
             {"name": name, "value": words(plain_json(one.value)), "unit": one.unit, "source": one.source}
             for name, one in machine.parameters.items()
         ),
         own_dram="" if own is None else f"{words(plain_json(own.value))} pJ a bit: {own.source}",
     )
+
+
+def by_reason(left_out: Sequence[tuple[str, str]]) -> list[tuple[str, str, list[str]]]:
+    """Layers left out, by reason: how many and which in short, the reason, and all their names.
+
+    >>> by_reason([("a", "too odd"), ("b", "too odd"), ("c", "no product")])
+    [('2 layers, a to b', 'too odd', ['a', 'b']), ('c', 'no product', ['c'])]
+    """
+    found: dict[str, list[str]] = {}
+    for name, why in left_out:
+        found.setdefault(why, []).append(name)
+    return [
+        (names[0] if len(names) == 1 else f"{len(names)} layers, {names[0]} to {names[-1]}", why, names)
+        for why, names in found.items()
+    ]
 
 
 def _layer_row(one: LayerCost, most: float) -> dict[str, Any]:
@@ -221,7 +236,10 @@ def markdown_of(simulation: Simulation) -> str:
         lines += ["", f"## {cell(machine.name)}", "", cell(f"{machine.about} {machine.paper}".strip()), ""]
         lines += markdown_table([_layer_line(one) for one in cost.layers])
         if cost.left_out:
-            lines += ["", "Left out:", "", *(f"- {cell(who)}: {cell(why)}" for who, why in cost.left_out)]
+            lines += ["", "Left out:", ""]
+            lines += [
+                f"- {cell(why)}: {cell(', '.join(names))}" for _, why, names in by_reason(cost.left_out)
+            ]
         lines += ["", "Parameters:", ""]
         lines += markdown_table([
             {"parameter": key, "value": words(plain_json(one.value)), "unit": one.unit, "source": one.source}

@@ -14,7 +14,7 @@ from sparsam.hardware.simulate import How
 from sparsam.hardware.simulation import SAYS, Simulation, simulate_on
 from sparsam.hardware.writing import folder_for, json_text, plain_json, write_whole
 from sparsam.report.bars import scatters, share_of, stacked
-from sparsam.report.hardware import cell, markdown_of, page_of, seconds_words, write_simulation
+from sparsam.report.hardware import by_reason, cell, markdown_of, page_of, seconds_words, write_simulation
 
 HOSTILE = (
     "<script>alert(1)</script>", "\"><img src=x onerror=alert(1)>", "{{ 7 * 7 }}", "a|b\n# c", "\u202egnp.exe\x1b[31m",
@@ -73,11 +73,20 @@ def test_page_shows_the_figures_of_each_machine(simulation):
 
 def test_layers_left_out_stand_with_the_reason(simulation):
     """Page, table and JSON name each layer that a design does not compute, and why."""
-    for text in (text_of(page_of(simulation)), markdown_of(simulation).replace("\\", "")):
-        assert "encoder.0.attention: it does products with weights alone" in text
+    assert "encoder.0.attention: it does products with weights alone" in text_of(page_of(simulation))
+    assert "- it does products with weights alone: encoder.0.attention" in markdown_of(simulation)
     assert simulation.to_json()["machines"][0]["left_out"] == [
         {"layer": "encoder.0.attention", "reason": "it does products with weights alone"}
     ]
+
+
+def test_layers_left_out_for_one_reason_stand_together():
+    """Forty layers with one reason are one line, their names still to be had."""
+    many = [(f"layer {at}", "it does attention alone") for at in range(40)] + [("x", "too odd")]
+    assert [line[:2] for line in by_reason(many)] == [
+        ("40 layers, layer 0 to layer 39", "it does attention alone"), ("x", "too odd")
+    ]  # fmt: skip
+    assert by_reason(many)[0][2] == [f"layer {at}" for at in range(40)]
 
 
 def test_every_layer_of_every_machine_is_listed(simulation):
