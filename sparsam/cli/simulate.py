@@ -234,8 +234,8 @@ def _machines_command(
     "having: no other takes at most as many cycles and at most as much energy. Writes explore.json, explore.md and "
     "explore.html; what stands in explore.json is not simulated again.",
     epilog=examples(
-        "sparsam explore tensordash --vary lookahead=0..2 --vary lanes=8,16,32 trace/ --out grid",
-        "sparsam explore griffin --vary window=2..6 trace/ --ray local --out grid",
+        "sparsam explore tensordash --vary depth=1..3 --vary lanes=8,16,32 trace/ --out grid",
+        "sparsam explore sparse-b --vary db1=2..8 --vary db3=0,1,2 trace/ --ray local --out grid",
         "sparsam machines tensordash",
     ),
 )

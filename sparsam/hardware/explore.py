@@ -1,7 +1,7 @@
 """A grid of a machine's parameters on one workload, and which of its points are worth having.
 
 Points are simulated independently: here, in several processes, or on the workers of a Ray cluster. Each that is done is kept in
-``explore.json`` at once, under a digest of everything that it depends on, and is not simulated again.
+``explore.json`` within a second, under a digest of everything that it depends on, and is not simulated again.
 """
 
 import hashlib
@@ -35,6 +35,9 @@ SCHEMA = 1
 FILE = "explore.json"
 MOST_POINTS = 4096
 """Of a grid. Chosen by us: hours at a second each."""
+
+SAVE_SECONDS = 1.0
+"""Between two writes of the file: what a killed run loses at most. Chosen by us."""
 
 
 @dataclass(frozen=True)
@@ -242,13 +245,18 @@ def explore(
     varied_values = {parameter: tuple(given) for parameter, given in vary.items()}
     whole = Exploration(name, digest, machine, varied_values, constants, how, (), len(grid) - len(jobs))
     out.mkdir(parents=True, exist_ok=True)
-    for done, (number, point) in enumerate(_each(jobs, workers, ray), 1):
-        points[number] = point
-        replace(whole, points=_fronted(points)).save(out)
-        if progress is not None:
-            progress(done, len(jobs))
-    found = replace(whole, points=_fronted(points))
-    found.save(out)
+    saved = time.monotonic()
+    try:
+        for done, (number, point) in enumerate(_each(jobs, workers, ray), 1):
+            points[number] = point
+            if time.monotonic() - saved >= SAVE_SECONDS:
+                replace(whole, points=_fronted(points)).save(out)
+                saved = time.monotonic()
+            if progress is not None:
+                progress(done, len(jobs))
+    finally:  # an interrupted run keeps what it has
+        found = replace(whole, points=_fronted(points))
+        found.save(out)
     if all(point.refused for point in found.points):
         raise Refused(
             f"no point of the grid is a machine; the first: {found.points[0].refused}",
