@@ -102,6 +102,7 @@ class Exploration:
         how: mode and seed.
         points: in the order of the grid.
         reused: how many were there already.
+        earlier: points of other grids, seeds or traces that stood in the file; they stay there.
     """
 
     workload: str
@@ -112,6 +113,7 @@ class Exploration:
     how: How
     points: tuple[Point, ...]
     reused: int = 0
+    earlier: tuple[Point, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """One JSON object."""
@@ -121,6 +123,7 @@ class Exploration:
             "vary": {name: list(values) for name, values in self.vary.items()}, "base": machine_json(self.machine),
             "constants": self.table.name, "how": {"mode": self.how.mode, "error": self.how.error, "seed": self.how.seed},
             "points": [asdict(point) for point in self.points],
+            "earlier": [asdict(point) for point in self.earlier],
         }  # fmt: skip
         made: dict[str, Any] = plain_json(found)
         return made
@@ -229,9 +232,11 @@ def explore(
     kept = _kept(out / FILE)
     points: list[Point | None] = []
     jobs: dict[int, Job] = {}
+    keys: set[str] = set()
     for number, values in enumerate(grid):
         varied = machine.varied(**values)
         key = key_of(varied, digest, how, constants)
+        keys.add(key)
         if key in kept:
             points.append(replace(kept[key], values=values))
             continue
@@ -243,7 +248,10 @@ def explore(
             points[number] = Point(key, values, refused=str(error))
     name = str(workload.facts.get("name") or trace.name)
     varied_values = {parameter: tuple(given) for parameter, given in vary.items()}
-    whole = Exploration(name, digest, machine, varied_values, constants, how, (), len(grid) - len(jobs))
+    others = tuple(replace(point, on_front=False) for key, point in kept.items() if key not in keys)
+    whole = Exploration(
+        name, digest, machine, varied_values, constants, how, (), len(grid) - len(jobs), others
+    )
     out.mkdir(parents=True, exist_ok=True)
     saved = time.monotonic()
     try:
@@ -365,7 +373,7 @@ def _kept(file: Path) -> dict[str, Point]:
         read = json.loads(file.read_text(encoding="utf-8"))
         if read["kind"] != KIND or read["schema"] != SCHEMA:
             raise ValueError(f"kind {read['kind']!r}, schema {read['schema']!r}")
-        points = [_point_from(one) for one in read["points"]]
+        points = [_point_from(one) for one in (*read["points"], *read["earlier"])]
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -111,6 +111,8 @@ def test_points_that_stand_there_are_not_simulated_again(fake, trace, tmp_path, 
     explore(trace, machine.varied(depth=2), {"lanes": (8,)}, out, workers=1)
     assert len(begun) == 2
     begun.clear()
+    explore(trace, machine, {"lanes": (8, 16, 32)}, out, workers=1)  # of the first grid: still there
+    assert begun == []
     other = fake_design.small_workload(zeros=0.1)
     other.save(tmp_path / "other")
     explore(tmp_path / "other", machine.varied(depth=2), {"lanes": (8,)}, out, workers=1)
@@ -142,8 +144,8 @@ def test_what_was_done_before_an_interruption_is_kept(fake, trace, tmp_path, mon
     "text",
     [
         "", "{", "[]", '{"kind": "other", "schema": 1}',
-        '{"kind": "sparsam-exploration", "schema": 1, "points": [{"key": 1}]}',
-        '{"kind": "sparsam-exploration", "schema": 1, "points": [{"key": "a", "values": {}, "cycles": "many"}]}',
+        '{"kind": "sparsam-exploration", "schema": 1, "points": [{"key": 1}], "earlier": []}',
+        '{"kind": "sparsam-exploration", "schema": 1, "points": [{"key": "a", "values": {}, "cycles": "many"}], "earlier": []}',
     ],
 )  # fmt: skip
 def test_a_damaged_file_is_refused_and_kept(fake, trace, tmp_path, text):
