@@ -249,19 +249,37 @@ def test_explore_names_what_is_off(fake, trace, capsys, tmp_path):
         assert text in capsys.readouterr().err
 
 
-def test_simulating_a_stored_trace_imports_no_torch(fake, trace, tmp_path):
-    """From the command to the report: neither torch nor transformers, on any machine there is; and explore in processes."""
-    code = (
-        "import sys, fake_design; fake_design.register(); from sparsam.cli import main\n"
-        "trace, on, out = sys.argv[1:]\n"
-        "assert main(['simulate', trace, '--on', on, '--out', out]) == 0\n"
-        "assert main(['machines']) == 0\n"
-        "assert main(['explore', on.split(',')[0], '--vary', 'lanes=8', trace, '--out', out + '-grid']) == 0\n"
-        "heavy = {'torch', 'transformers', 'pandas', 'sklearn', 'accelerate', 'huggingface_hub'} & set(sys.modules)\n"
-        "assert not heavy, heavy\n"
-    )
-    on = ",".join([str(fake), *(name for name in machines() if machines()[name].design != "sparch")])
+WITHOUT_TORCH = """
+import sys, fake_design
+fake_design.register()
+from sparsam.cli import main
+from sparsam.hardware.machine import machines
+trace, on, out = sys.argv[1:]
+assert main(["simulate", trace, "--on", on, "--out", out]) == 0
+for name in machines():
+    assert main(["machines", name]) == 0
+fake = on.split(",")[0]
+assert main(["explore", fake, "--vary", "lanes=8", trace, "--out", out + "-grid"]) == 0
+heavy = {"torch", "transformers", "pandas", "sklearn", "accelerate", "huggingface_hub"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+def without_torch(trace: Path, on: list[str], out: Path, seconds: float) -> None:
+    """Run the commands in a fresh process and look at what it imported."""
     env = dict(os.environ) | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    command = [sys.executable, "-c", code, str(trace), on, str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=240)
+    command = [sys.executable, "-c", WITHOUT_TORCH, str(trace), ",".join(on), str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=seconds)
     assert done.returncode == 0, done.stderr
+
+
+def test_simulating_a_stored_trace_imports_no_torch(fake, trace, tmp_path):
+    """From the command to the report, and for each design's own module: neither torch nor transformers."""
+    without_torch(trace, [str(fake)], tmp_path / "out", 240)
+
+
+@pytest.mark.slow  # compiles the kernels of every design
+@pytest.mark.timeout(900)
+def test_no_machine_imports_torch_when_it_runs(fake, trace, tmp_path):
+    """Each machine that comes with the package simulates the small trace without torch."""
+    without_torch(trace, [str(fake), *machines()], tmp_path / "out", 800)
