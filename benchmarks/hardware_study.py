@@ -227,7 +227,7 @@ def main() -> None:
     """Trace, simulate, shuffle, simulate again, store."""
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask.add_argument("--tokens", help="checkpoint with a token rule, in place of top-k")
-    ask.add_argument("--rows", type=int, default=32)
+    ask.add_argument("--rows", type=int, default=16)
     ask.add_argument("--on", help="machines by name")
     ask.add_argument("--only", help="models by name, between commas")
     ask.add_argument("--mode", default="auto")

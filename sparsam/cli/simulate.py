@@ -9,7 +9,7 @@ import typer
 from sparsam.cli.answers import answer
 from sparsam.cli.options import MOST_SEED, Debug, Json, examples
 from sparsam.cli.show import new_console, new_table, plain
-from sparsam.cli.working import working
+from sparsam.cli.working import Interrupted, working
 from sparsam.errors import Usage
 
 if TYPE_CHECKING:
@@ -283,10 +283,15 @@ def _explore(
         if twice := next((name for name, _ in grid if [key for key, _ in grid].count(name) > 1), None):
             raise Usage(f"--vary {twice} is given twice; put all its values into one.", code="explore-vary")
         how = How(mode, error, seed)
-        found = explore(
-            trace, base, dict(grid), folder_for(out, FILE), how, table=table, workers=workers, ray=ray,
-            progress=lambda done, many: show.progress("points", done, many, {}),
-        )  # fmt: skip
+        try:
+            found = explore(
+                trace, base, dict(grid), folder_for(out, FILE), how, table=table, workers=workers, ray=ray,
+                progress=lambda done, many: show.progress("points", done, many, {}),
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"interrupted. Points that are done stand in {out / FILE}; the same command goes on from them."
+            ) from None
         if found.reused:
             show.note(
                 f"{found.reused} of {len(found.points)} points stood in {out / FILE} already, or are no machines"

@@ -13,6 +13,7 @@ from fake_design import machine_file
 from scipy.io import mmwrite
 
 from sparsam.cli import main
+from sparsam.hardware import explore as exploring
 from sparsam.hardware.machine import machines
 from sparsam.hardware.simulation import SAYS
 
@@ -238,6 +239,33 @@ def test_explore_writes_and_prints_the_grid(fake, trace, capsys, tmp_path):
     assert "4 of 4 points" in shown.err
 
 
+def test_interrupted_grid_says_how_to_go_on(fake, trace, capsys, tmp_path, monkeypatch):
+    """Ctrl-C ends with 130; the points before it are kept, and the message says so."""
+    real, begun = exploring.point_of, []
+
+    def stopping(job):
+        if begun:
+            raise KeyboardInterrupt
+        begun.append(job)
+        return real(job)
+
+    monkeypatch.setattr(exploring, "point_of", stopping)
+    given = [
+        "explore",
+        str(fake),
+        "--vary",
+        "lanes=8,16",
+        str(trace),
+        "--workers",
+        "1",
+        "--out",
+        str(tmp_path / "grid"),
+    ]
+    assert main(given) == 130
+    assert "the same command goes on from them" in capsys.readouterr().err
+    assert len(json.loads((tmp_path / "grid" / "explore.json").read_text())["points"]) == 1
+
+
 def test_explore_names_what_is_off(fake, trace, capsys, tmp_path):
     """A parameter twice, an unknown one, none at all: usage, with the parameter's name."""
     for more, text in (
@@ -253,6 +281,7 @@ WITHOUT_TORCH = """
 import sys, fake_design
 fake_design.register()
 from sparsam.cli import main
+from sparsam.hardware import explore as exploring
 from sparsam.hardware.machine import machines
 trace, on, out = sys.argv[1:]
 assert main(["simulate", trace, "--on", on, "--out", out]) == 0
