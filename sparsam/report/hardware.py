@@ -53,9 +53,22 @@ def page_of(simulation: Simulation) -> str:
         part_names=PART_NAMES,
         constants={"name": simulation.table.name, "about": simulation.table.about, "node": f"{simulation.table.node_nm:g}"},
         events=_events(simulation),
-        facts=pairs({key: plain_json(value) for key, value in simulation.facts.items()}),
+        facts=[(key, shortened(value)) for key, value in pairs(plain_json(simulation.facts))],
         how=how_words(simulation),
     )  # fmt: skip
+
+
+LONGEST = 300
+"""Characters of a fact on the page; a plan's kept filters alone are thousands. Chosen by us."""
+
+
+def shortened(text: str) -> str:
+    """A fact, cut where it is long; the whole stands in the JSON.
+
+    >>> len(shortened("x" * 1000))
+    329
+    """
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} … (whole in {FILE})"
 
 
 def how_words(simulation: Simulation) -> str:

@@ -15,6 +15,7 @@ from sparsam.hardware.simulation import SAYS, Simulation, simulate_on
 from sparsam.hardware.writing import folder_for, json_text, plain_json, write_whole
 from sparsam.report.bars import scatters, share_of, stacked
 from sparsam.report.hardware import by_reason, cell, markdown_of, page_of, seconds_words, write_simulation
+from sparsam.workload import Workload
 
 HOSTILE = (
     "<script>alert(1)</script>", "\"><img src=x onerror=alert(1)>", "{{ 7 * 7 }}", "a|b\n# c", "\u202egnp.exe\x1b[31m",
@@ -131,6 +132,16 @@ def test_foreign_words_stay_text(fake, word):
     assert "\n# c" not in markdown
     assert "<script>" not in markdown.replace("\\<", "")
     assert "](http" not in markdown.replace("\\]", "")
+
+
+def test_long_facts_are_cut_on_the_page_alone(fake):
+    """A plan of thousands of numbers does not fill the page; the JSON has it whole."""
+    workload = small_workload()
+    long = Workload(workload.layers, dict(workload.facts) | {"plan": {"filters": list(range(5000))}})
+    found = simulate_on(long, [read_machine(fake)])
+    assert "4999" not in page_of(found)
+    assert "(whole in simulation.json)" in page_of(found)
+    assert found.to_json()["facts"]["plan"]["filters"][-1] == 4999
 
 
 def test_page_refers_to_nothing_outside(simulation):
