@@ -51,6 +51,7 @@ SCALE = 0.75
 ZERO = 0.6
 """Share of each layer's weights that magnitude pruning sets to zero. Chosen by us."""
 BUDGET = 0.5
+RESULTS = ("hardware-study", "hardware-study-layers")
 PARTS = {
     "queries, keys, values": r"attention\.self\.(query|key|value)$",
     "attention's output": r"attention\.output\.dense$",
@@ -272,11 +273,20 @@ def main() -> None:
     notes.append("cycles, energy and traffic are simulated; only accuracy was measured")
     notes.append(f"rows traced: {given.rows}; energy constants: default40; mode {given.mode}, seed 0")
     command = "python benchmarks/hardware_study.py" + (f" --tokens {given.tokens}" if given.tokens else "")
-    store("hardware-study", "MiniLM on SST-2 on simulated accelerators", command, rows, notes)
+    store(RESULTS[0], "MiniLM on SST-2 on simulated accelerators", command, rows, notes)
     title = "The same, by kind of layer: real tensors beside the same numbers shuffled"
-    store("hardware-study-layers", title, command, parts, notes)
+    store(RESULTS[1], title, command, parts, notes)
     if not given.no_page:
-        fill(PAGE, {"models": markdown_table(rows), "layers": markdown_table(parts)})
+        stored = f"Stored: {', '.join(f'[{name}](../../benchmarks/results/{name}.md)' for name in RESULTS)}. "
+        notes = [f"- {note}" for note in notes]
+        fill(
+            PAGE,
+            {
+                "models": markdown_table(rows),
+                "layers": markdown_table(parts),
+                "stored": [stored + f"`{command}`", "", *notes],
+            },
+        )
 
 
 if __name__ == "__main__":

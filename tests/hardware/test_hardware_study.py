@@ -50,5 +50,5 @@ def test_tables_reach_their_places_on_the_page(tmp_path):
     with pytest.raises(SystemExit, match="no place for table layers"):
         study.fill(page, {"layers": []})
     text = study.PAGE.read_text(encoding="utf-8")
-    for name in ("models", "layers"):
+    for name in ("models", "layers", "stored"):
         assert text.count(f"<!-- {name}: begin -->") == text.count(f"<!-- {name}: end -->") == 1
