@@ -272,7 +272,7 @@ def main() -> None:
                 print(rows[-1], flush=True)
     notes.append("cycles, energy and traffic are simulated; only accuracy was measured")
     notes.append(f"rows traced: {given.rows}; energy constants: default40; mode {given.mode}, seed 0")
-    command = "python benchmarks/hardware_study.py" + (f" --tokens {given.tokens}" if given.tokens else "")
+    command = " ".join(["python benchmarks/hardware_study.py", *sys.argv[1:]])
     store(RESULTS[0], "MiniLM on SST-2 on simulated accelerators", command, rows, notes)
     title = "The same, by kind of layer: real tensors beside the same numbers shuffled"
     store(RESULTS[1], title, command, parts, notes)
