@@ -277,16 +277,17 @@ def main() -> None:
     title = "The same, by kind of layer: real tensors beside the same numbers shuffled"
     store(RESULTS[1], title, command, parts, notes)
     if not given.no_page:
-        stored = f"Stored: {', '.join(f'[{name}](../../benchmarks/results/{name}.md)' for name in RESULTS)}. "
-        notes = [f"- {note}" for note in notes]
-        fill(
-            PAGE,
-            {
-                "models": markdown_table(rows),
-                "layers": markdown_table(parts),
-                "stored": [stored + f"`{command}`", "", *notes],
-            },
-        )
+        to_page(rows, parts, notes, command)
+
+
+def to_page(
+    rows: Sequence[dict[str, Any]], parts: Sequence[dict[str, Any]], notes: Sequence[str], command: str
+) -> None:
+    """Put the tables on the study's page; of the layers those of the dense and of the most sparse model."""
+    links = ", ".join(f"[{name}](../../benchmarks/results/{name}.md)" for name in RESULTS)
+    few = [row for row in parts if row["model"] in ("dense", "magnitude")]
+    stored = [f"`{command}`; stored: {links}.", "", *(f"- {note}" for note in notes)]
+    fill(PAGE, {"models": markdown_table(list(rows)), "layers": markdown_table(few), "stored": stored})
 
 
 if __name__ == "__main__":
