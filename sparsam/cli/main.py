@@ -21,6 +21,7 @@ from sparsam.cli import (
     pareto,
     quantize,
     report,
+    simulate,
     trace,
     track,
 )
@@ -48,6 +49,7 @@ for command in (
     export,
     inspect,
     trace,
+    simulate,
     report,
     track,
     demo,
@@ -77,7 +79,10 @@ def _version(wanted: bool) -> None:
         "sparsam bench runs/half --task nyu-mll/glue:sst2",
         "sparsam export runs/half --to onnx --out runs/half-onnx",
         "sparsam trace runs/half --task nyu-mll/glue:sst2 --out traces/half",
+        "sparsam simulate traces/half --on tensordash,griffin --out silicon",
         "sparsam report runs/half --out report.html",
+        "sparsam track -- python train.py",
+        "sparsam lineage runs/half/model.safetensors",
     )
     + "\n\n\b\nExit codes: 0 done, 1 fault of sparsam, 2 usage, 3 refused, 4 budget missed,\n"
     "5 input or output, 130 interrupted.",

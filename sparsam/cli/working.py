@@ -43,13 +43,16 @@ class Interrupted(Exception):
 
 
 @contextmanager
-def working(as_json: bool, debug: bool, *outs: Path) -> Iterator[Shown]:
-    """Run a command's work: what libraries print goes to standard error, their chatter is off, Ctrl-C is explained."""
+def working(as_json: bool, debug: bool, *outs: Path, models: bool = True) -> Iterator[Shown]:
+    """Run a command's work: what libraries print goes to standard error, their chatter is off, Ctrl-C is explained.
+
+    Without ``models`` the libraries of models are not in use, and are not imported to be hushed.
+    """
     console = new_console(error=True)
     show = Shown(console, Progress(console))
     with ExitStack() as stack:
         stack.callback(show.progress.close)
-        if not debug:
+        if models and not debug:
             stack.enter_context(_hushed())
         if as_json:
             stack.enter_context(redirect_stdout(sys.stderr))

@@ -2,9 +2,10 @@
 
 import json
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sparsam.report.runs import Score
+if TYPE_CHECKING:
+    from sparsam.report.runs import Score
 
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
@@ -49,17 +50,17 @@ def size(value: float) -> str:
     return f"{value:.0f} B"
 
 
-def scaled(score: Score, value: float) -> float:
+def scaled(score: "Score", value: float) -> float:
     """A score on the page's scale: fractions in hundredths."""
     return 100 * value if score.unit == "fraction" else value
 
 
-def unit(score: Score) -> str:
+def unit(score: "Score") -> str:
     """What stands after a score: a percent sign for an accuracy, nothing for other metrics."""
     return " %" if score.unit == "fraction" and score.what == "accuracy" else ""
 
 
-def metric_name(score: Score) -> str:
+def metric_name(score: "Score") -> str:
     """A metric as a heading, with the factor that its numbers carry."""
     return score.what if score.unit != "fraction" or unit(score) else f"{score.what} × 100"
 

@@ -1,15 +1,9 @@
 """The page: sections into one template, escaped throughout, and the file, written whole or not at all."""
 
-import base64
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
-
-import jinja2
-from markupsafe import Markup
 
 from sparsam import __version__
 from sparsam.artifact.staging import failures, real_path, write_whole
@@ -17,14 +11,11 @@ from sparsam.errors import Refused, SparsamError, Usage
 from sparsam.report import sections
 from sparsam.report.bench import Bench, bench_of
 from sparsam.report.examples import Example, examples_of
-from sparsam.report.figures import clean
 from sparsam.report.front import Front, fronts, views
 from sparsam.report.runs import EXPECTED, Run, find
+from sparsam.report.sheet import GENERATOR, environment, style
 from sparsam.report.speed import speed
 from sparsam.task import Task
-
-GENERATOR = '<meta name="generator" content="sparsam '
-"""By this a file is known as a report of ours, which a new one may replace."""
 
 BUILT_IN = ("digits",)
 """Tasks that need no files: their example images are drawn without being asked for."""
@@ -112,10 +103,10 @@ def page_of(
     found_fronts: Sequence[Front] = (),
 ) -> str:
     """The page as text. What comes from outside stands in it as text alone, whatever it holds."""
-    style, digest = _style()
-    return _environment().get_template("page.html").render(
+    sheet, digest = style()
+    return environment().get_template("page.html").render(
         version=__version__,
-        style=style,
+        style=sheet,
         style_sha256=digest,
         names=[run.name for run in runs] + [name for name, _ in benches],
         headlines=sections.headlines(runs),
@@ -129,28 +120,3 @@ def page_of(
         recipes=sections.recipes(runs),
         notes=sections.notes(runs, said),
     )  # fmt: skip
-
-
-@cache
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("sparsam.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=_finalize,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def _finalize(value: Any) -> Any:
-    """Every value on its way into the page: clean text, still to be escaped; what a macro made stays as it is."""
-    return value if isinstance(value, Markup) else clean(str(value))
-
-
-@cache
-def _style() -> tuple[Markup, str]:
-    """The style sheet, which is ours alone, and its SHA-256 as the page's policy names it."""
-    text = Path(__file__).with_name("templates").joinpath("style.css").read_text(encoding="utf-8")
-    text = f"\n{text.strip()}\n"
-    return Markup(text), base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")

@@ -79,7 +79,7 @@ def plots(points: Sequence[Point], unit: str) -> tuple[Plot, ...]:
 def _plot(points: Sequence[Point], unit: str, size: str, width: int, height: int, longest: int) -> Plot:
     left, right, top, bottom = 46, width - 14, 36, height - 46
     most = max(1.0, *(point.cost for point in points))
-    least_y, most_y, ticks = _axis(min(p.low for p in points), max(p.high for p in points))
+    least_y, most_y, ticks = axis(min(p.low for p in points), max(p.high for p in points))
 
     def x(cost: float) -> float:
         return round(left + cost / (1.06 * most) * (right - left), 1)
@@ -108,17 +108,20 @@ def _plot(points: Sequence[Point], unit: str, size: str, width: int, height: int
     step = 0.25 if most <= 1.5 else 10 ** math.floor(math.log10(most))
     across = [Tick(x(step * i), f"{step * i:g}×") for i in range(int(1.06 * most / step) + 1)]
     up = [Tick(y(value), f"{value:g}") for value in ticks]
-    labelled = _labelled(marks, (left + 4.0, 24.0, right, bottom - 2.0))
-    return Plot(size, width, height, left, right, top, bottom, labelled, tuple(across), tuple(up), named)
+    placed = labelled(marks, (left + 4.0, 24.0, right, bottom - 2.0))
+    return Plot(size, width, height, left, right, top, bottom, placed, tuple(across), tuple(up), named)
 
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom."""
 
 
-def _labelled(marks: Sequence[Mark], inside: Box) -> tuple[Mark, ...]:
-    """Each label where it covers least: beside its point, above or below its interval, or a little off with a line."""
-    taken: list[Box] = []
+def labelled(marks: Sequence[Mark], inside: Box, also: Sequence[Box] = ()) -> tuple[Mark, ...]:
+    """Each label where it covers least: beside its point, above or below its interval, or a little off with a line.
+
+    ``also`` are places that it should not cover either.
+    """
+    taken: list[Box] = list(also)
     for mark in marks:
         taken += [
             (mark.x - 9, mark.y - 9, mark.x + 9, mark.y + 9),
@@ -169,7 +172,7 @@ def _overlap(one: Box, other: Box) -> float:
     return max(across, 0.0) * max(down, 0.0)
 
 
-def _axis(least: float, most: float) -> tuple[float, float, list[float]]:
+def axis(least: float, most: float) -> tuple[float, float, list[float]]:
     """Ends and ticks of an axis that holds both values, with some air."""
     span = max(most - least, 1e-3 * max(abs(most), 1.0))
     rough = span / 4
