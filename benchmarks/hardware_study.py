@@ -22,7 +22,6 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from sparsam.runtime.record import record
 from tables import store
 
 from sparsam.artifact import is_artifact
@@ -38,6 +37,7 @@ from sparsam.plan import LayerPlan, Plan
 from sparsam.report.bars import joules
 from sparsam.report.figures import size
 from sparsam.report.hardware import markdown_table, mode_words, ratio, write_simulation
+from sparsam.runtime.record import record
 from sparsam.structure import FTPP
 from sparsam.task import Task
 from sparsam.tokens.control import Control
