@@ -146,14 +146,14 @@ def _pyarrow(module: ModuleType) -> None:
 
 def _h5py(module: ModuleType) -> None:
     """Files, and groups, datasets, attributes, committed types and links in them, each with its calls."""
-    open_files: dict[str, tuple[Handle, Any]] = {}
+    open_files: dict[bytes, Handle] = {}
+    name_of = module.h5f.get_name
 
     def handle_of(thing: Any) -> Handle | None:
         try:
-            found = open_files.get(thing.file.filename)
+            return open_files.get(name_of(thing.id))
         except Exception:  # closed, or no file of its own
             return None
-        return found[0] if found else None
 
     def tell(thing: Any, kind: str, name: str, call: str, started: float, size: int = 0) -> None:
         tracker, handle = _tracker(), handle_of(thing)
@@ -187,7 +187,7 @@ def _h5py(module: ModuleType) -> None:
                     path, "r" if not writes else "rw" if mode in ("a", "r+") else "w", created=writes and before is None,
                     emptied=emptied, found=before if before is not None and not emptied else now, through="h5py",
                 )  # fmt: skip
-                open_files[self.filename] = (handle, self.id)
+                open_files[name_of(self.id)] = handle
             return found
 
         return call
@@ -195,14 +195,14 @@ def _h5py(module: ModuleType) -> None:
     def closing(old: Any) -> Any:
         def call(self: Any) -> Any:
             try:
-                name = self.filename if self.id.valid else None
+                name = name_of(self.id) if self.id.valid else None
             except Exception:
                 name = None
             found = old(self)
-            known = open_files.pop(name, None) if name is not None else None
+            handle = open_files.pop(name, None) if name is not None else None
             tracker = _tracker()
-            if known is not None and tracker is not None:
-                tracker.closed(known[0])
+            if handle is not None and tracker is not None:
+                tracker.closed(handle)
             return found
 
         return call
@@ -229,7 +229,7 @@ def _h5py(module: ModuleType) -> None:
                 tell(self, kind, str(full), "create", started)
                 data = more.get("data", args[2] if len(args) > 2 else None)
                 if wrote and data is not None:
-                    tell(self, kind, str(full), "write", started, int(getattr(found, "nbytes", 0)))
+                    tell(self, kind, str(full), "write", started, int(getattr(data, "nbytes", 0)))
                 return found
 
             return call
@@ -286,8 +286,10 @@ def _h5py(module: ModuleType) -> None:
             def call(self: Any, name: Any, *args: Any, **more: Any) -> Any:
                 started = perf_counter()
                 found = old(self, name, *args, **more)
-                owner = module._hl.base.HLObject(self._id)
-                tell(_Owner(self._id, module), "attribute", f"{owner.name}@{name}", call_name, started)
+                owner = _Owner(self._id)
+                if handle_of(owner) is not None:
+                    path = (module.h5i.get_name(self._id) or b"").decode("utf-8", "replace")
+                    tell(owner, "attribute", f"{path}@{name}", call_name, started)
                 return found
 
             return call
@@ -318,10 +320,12 @@ def _inside(group: Any, name: Any) -> str:
 
 
 class _Owner:
-    """What an attribute hangs on, as something that has a file."""
+    """What an attribute hangs on, by its number alone."""
 
-    def __init__(self, number: Any, module: Any) -> None:
-        self.file = module.File(module.h5i.get_file_id(number))
+    __slots__ = ("id",)
+
+    def __init__(self, number: Any) -> None:
+        self.id = number
 
 
 KNOWN: dict[str, Callable[[ModuleType], None]] = {
