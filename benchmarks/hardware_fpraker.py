@@ -22,7 +22,8 @@ from sklearn.datasets import load_digits
 from tables import store
 
 from sparsam.hardware import How, machines, simulate
-from sparsam.hardware.fpraker import LANES, threads, training_products
+from sparsam.hardware.fpraker import training_products
+from sparsam.hardware.fpraker_element import LANES, threads
 from sparsam.workload import Conv, Gemm, Layer, Tensor, Workload, bf16_bits
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import tables
 
 from sparsam.hardware.machine import machine_of
-from sparsam.hardware.s2engine import UNLIMITED, Array, bound, layer_cost, pass_ticks, run
+from sparsam.hardware.s2engine import bound, layer_cost
+from sparsam.hardware.s2engine_array import UNLIMITED, Array, pass_ticks, run
 from sparsam.hardware.simulate import How, simulate
 from sparsam.workload import Conv, Gemm, Tensor, Workload
 

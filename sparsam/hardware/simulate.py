@@ -71,14 +71,14 @@ def simulate(
         if progress is not None:
             progress(number, len(workload), layer.name)
         try:
-            found.append(_whole(layer_cost(layer, machine, how), machine, constants))
+            found.append(with_memory(layer_cost(layer, machine, how), machine, constants))
         except NotComputed as reason:
             left_out.append((layer.name, str(reason)))
     clock = machine.number("clock_mhz") * 1e6
     return Cost(machine.name, machine.design, tuple(found), constants.name, clock, tuple(left_out))
 
 
-def _whole(one: LayerCost, machine: Machine, table: EnergyTable) -> LayerCost:
+def with_memory(one: LayerCost, machine: Machine, table: EnergyTable) -> LayerCost:
     """With the time and the energy of memory."""
     rate = machine.number("dram_gb_per_s") * 1e9 / (machine.number("clock_mhz") * 1e6)  # bytes a cycle
     events = dict(one.events) | {"dram_byte": one.dram_bytes, "sram_byte": one.sram_bytes}

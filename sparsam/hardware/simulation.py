@@ -16,7 +16,7 @@ from sparsam.hardware.cost import Cost, LayerCost
 from sparsam.hardware.designs import design_of
 from sparsam.hardware.energy import DEFAULT_TABLE, EnergyTable, energy_table
 from sparsam.hardware.machine import Machine
-from sparsam.hardware.simulate import How, _whole, simulate
+from sparsam.hardware.simulate import How, simulate, with_memory
 from sparsam.hardware.writing import json_text, plain_json, write_whole
 from sparsam.workload import Workload
 
@@ -147,7 +147,7 @@ def multiply_on(
     costs, seconds = [], []
     for machine in machines:
         started, design = clock(), design_of(machine)
-        one = _whole(cast(Any, design).simulate_matrices(a, b, machine, how), machine, constants)
+        one = with_memory(cast(Any, design).simulate_matrices(a, b, machine, how), machine, constants)
         costs.append(
             Cost(machine.name, machine.design, (one,), constants.name, machine.number("clock_mhz") * 1e6)
         )

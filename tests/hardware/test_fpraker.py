@@ -11,7 +11,8 @@ import pytest
 from sparsam.errors import Refused
 from sparsam.hardware import How, machines, simulate
 from sparsam.hardware import fpraker as fp
-from sparsam.hardware.fpraker import EVERY_TERM, Rules, blocks, fields, naf, run_passes, schedule
+from sparsam.hardware import fpraker_element as fe
+from sparsam.hardware.fpraker_element import EVERY_TERM, Rules, blocks, fields, naf, run_passes, schedule
 from sparsam.workload import Attention, Conv, Gemm, Tensor, Workload, bf16_bits, rounded
 
 ALONE = Rules(rows=1, columns=1, exponent_share=1, chunk=0)
@@ -66,10 +67,10 @@ def test_terms_sum_to_the_significand():
         positions = [position for position, _ in terms]
         assert sum(digit * 2**position for position, digit in terms) == code
         assert all(x - y >= 2 for x, y in pairwise(positions))
-        assert len(terms) == fp.TERMS[code] <= 5
-        assert positions == fp.POSITIONS[code, : len(terms)].tolist()
-        assert [digit for _, digit in terms] == fp.DIGITS[code, : len(terms)].tolist()
-        assert fp.MASKS[code] == sum(1 << (8 - position) for position in positions)
+        assert len(terms) == fe.TERMS[code] <= 5
+        assert positions == fe.POSITIONS[code, : len(terms)].tolist()
+        assert [digit for _, digit in terms] == fe.DIGITS[code, : len(terms)].tolist()
+        assert fe.MASKS[code] == sum(1 << (8 - position) for position in positions)
 
 
 def test_histogram_of_terms():
@@ -99,11 +100,11 @@ def counted(a, b, rules, accumulator=None):
     of_a, of_b = fields(a), fields(b)
     live = (of_a.significand > 0) & (of_b.significand > 0)
     exponent = of_a.exponent.astype(np.int64) + of_b.exponent
-    e_max = max([*exponent[live].tolist(), fp.NOTHING if accumulator is None else accumulator])
+    e_max = max([*exponent[live].tolist(), fe.NOTHING if accumulator is None else accumulator])
     fired = np.zeros((len(a), 5), np.int16)
     significand = np.where(live, of_a.significand, 0).astype(np.int64)
-    cycles, kept = fp._issued(
-        e_max - exponent, significand, rules.reach, rules.out_of_bounds, fired, fp.POSITIONS, fp.TERMS
+    cycles, kept = fe._issued(
+        e_max - exponent, significand, rules.reach, rules.out_of_bounds, fired, fe.POSITIONS, fe.TERMS
     )
     return cycles, kept, fired
 
@@ -143,7 +144,7 @@ def test_a_set_is_bounded_by_its_terms():
     """The longest lane, all terms one after the other; with a wide shifter exactly the longest lane."""
     rng = np.random.default_rng(2)
     a, b = gaussian(rng, (10_000, 8), 0.4), near(rng, (10_000, 8))
-    terms = np.where(fields(b).significand > 0, fp.TERMS[fields(a).significand], 0).astype(np.int64)
+    terms = np.where(fields(b).significand > 0, fe.TERMS[fields(a).significand], 0).astype(np.int64)
     free = replace(ALONE, out_of_bounds=EVERY_TERM)
     took = each_alone(a, b, free).element_cycles
     assert (took >= np.maximum(terms.max(1), 1)).all() and (took <= np.maximum(terms.sum(1), 1)).all()
@@ -214,8 +215,8 @@ def bit_equal(rng, cases):
         took, kept = np.zeros((rules.columns, rules.rows, sets), int), 0
         for c in range(rules.columns):
             for r in range(rules.rows):
-                expected = fp.dot_reference(a[c], b[r], rules)
-                serial, took[c, r], fired = fp.dot_serial(a[c], b[r], rules)
+                expected = fe.dot_reference(a[c], b[r], rules)
+                serial, took[c, r], fired = fe.dot_serial(a[c], b[r], rules)
                 assert value(found, (0, c, r), rules) == expected == serial
                 kept += fired
         assert found.kept[0] == kept and found.element_cycles[0] == np.maximum(took, 1).sum()
@@ -249,8 +250,8 @@ def test_without_rounding_the_schedule_is_the_exact_product():
         total = Fraction(0)
         for _, i, position, digit in schedule(a, b, free)[1]:
             term = Fraction(digit) * Fraction(2) ** (position - 7 + int(fields(a).exponent[i]))
-            total += (-term if a[i] >> 15 else term) * fp.exact_value(int(b[i]))
-        assert total == fp.dot_exact(a, b)
+            total += (-term if a[i] >> 15 else term) * fe.exact_value(int(b[i]))
+        assert total == fe.dot_exact(a, b)
 
 
 def test_replay_gives_the_integers_back():
@@ -262,11 +263,11 @@ def test_replay_gives_the_integers_back():
         a, b = (rng.integers(-128, 128, (rows, k)).astype(np.int8) for rows in (m, n))
         a[rng.random(a.shape) < number / 40] = 0
         product = next(Gemm("g", Tensor(a, "int8"), Tensor(b, "int8")).products(8))
-        found, _ = fp.replay(product, Rules(reach=int(rng.choice([0, 3, 8]))))
+        found, _ = fe.replay(product, Rules(reach=int(rng.choice([0, 3, 8]))))
         assert (found == a.astype(np.int64) @ b.astype(np.int64).T).all()
         done += m * n
     big = rng.integers(-128, 128, (100, 16)).astype(np.int8)
-    found, _ = fp.replay(Gemm("g", Tensor(big, "int8"), Tensor(big[::-1].copy(), "int8")), Rules())
+    found, _ = fe.replay(Gemm("g", Tensor(big, "int8"), Tensor(big[::-1].copy(), "int8")), Rules())
     assert (found == big.astype(np.int64) @ big[::-1].astype(np.int64).T).all()
     assert done + big.shape[0] ** 2 >= 10_000
 
@@ -296,7 +297,7 @@ def test_terms_out_of_bounds_change_no_bit_of_short_significands():
     assert (fewer.s != all_terms.s).any()
     some = np.random.default_rng(0).choice(len(a), 60, replace=False)
     for i in some:
-        assert value(cut, (i, 0, 0), ALONE) == fp.dot_reference(
+        assert value(cut, (i, 0, 0), ALONE) == fe.dot_reference(
             a[i], b[i], replace(ALONE, out_of_bounds=EVERY_TERM)
         )
 
@@ -315,13 +316,13 @@ def test_serial_and_bit_parallel_elements_agree_where_nothing_is_cut_off():
     rng = np.random.default_rng(15)
     a, b = (bf16_bits(rng.integers(-7, 8, (50, 24)).astype(np.float32)) for _ in range(2))
     for x, y in zip(a, b, strict=True):
-        assert fp.dot_parallel(x, y, Rules()) == fp.dot_reference(x, y, Rules()) == fp.dot_exact(x, y)
+        assert fe.dot_parallel(x, y, Rules()) == fe.dot_reference(x, y, Rules()) == fe.dot_exact(x, y)
     a, b = gaussian(rng, (100, 64)), gaussian(rng, (100, 64))
     apart = 0
     for x, y in zip(a, b, strict=True):
-        serial, parallel = fp.dot_reference(x, y, Rules()), fp.dot_parallel(x, y, Rules())
+        serial, parallel = fe.dot_reference(x, y, Rules()), fe.dot_parallel(x, y, Rules())
         apart += serial != parallel
-        size = sum(abs(fp.exact_value(int(p)) * fp.exact_value(int(q))) for p, q in zip(x, y, strict=True))
+        size = sum(abs(fe.exact_value(int(p)) * fe.exact_value(int(q))) for p, q in zip(x, y, strict=True))
         assert abs(serial - parallel) <= size / 2**12 * 8
     assert apart > 50
 
@@ -347,13 +348,13 @@ def test_sums_beyond_the_integer_bits_are_counted_and_right():
     done = each_alone(a, a, ALONE)
     assert done.outgrown[0] == 1  # the second set starts at the first one's exponent
     assert each_alone(a, a, replace(ALONE, chunk=8)).outgrown[0] == 2
-    assert value(done, (0, 0, 0), ALONE) == fp.dot_reference(a[0], a[0], ALONE)
+    assert value(done, (0, 0, 0), ALONE) == fe.dot_reference(a[0], a[0], ALONE)
     assert each_alone(a, a, replace(ALONE, integer_bits=6)).outgrown[0] == 0
 
 
 def test_plain_python_does_what_the_compiled_kernel_does():
     """Where numba is absent; without a warning of overflow."""
-    if not hasattr(fp._passes, "py_func"):
+    if not hasattr(fe._passes, "py_func"):
         pytest.skip("numba is absent")
     rng = np.random.default_rng(17)
     for limit in (12, EVERY_TERM):
@@ -363,7 +364,7 @@ def test_plain_python_does_what_the_compiled_kernel_does():
         with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
             warnings.simplefilter("error")
             for name in ("_passes", "_issued", "_sum"):
-                patch.setattr(fp, name, getattr(fp, name).py_func)
+                patch.setattr(fe, name, getattr(fe, name).py_func)
             plain = run_passes(blocks(a, 2), blocks(b, 2), ORIGIN, rules)
         assert all((x == y).all() for x, y in zip(done, plain, strict=True))
 
@@ -520,7 +521,7 @@ def test_threads_do_not_change_the_result(machine):
     found = []
     with pytest.MonkeyPatch.context() as patch:
         for count in (1, 3):
-            patch.setattr(fp, "threads", lambda count=count: count)
+            patch.setattr(fe, "threads", lambda count=count: count)
             found.append(simulated(layer, machine, mode="exact"))
     assert found[0] == found[1] and numba.get_num_threads() == before
 
@@ -533,8 +534,8 @@ def test_checking_replays_integers_and_compares_bits(machine):
     assert simulated(layer, machine, check=True) == simulated(layer, machine)
     simulated(conv(rng, side=6), machine, check=True)
     with pytest.MonkeyPatch.context() as patch:
-        real = fp._brought
-        patch.setattr(fp, "_brought", lambda *args: real(*args) * 2)
+        real = fe._brought
+        patch.setattr(fe, "_brought", lambda *args: real(*args) * 2)
         with pytest.raises(Refused, match=r"dense\.3: output") as refusal:
             simulated(layer, machine, check=True)
     assert refusal.value.code == "fpraker-schedule"
@@ -546,7 +547,7 @@ def test_wide_integers_are_rounded_and_cannot_be_replayed(machine):
     wide = Tensor(rng.integers(-30000, 30000, (9, 24)).astype(np.int16), "int16", 0.5)
     assert simulated(Gemm("w", wide, wide), machine, check=True).compute_cycles > 0
     with pytest.raises(Refused, match="int16"):
-        fp.replay(Gemm("w", wide, wide), Rules())
+        fe.replay(Gemm("w", wide, wide), Rules())
 
 
 def test_attention_counts_both_products_and_probabilities_in_memory(machine):
@@ -588,8 +589,8 @@ def test_zeros_take_the_least(machine):
 def test_limits_by_layer_are_for_that_layer(machine):
     """By pattern; the others keep the machine's."""
     own = machine.varied(out_of_bounds_by_layer={"block.*.up": 6})
-    assert fp.rules_of(own, "block.3.up").out_of_bounds == 6
-    assert fp.rules_of(own, "block.3.down").out_of_bounds == 12
+    assert fe.rules_of(own, "block.3.up").out_of_bounds == 6
+    assert fe.rules_of(own, "block.3.down").out_of_bounds == 12
     rng = np.random.default_rng(40)
     a = Tensor(gaussian(rng, (32, 64)), "bf16")
     fast, slow = (simulated(Gemm(name, a, a), own) for name in ("block.0.up", "head"))
@@ -613,7 +614,7 @@ def test_the_serial_operand_follows_the_role_or_the_terms(machine):
     rng = np.random.default_rng(50)
     dense, sparse = Tensor(gaussian(rng, (32, 64)), "bf16"), Tensor(gaussian(rng, (32, 64), 0.8), "bf16")
     product = Gemm("g", dense, sparse)
-    assert [fp.serial_operand(product, rule) for rule in fp.SERIAL] == ["a", "a", "b", "b"]
+    assert [fp.serial_operand(product, rule) for rule in fe.SERIAL] == ["a", "a", "b", "b"]
     own, other = (simulated(product, machine.varied(serial=rule)) for rule in ("role", "fewer"))
     assert other.compute_cycles < own.compute_cycles
     turned = simulated(Gemm("g", sparse, dense), machine)

@@ -6,21 +6,20 @@ import pytest
 from sparsam.errors import Refused
 from sparsam.hardware import s2engine
 from sparsam.hardware.machine import machine_of
-from sparsam.hardware.s2engine import (
+from sparsam.hardware.s2engine import bound, collective_replay, collective_sources, replay, stream_flips, work
+from sparsam.hardware.s2engine_array import (
+    END,
     GROUP,
+    OFF,
+    OUT,
     PLACE_W,
     PLACE_X,
     UNLIMITED,
     Array,
-    bound,
-    collective_replay,
-    collective_sources,
     compress,
+    cycles,
     pass_ticks,
-    replay,
     run,
-    stream_flips,
-    work,
 )
 from sparsam.hardware.simulate import How, simulate
 from sparsam.workload import Attention, Conv, Gemm, Tensor, Workload
@@ -91,7 +90,7 @@ def test_compiled_and_plain_python_agree():
             xs = compress(x.reshape(len(x), -1))
             ws = compress(np.tile(w, (1, x.shape[1])), w.shape[1] // GROUP, PLACE_W, shadow=True)
             finished = np.zeros(x.shape[1], np.int64)
-            plain = getattr(s2engine.cycles, "py_func", s2engine.cycles)(
+            plain = getattr(cycles, "py_func", cycles)(
                 ws.codes, ws.starts, xs.codes, xs.starts, x.shape[1], *map(np.int32, array[2:6]), *array[6:], finished
             )  # fmt: skip
             assert plain == pass_ticks(x, w, array)[0]
@@ -104,11 +103,11 @@ def test_streams_hold_the_numbers_and_one_zero_for_an_empty_group():
     found = compress(v, 3, PLACE_W)
     assert found.values[found.starts[0] + 1 :][:5].tolist() == [5, -7, 0, 300 & 255, 300 >> 8]
     codes = found.codes[found.starts[0] + 1 :][:5]
-    assert (codes & s2engine.OFF).tolist() == [2, 9, 0, 8, 8]
-    assert ((codes & s2engine.END) != 0).tolist() == [False, True, True, False, True]
-    assert ((codes & s2engine.OUT) != 0).tolist() == [False, False, False, False, True]
+    assert (codes & OFF).tolist() == [2, 9, 0, 8, 8]
+    assert ((codes & END) != 0).tolist() == [False, True, True, False, True]
+    assert ((codes & OUT) != 0).tolist() == [False, False, False, False, True]
     empty = compress(np.zeros((1, 16), np.int8), 0, PLACE_X)
-    assert empty.codes[2] & s2engine.OFF == PLACE_X and empty.values[2] == 0
+    assert empty.codes[2] & OFF == PLACE_X and empty.values[2] == 0
 
 
 def test_a_group_takes_its_numbers_less_the_matches_before_their_ends():

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparsam.hardware.s2engine import UNLIMITED, Array, pass_ticks
+from sparsam.hardware.s2engine_array import UNLIMITED, Array, pass_ticks
 from sparsam.workload import Conv, Tensor
 
 PUBLISHED = tomllib.loads(
