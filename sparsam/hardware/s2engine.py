@@ -10,8 +10,9 @@ end-of-kernel ("out"). Every processing element (PE) compares the offsets at the
 the fast selection clock, and queues the pairs that match for a multiplier that runs ``ratio`` times slower. All queues are
 finite: what is full stalls what feeds it.
 
-- In :mod:`.s2engine_array`, :func:`compress` makes the streams, :func:`ticks` is the array in plain words, with the numbers in it: it gives the sums back
-  (:func:`replay`) and everything that can be counted. :func:`cycles` is the same for time alone, some tens of times as fast.
+- In :mod:`.s2engine_array`, :func:`compress` makes the streams, and :func:`ticks` is the array in plain words, with the numbers
+  in it: it gives the sums back (:func:`replay`) and everything that can be counted. :func:`cycles` is the same for time alone,
+  some tens of times as fast.
 - :func:`work` counts decisions and pairs of a product in closed form; :func:`bound` is the time without queue limits.
 - :func:`collective_sources` says which groups the collective elements (CE) at the left edge take over from a neighbour.
 
