@@ -40,6 +40,8 @@ FORMATS: dict[str, type[np.generic]] = {
     "int8": np.int8, "int16": np.int16, "int32": np.int32, "bf16": np.uint16
 }  # fmt: skip
 """Number formats and the NumPy type that holds them; bfloat16 is held as its bits."""
+FARTHEST = (1 << 31) - 1
+"""The last place a token can have had."""
 ROLES = ("forward", "grad_input", "grad_weight")
 """Which of a layer's three products in training it is; inference has the first alone."""
 
@@ -409,20 +411,32 @@ class Attention:
                 f"{self.name}: values have one scale in all; got {np.shape(self.v.scale)}, and their product sums over tokens.",
                 code="workload-shape",
             )
-        if self.lengths.ndim != 1 or int(self.lengths.sum()) != shapes[0][0] or (self.lengths < 1).any():
+        whole = np.issubdtype(self.lengths.dtype, np.integer) and self.lengths.ndim == 1
+        if not whole or (self.lengths < 1).any() or (self.lengths > shapes[0][0]).any():
+            raise Refused(
+                f"{self.name}: lengths are whole numbers from 1 to the {shapes[0][0]} tokens; got {self.lengths[:8]!r}.",
+                code="workload-shape",
+            )
+        if int(self.lengths.sum()) != shapes[0][0]:
             raise Refused(
                 f"{self.name}: {shapes[0][0]} tokens, and lengths that sum to {int(self.lengths.sum())}.",
                 code="workload-shape",
             )
-        if self.tokens is not None and self.tokens.shape != shapes[0][:1]:
-            raise Refused(
-                f"{self.name}: places of {self.tokens.shape} for {shapes[0][0]} tokens.",
-                code="workload-shape",
-            )
-        if self.heads is not None and len(self.heads) != shapes[0][1]:
-            raise Refused(
-                f"{self.name}: {len(self.heads)} names for {shapes[0][1]} heads.", code="workload-shape"
-            )
+        if self.tokens is not None:
+            places = self.tokens.shape == shapes[0][:1] and np.issubdtype(self.tokens.dtype, np.integer)
+            if not places or (self.tokens < 0).any() or (self.tokens > FARTHEST).any():
+                raise Refused(
+                    f"{self.name}: places are whole numbers from 0 to {FARTHEST}, one for each of {shapes[0][0]} tokens; got "
+                    f"{self.tokens[:8]!r}.",
+                    code="workload-shape",
+                )
+        if self.heads is not None:
+            numbers = all(isinstance(x, int) and not isinstance(x, bool) and x >= 0 for x in self.heads)
+            if not numbers or len(set(self.heads)) != len(self.heads) or len(self.heads) != shapes[0][1]:
+                raise Refused(
+                    f"{self.name}: heads are numbers, each once, one for each of {shapes[0][1]} heads; got {self.heads!r}.",
+                    code="workload-shape",
+                )
         if self.bias is not None:
             wanted = shapes[0][1] * int((self.lengths.astype(np.int64) ** 2).sum())
             if self.bias.shape != (wanted,) or self.bias.dtype != np.float32:
@@ -457,7 +471,12 @@ class Attention:
             from_bf16(x) if one.format == "bf16" else x.astype(np.float32) * _scale_of(one, rows)
             for x, one in ((q, self.q), (k, self.k))
         ]
-        logits = (real[0] @ real[1].T) * np.float32(self.scale)
+        with np.errstate(over="ignore", invalid="ignore"):
+            logits = (real[0] @ real[1].T) * np.float32(self.scale)
+        if not np.isfinite(logits).all():
+            raise Refused(
+                f"{self.name}: a product of queries and keys is infinite or NaN.", code="workload-not-finite"
+            )
         if self.bias is not None:
             logits = logits + self._bias_of(rows, head)
         if self.causal:
@@ -519,6 +538,11 @@ KINDS: dict[str, type[Gemm] | type[Conv] | type[Attention]] = {x.kind: x for x i
 def _scale_of(one: Tensor, rows: slice) -> Any:
     scale = np.asarray(one.scale, np.float32)
     return scale if scale.ndim == 0 else scale[rows][:, None]
+
+
+def _role_of(entry: dict[str, Any]) -> Any:
+    settings = entry.get("settings")
+    return str(settings.get("role")) if isinstance(settings, dict) else None
 
 
 def _known_role(name: str, role: str) -> None:
@@ -591,6 +615,10 @@ class Workload(Sequence[Layer]):
                 f"{place} is a trace of version {index.get('version')!r}; this sparsam reads {VERSION}.",
                 code="trace-version",
             )
+        named = [(x.get("name"), _role_of(x)) if isinstance(x, dict) else None for x in index["layers"]]
+        if len(set(named)) != len(named):
+            twice = next(x for x in named if named.count(x) > 1)
+            raise InputOutput(f"{place / INDEX} names {twice} more than once.", code="trace-corrupt")
         facts = index.get("facts")
         return cls(Stored(place, tuple(index["layers"])), facts if isinstance(facts, dict) else {})
 

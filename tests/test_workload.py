@@ -2,6 +2,7 @@
 
 import json
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -698,3 +699,41 @@ def test_the_module_imports_no_torch():
     code = "import sys, sparsam.workload; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_attention_whose_logits_overflow_is_refused():
+    """Infinite or NaN products of queries and keys are no zeros."""
+    q = rounded(np.ones((3, 1, 4)))
+    big = replace(q, scale=1e36)
+    layer = Attention("a", big, big, q, np.array([3]), 1.0)
+    with pytest.raises(Refused, match="a: a product of queries and keys is infinite or NaN") as error:
+        list(layer.products())
+    assert error.value.code == "workload-not-finite"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"lengths": np.array([2**63 - 1, 2**63 - 1, 4])}, {"lengths": np.array([1.0, 1.0])}, {"tokens": np.array([0, 2**40])},
+        {"tokens": np.array([-1, 0])}, {"tokens": np.array([0.0, 1.0])}, {"heads": ("a",)}, {"heads": (True,)},
+        {"heads": (-1,)},
+    ],
+)  # fmt: skip
+def test_attention_with_impossible_lengths_places_or_heads_is_refused(wrong):
+    """Sums that wrap, fractions, places beyond any sequence, heads that are no numbers."""
+    q = rounded(np.ones((2, 1, 4)))
+    given = {"lengths": np.array([2]), "scale": 1.0} | wrong
+    with pytest.raises(Refused) as error:
+        Attention("a", q, q, q, **given)
+    assert error.value.code == "workload-shape"
+
+
+def test_a_trace_that_names_a_layer_twice_is_corrupt(tmp_path):
+    """It would be counted twice."""
+    Workload([Gemm("g", rounded(np.ones((2, 3))), rounded(np.ones((2, 3))))]).save(tmp_path / "t")
+    index = json.loads((tmp_path / "t" / "trace.json").read_text())
+    index["layers"] *= 2
+    (tmp_path / "t" / "trace.json").write_text(json.dumps(index))
+    with pytest.raises(InputOutput, match="more than once") as error:
+        Workload.load(tmp_path / "t")
+    assert error.value.code == "trace-corrupt"

@@ -34,7 +34,7 @@ Mode = Annotated[
     Literal["auto", "exact", "sampled", "bound"],
     typer.Option(
         "--mode",
-        help="Of counting cycles: every one, a sample with its standard error, the best that could be; auto is exact where "
+        help="Of counting cycles: every one, a sample with its standard error, a limit; auto is exact where "
         "seconds suffice, else sampled.",
     ),
 ]

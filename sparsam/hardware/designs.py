@@ -71,6 +71,8 @@ def design_of(machine: Machine) -> Design | Carrying:
         )
     module: Any = import_module(DESIGNS[machine.design])
     module.check(machine)
+    if "dram_pj_per_bit" in machine.parameters:
+        machine.number("dram_pj_per_bit", above=-1e-12)
     return module  # type: ignore[no-any-return]
 
 

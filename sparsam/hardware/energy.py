@@ -53,7 +53,7 @@ def energy_table(name: str) -> EnergyTable:
         Usage: ``energy-table``.
     """
     file = FOLDER / f"{name}.toml"
-    if not file.is_file():
+    if Path(name).name != name or not file.is_file():
         known = ", ".join(sorted(x.stem for x in FOLDER.glob("*.toml")))
         raise Usage(f"no energy table is called {name!r}; there are {known}.", code="energy-table")
     read = tomllib.loads(file.read_text(encoding="utf-8"))

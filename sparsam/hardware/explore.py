@@ -40,6 +40,16 @@ SAVE_SECONDS = 1.0
 """Between two writes of the file: what a killed run loses at most. Chosen by us."""
 
 
+IMPOSSIBLE = (
+    "machine-parameter",
+    "accumulator-overflow",
+    "memory-buffer",
+    "workload-range",
+    "counter-overflow",
+)
+"""What a point of a grid may be refused for without ending the grid."""
+
+
 @dataclass(frozen=True)
 class Point:
     """One machine of the grid, and what the workload took on it; without figures where ``refused`` says why.
@@ -145,9 +155,7 @@ def values_of(machine: Machine, text: str) -> tuple[str, tuple[Any, ...]]:
     name, mark, given = text.partition("=")
     name = name.strip()
     if not mark or not given.strip():
-        raise Usage(
-            f"cannot read {text!r}; expected e.g. lookahead=1..8 or lanes=8,16,32.", code="explore-vary"
-        )
+        raise Usage(f"cannot read {text!r}; expected e.g. depth=1..3 or lanes=8,16,32.", code="explore-vary")
     if name not in machine.parameters:
         raise Usage(
             f"machine {machine.name} has no parameter {name!r}; it has {', '.join(machine.parameters)}.",
@@ -291,7 +299,7 @@ def point_of(job: Job) -> Point:
     try:
         cost = simulate(Workload.load(job.trace), job.machine, job.how, table=job.table)
     except Refused as error:
-        if error.code != "machine-parameter":
+        if error.code not in IMPOSSIBLE:
             raise
         return Point(job.key, job.values, refused=str(error))
     return _figures(job, cost, time.perf_counter() - started)
@@ -333,7 +341,7 @@ def _figures(job: Job, cost: Cost, seconds: float) -> Point:
 def _grid(machine: Machine, vary: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     """All combinations, the last parameter running fastest."""
     if not vary or not all(vary.values()):
-        raise Usage("name at least one parameter and its values, e.g. lookahead=1..8.", code="explore-vary")
+        raise Usage("name at least one parameter and its values, e.g. depth=1..3.", code="explore-vary")
     many = math.prod(len(values) for values in vary.values())
     if many > MOST_POINTS:
         raise Usage(f"the grid has {many:,} points; at most {MOST_POINTS:,}.", code="explore-points")

@@ -243,7 +243,7 @@ def _layer_cost(layer: Layer, machine: Machine, how: Any, allowed: float) -> Lay
     rules, tiles, dense_tiles = rules_of(machine, layer.name), tiles_of(machine), machine.whole("dense_tiles")
     if not layer.macs:
         raise NotComputed("it multiplies nothing")
-    rng = np.random.default_rng([how.seed, *layer.name.encode()])
+    rng = np.random.default_rng([how.seed, *layer.name.encode(), *layer.role.encode()])
     count = (
         2 * len(layer.lengths) * layer.q.shape[1]
         if isinstance(layer, Attention)

@@ -145,7 +145,7 @@ def machine_of(name: str | os.PathLike[str]) -> Machine:
     file = Path(name)
     if file.suffix == ".toml":
         return read_machine(file)
-    if (FOLDER / f"{name}.toml").is_file():
+    if file.name == str(name) and (FOLDER / f"{name}.toml").is_file():
         return read_machine(FOLDER / f"{name}.toml")
     raise Usage(
         f"no machine is called {str(name)!r}; there are {', '.join(sorted(x.stem for x in FOLDER.glob('*.toml')))}. "
@@ -176,5 +176,10 @@ def read_machine(file: str | os.PathLike[str]) -> Machine:
                 f"{name} in machine {place} needs value, unit and source, and nothing else; got {facts!r}.",
                 code="machine-invalid",
             )
-        found[name] = Parameter(facts["value"], str(facts["unit"]), str(facts["source"]))
+        if not all(isinstance(facts[key], str) and facts[key].strip() for key in ("unit", "source")):
+            raise Refused(
+                f"unit and source of {name} in machine {place} are texts that say something; got {facts!r}.",
+                code="machine-invalid",
+            )
+        found[name] = Parameter(facts["value"], facts["unit"], facts["source"])
     return Machine(place.stem, head["design"], head["about"], head["paper"], found)

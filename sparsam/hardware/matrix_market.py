@@ -16,7 +16,7 @@ from sparsam.errors import InputOutput, Refused
 
 Sparse = Any
 """A ``scipy.sparse`` matrix or array, as :func:`canonical` takes it, or an array of NumPy."""
-LARGEST = 2**31 - 1
+LARGEST = 2**27
 """Rows and columns are numbered in 32 bits."""
 
 
@@ -87,9 +87,18 @@ def canonical(matrix: Sparse, name: str = "matrix") -> Any:
             f"{name} holds complex numbers; the machine multiplies real ones.", code="matrix-complex"
         )
     if max(matrix.shape) > LARGEST:
-        raise Refused(f"{name} is {matrix.shape}; at most {LARGEST} rows and columns.", code="matrix-size")
+        raise Refused(f"{name} is {matrix.shape}; at most {LARGEST:,} rows and columns.", code="matrix-size")
     whole = np.issubdtype(matrix.dtype, np.integer) or matrix.dtype == np.bool_
-    made = scipy.sparse.coo_array(matrix).astype(np.int64 if whole else np.float64).tocsr()
+    entries = scipy.sparse.coo_array(matrix).astype(np.int64 if whole else np.float64)
+    if whole:
+        most = float(np.abs(entries.data.astype(np.float64)).sum()) if entries.nnz else 0.0
+        unsigned = matrix.dtype == np.uint64 and entries.nnz and (entries.data < 0).any()
+        if unsigned or (most >= 2.0**63 and _adds_beyond(entries)):
+            raise Refused(
+                f"{name} holds integers, or repeated entries that add to ones, beyond 63 bits. Give real numbers.",
+                code="matrix-overflow",
+            )
+    made = entries.tocsr()
     made.sum_duplicates()
     if not np.isfinite(made.data).all():
         at = int(np.flatnonzero(~np.isfinite(made.data))[0])
@@ -102,3 +111,11 @@ def canonical(matrix: Sparse, name: str = "matrix") -> Any:
     made.sort_indices()
     made.indptr, made.indices = made.indptr.astype(np.int64), made.indices.astype(np.int64)
     return made
+
+
+def _adds_beyond(entries: Any) -> bool:
+    """Whether the entries of one place, added without a limit, leave 64 bits."""
+    sums: dict[tuple[int, int], int] = {}
+    for row, column, value in zip(*(x.tolist() for x in (*entries.coords, entries.data)), strict=True):
+        sums[row, column] = sums.get((row, column), 0) + int(value)
+    return any(not -(2**63) <= x < 2**63 for x in sums.values())

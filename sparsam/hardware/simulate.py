@@ -70,6 +70,9 @@ def simulate(
     for number, layer in enumerate(workload):
         if progress is not None:
             progress(number, len(workload), layer.name)
+        if not layer.macs:
+            left_out.append((layer.name, "it multiplies nothing"))
+            continue
         try:
             found.append(with_memory(layer_cost(layer, machine, how), machine, constants))
         except NotComputed as reason:

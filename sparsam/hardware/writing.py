@@ -52,6 +52,7 @@ def folder_for(folder: str | os.PathLike[str], index: str) -> Path:
 
     Raises:
         Usage: ``out-folder``.
+        InputOutput: ``not-writable``.
     """
     place = Path(folder)
     if place.exists() and not place.is_dir():
@@ -59,6 +60,11 @@ def folder_for(folder: str | os.PathLike[str], index: str) -> Path:
     if place.is_dir() and not (place / index).is_file() and any(place.iterdir()):
         raise Usage(
             f"{place} holds files and no {index}; it is left alone. Name a new folder.", code="out-folder"
+        )
+    there = next(x for x in (place.absolute(), *place.absolute().parents) if x.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise InputOutput(
+            f"{place} cannot be made: {there} is no folder that one may write to.", code="not-writable"
         )
     return place
 

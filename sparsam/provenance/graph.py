@@ -231,6 +231,8 @@ class _Builder:
         self.sessions: dict[tuple[str, Any], _Session] = {}
         self.group: dict[str, str] = {}  # program: the first of those that share memory
         self.listed: dict[str, set[str]] = {}  # what stands in each list of reads
+        self.scopes: dict[str, dict[str, str | None]] = {}  # group: scope, the scope around it
+        self.open_scopes: dict[str, dict[str, None]] = {}
         self.in_progress: set[str] = set()  # generations that were read before their writer closed them
         self.objects: dict[tuple[str, str, str], str] = {}  # (file generation, kind, name): entity
 
@@ -276,6 +278,19 @@ class _Builder:
 
     def _on_scope(self, record: Record, program: Program, facts: dict[str, Any]) -> None:
         program.scopes[str(facts["id"])] = (str(facts["name"]), facts.get("parent"))
+        group = self.group.get(program.id, program.id)
+        self.scopes.setdefault(group, {})[str(facts["id"])] = facts.get("parent")
+        self.open_scopes.setdefault(group, {})[str(facts["id"])] = None
+
+    def _on_scope_end(self, record: Record, program: Program, facts: dict[str, Any]) -> None:
+        self.open_scopes.get(self.group.get(program.id, program.id), {}).pop(str(facts["id"]), None)
+
+    def _on_touched(self, record: Record, program: Program, facts: dict[str, Any]) -> None:
+        file = self.files.get((record.writer.host, str(facts["path"])))
+        if file is not None:
+            entity = self.found.entities[file.current]
+            if entity.size in (None, facts["size"]):
+                entity.size, entity.changed = facts["size"], facts["changed"]
 
     def _on_unseen(self, record: Record, program: Program, facts: dict[str, Any]) -> None:
         program.unseen.append(str(facts["what"]))
@@ -351,9 +366,12 @@ class _Builder:
 
     def _on_rename(self, record: Record, program: Program, facts: dict[str, Any]) -> None:
         host, source, target = record.writer.host, str(facts["source"]), str(facts["target"])
-        inside = [name for where, name in self.files if where == host and name.startswith(source + "/")]
-        for name in [source, *inside]:
-            file = self._file(record, name) if name == source else self.files[host, name]
+        names = [source]
+        if (host, source) not in self.files:  # a folder, or a file that was never seen
+            inside = [name for where, name in self.files if where == host and name.startswith(source + "/")]
+            names = inside or names
+        for name in names:
+            file = self._file(record, name)
             new = target + name[len(source) :]
             self._unlink(host, new)
             self.files.pop((host, name), None)
@@ -530,11 +548,17 @@ class _Builder:
         entity = entity or session.entity
         if self._being_written(session.file) and entity == session.file.current:
             self.in_progress.add(entity)
-        keys = [self.group.get(session.program, session.program)]
-        scope, scopes = session.scope, self.found.programs[session.program].scopes
-        while scope is not None:
-            keys.append(f"{session.program} {scope}")
-            scope = scopes.get(scope, ("", None))[1]
+        group = self.group.get(session.program, session.program)
+        scopes = self.scopes.get(group, {})
+        # a thread, or a forked worker, without a scope of its own may read for any that is open
+        front = [session.scope] if session.scope is not None else list(self.open_scopes.get(group, ()))
+        inside: dict[str, None] = {}
+        for first in front:
+            scope: str | None = first
+            while scope is not None and scope not in inside:
+                inside[scope] = None
+                scope = scopes.get(scope)
+        keys = [group, *(f"{group} {scope}" for scope in inside)]
         for key in keys:
             if entity not in self.listed.setdefault(key, set()):
                 self.listed[key].add(entity)
@@ -548,7 +572,7 @@ class _Builder:
         entity = self.found.entities[session.entity]
         entity.unfinished |= unfinished
         group = self.group.get(session.program, session.program)
-        key = group if session.scope is None else f"{session.program} {session.scope}"
+        key = group if session.scope is None else f"{group} {session.scope}"
         count = len(self.found.reads.get(key, ()))
         if not count:
             return

@@ -117,7 +117,9 @@ def _next(content: bytes, at: int, writer: Writer, found: list[Record]) -> tuple
     try:
         when, kind, facts = json.loads(content[at + HEAD.size : end])
         record = Record(writer, number, int(when), str(kind), dict(facts))
-    except (ValueError, TypeError, RecursionError):
+        if not 0 <= record.time < 1 << 63:
+            return None, 0, "a record has an impossible time"
+    except (ValueError, TypeError, RecursionError, OverflowError):
         return None, 0, "a record is no JSON of ours"
     return record, HEAD.size + length, ""
 

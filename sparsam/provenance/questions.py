@@ -208,9 +208,10 @@ def reproduce(found: History, path: str | os.PathLike[str]) -> Recipe:
             f"{one.names[-1]} was read, but no tracked program wrote it; there is no command to repeat.",
             code="not-made",
         )
-    root = by
-    while root.parent in found.programs:
+    root, seen = by, {by.id}
+    while root.parent in found.programs and root.parent not in seen:
         root = found.programs[str(root.parent)]
+        seen.add(root.id)
     own = {x.id for x in found.programs.values() if x.run == root.run}
     inputs = [_step(found, name) for name in found.lineage(one.id)]
     given = tuple(x for x in inputs if x.entity.by not in own)

@@ -193,6 +193,7 @@ def literal(value: Any) -> Any:
     if isinstance(value, Decimal):
         return ox.Literal(format(value, "f"), datatype=ox.NamedNode(XSD + "decimal"))
     if isinstance(value, str):
+        value = value.encode("utf-8", "backslashreplace").decode()
         return ox.Literal("".join(x if x in "\t\n\r" or ord(x) >= 32 else f"\\x{ord(x):02x}" for x in value))
     return ox.Literal(value)
 
@@ -221,7 +222,7 @@ def write(found: History, to: str) -> bytes:
     if to not in FORMATS:
         raise Usage(f"to is one of {', '.join(FORMATS)}; got {to!r}.", code="export-to")
     if to == "prov-json":
-        return json.dumps(prov_json(found), indent=1, ensure_ascii=False).encode()
+        return json.dumps(prov_json(found), indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace")
     ox = oxigraph()
     kinds = {
         "turtle": ox.RdfFormat.TURTLE,

@@ -31,10 +31,7 @@ def run(
         Usage: ``run-name`` for a name that could not be a folder's.
         InputOutput: ``log-folder``.
     """
-    if name is not None and (
-        not name or name.startswith(".") or any(x in name for x in "/\\\0") or len(name) > 100
-    ):
-        raise Usage(f"a run is named like a folder; got {name!r}.", code="run-name")
+    check_name(name)
     tracker = files.current()
     if tracker is not None:
         with tracker.scope(name or "run"):
@@ -45,6 +42,18 @@ def run(
         yield tracker
     finally:
         start.uninstall()
+
+
+def check_name(name: str | None) -> None:
+    """Refuse a name that could not be a folder's.
+
+    Raises:
+        Usage: ``run-name``.
+    """
+    if name is None:
+        return
+    if not name or name.startswith(".") or any(x in name for x in "/\\\0") or len(name) > 100:
+        raise Usage(f"a run is named like a folder; got {name!r}.", code="run-name")
 
 
 @contextmanager

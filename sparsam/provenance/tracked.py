@@ -4,6 +4,7 @@ import os
 import platform
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from sparsam.provenance.capture import start
 from sparsam.provenance.graph import History, history
 from sparsam.provenance.log import Merged, read_all
 from sparsam.provenance.questions import sha256_of
+from sparsam.provenance.runs import check_name
 from sparsam.provenance.tracking import Selection, runs_folder
 from sparsam.provenance.writer import Log
 
@@ -65,6 +67,7 @@ def track(
         raise Usage(
             "nothing to run. Give a command: sparsam track -- python train.py", code="command-missing"
         )
+    check_name(run)
     program = shutil.which(command[0])
     if program is None:
         raise InputOutput(f"no program {command[0]!r} was found.", code="command-missing")
@@ -95,7 +98,10 @@ def track(
 
 
 def _run(command: Sequence[str], environment: dict[str, str]) -> int:
-    process = subprocess.Popen(command, env=environment)
+    try:
+        process = subprocess.Popen(command, env=environment)
+    except OSError as error:
+        raise InputOutput(f"{command[0]} cannot be run: {error.strerror}.", code="command-missing") from error
 
     def passed_on(number: int, frame: Any) -> None:
         process.send_signal(number)
@@ -120,6 +126,8 @@ def _hashed(log: Log, found: History, hashes: str) -> int:
             continue
         try:
             before = os.stat(path)
+            if not stat.S_ISREG(before.st_mode):
+                continue
             if (before.st_size, before.st_mtime_ns) != (one.size, one.changed):
                 continue
             digest = sha256_of(path)

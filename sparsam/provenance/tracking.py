@@ -97,6 +97,7 @@ class Tracker:
         self._root = os.path.dirname(runs) if os.path.basename(runs) == "runs" else log.folder
         self._wanted: dict[str, bool] = {}
         self._folders: dict[str, str] = {}
+        self._links = False
         self._opens: dict[str, int] = {}
         self._left_out: dict[str, int] = {}
         self.epoch = 0
@@ -111,7 +112,10 @@ class Tracker:
             name = os.fsdecode(os.fspath(file))
         except TypeError:
             return None
-        path = self._real(name)
+        try:
+            path = self._real(name)
+        except (OSError, ValueError):  # no current folder, or a name that no system knows
+            return None
         wanted = self._wanted.get(path)
         if wanted is None:
             inside = path.startswith(self._root + os.sep)  # our own
@@ -126,6 +130,7 @@ class Tracker:
         real = self._folders.get(folder)
         if real is None:
             real = os.path.realpath(folder)
+            self._links = self._links or real != folder
             if len(self._folders) < 10_000:
                 self._folders[folder] = real
         path = os.path.join(real, last)
@@ -153,8 +158,27 @@ class Tracker:
             )
         return True
 
+    def forget_folders(self) -> None:
+        """Where names have changed, links may lead elsewhere."""
+        if self._links:
+            self._folders.clear()
+
+    def touched(self, path: Any) -> None:
+        """A file has another time of change by the program's own word; its bytes are as they were."""
+        place = self.path_of(path)
+        if place is not None:
+            try:
+                found = os.stat(place)
+            except OSError:
+                return
+            self.log.add("touched", path=_text(place), size=found.st_size, changed=found.st_mtime_ns)
+
     def skips(self, name: str) -> bool:
         """Whether an open for reading is only counted, for the name was opened often; asked where ``every`` is above 1."""
+        if not name.startswith("/"):
+            name = f"{os.getcwd()}/{name}"
+        if name not in self._opens and len(self._opens) > 100_000:
+            return False
         count = self._opens.get(name, 0) + 1
         self._opens[name] = count
         if count <= 16 or count % self.selection.every == 0:
@@ -258,6 +282,8 @@ class Tracker:
             if found is not None:
                 facts |= {"size": found.st_size, "changed": found.st_mtime_ns}
         self.log.add("close", **facts)
+        if handle.wrote:
+            self.log.flush()
 
     def used(self, path: str | os.PathLike[str], *, through: str = "given") -> None:
         """A file was read, in one piece: for libraries that open files by themselves, and for users."""
@@ -268,6 +294,8 @@ class Tracker:
             found = os.stat(place)
         except OSError as error:
             self.failed(place, "r", error)
+            return
+        if not stat.S_ISREG(found.st_mode):
             return
         handle = self.opened(place, "r", found=found, through=through)
         self.read(handle, found.st_size)
@@ -292,8 +320,16 @@ class Tracker:
 
     def moved(self, source: Any, target: Any) -> None:
         """A file or folder has another name now."""
+        self.forget_folders()
         old, new = self._named(source), self._named(target)
-        if old is not None and new is not None:
+        if old is None and new is not None:  # what was not recorded has a name that is
+            handle = self.writing(new)
+            if handle is not None:
+                self.wrote(handle, 0)
+                self.closed(handle)
+        elif old is not None and new is None:
+            self.log.add("remove", path=_text(old))
+        elif old is not None and new is not None:
             self.log.add("rename", source=_text(old), target=_text(new), scope=self.scope_now)
 
     def linked(self, source: Any, target: Any) -> None:
@@ -304,6 +340,7 @@ class Tracker:
 
     def removed(self, path: Any) -> None:
         """A name is gone."""
+        self.forget_folders()
         place = self._named(path)
         if place is not None:
             self.log.add("remove", path=_text(place))
@@ -356,6 +393,8 @@ class Tracker:
 
     def record_metric(self, name: str, value: float | int | str) -> None:
         """A result of this program."""
+        if not isinstance(value, str | bool | int | float) and hasattr(value, "__float__"):
+            value = float(value)  # a number of NumPy's or torch's
         self.log.add("metric", name=name, value=value, scope=self.scope_now)
 
     def record_config(self, values: Mapping[str, Any]) -> None:
@@ -398,7 +437,7 @@ class Scope:
 
     def __init__(self, tracker: Tracker, name: str) -> None:
         self._tracker, self.name = tracker, name
-        self.id = str(next(tracker._numbers))
+        self.id = f"{os.getpid()}.{next(tracker._numbers)}"
 
     def __enter__(self) -> str:
         tracker = self._tracker
@@ -408,6 +447,7 @@ class Scope:
 
     def __exit__(self, *error: object) -> None:
         self._tracker._scopes.__dict__["stack"].remove(self.id)
+        self._tracker.log.add("scope-end", id=self.id)
 
 
 def _text(path: str) -> str:

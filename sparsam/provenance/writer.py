@@ -10,13 +10,24 @@ import os
 import struct
 import time
 import zlib
-from _thread import allocate_lock
+from _thread import allocate_lock, get_ident
+from collections import deque
 
 from sparsam.errors import InputOutput
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+# bound before anything is put in place of them, by sparsam or by the program's tests
+_write, _fstat, _close, _open, _truncate, _time = (
+    os.write,
+    os.fstat,
+    os.close,
+    os.open,
+    os.ftruncate,
+    time.time_ns,
+)
 
 MAGIC = b"sparsam log 1\n"
 SUFFIX = ".log"
@@ -80,6 +91,8 @@ class Log:
                 f"{self.folder} cannot be made: {error.strerror}.", code="log-folder"
             ) from error
         self._lock = allocate_lock()
+        self._owner = 0
+        self._queue: deque[tuple[int, str, dict[str, Any]]] = deque()
         self._begin(parent)
 
     def _begin(self, parent: Writer | None) -> None:
@@ -105,27 +118,37 @@ class Log:
         """Of the file."""
         return os.path.join(self.folder, self.writer.file)
 
-    def add(self, kind: str, **facts: Any) -> int:
-        """Append one record and give its number; it is on its way to disk after at most a second, or at :meth:`flush`."""
-        with self._lock:
-            if os.getpid() != self.writer.pid:  # forked without notice
-                self._begin(self.writer)
-            number = self._put(kind, facts)
-            if (
-                self.eager
-                or len(self._waiting) >= FLUSH_BYTES
-                or time.monotonic() - self._flushed >= FLUSH_SECONDS
-            ):
-                self._flush()
-            return number
+    def add(self, kind: str, **facts: Any) -> None:
+        """Append one record; it is on its way to disk after at most a second if more follow, or at :meth:`flush`.
 
-    def _put(self, kind: str, facts: dict[str, Any]) -> int:
-        now = max(time.time_ns(), self._last)  # a clock that is set back does not turn the order round
+        Never waits: a signal handler or a finalizer that comes in while a record is being made leaves its own in the queue.
+        """
+        self._queue.append((_time(), kind, facts))
+        while self._queue and self._lock.acquire(False):
+            self._owner = get_ident()
+            try:
+                self._drain()
+                late = time.monotonic() - self._flushed >= FLUSH_SECONDS
+                if self.eager or late or len(self._waiting) >= FLUSH_BYTES:
+                    self._flush()
+            finally:
+                self._owner = 0
+                self._lock.release()
+
+    def _drain(self) -> None:
+        if os.getpid() != self.writer.pid:  # forked without notice
+            self._begin(self.writer)
+        while self._queue:
+            now, kind, facts = self._queue.popleft()
+            self._put(kind, facts, now)
+
+    def _put(self, kind: str, facts: dict[str, Any], now: int) -> None:
+        now = max(now, self._last)  # a clock that is set back does not turn the order round
         self._last = now
         number = self._number
         try:
             payload = _dumps([now, kind, facts]).encode()
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RecursionError):
             payload = _dumps([now, kind, {key: _plain(value) for key, value in facts.items()}]).encode()
         if len(payload) > LARGEST:
             payload = _dumps([now, "dropped", {"kind": kind, "bytes": len(payload)}]).encode()
@@ -133,13 +156,21 @@ class Log:
         self._waiting += struct.pack("<II", len(payload), zlib.crc32(body)) + body
         self._number += 1
         self._counted += 1
-        return number
 
     def flush(self) -> None:
         """Hand all records to the system; they survive the end of the process, however it ends."""
-        with self._lock:
+        if self._owner == get_ident():  # called from within: whoever goes on flushes
+            return
+        if not self._lock.acquire(True, 5.0):
+            return
+        self._owner = get_ident()
+        try:
             if os.getpid() == self.writer.pid:
+                self._drain()
                 self._flush()
+        finally:
+            self._owner = 0
+            self._lock.release()
 
     def _flush(self) -> None:
         self._flushed = time.monotonic()
@@ -147,15 +178,15 @@ class Log:
             return
         if self.lost > self._said_lost:
             self._said_lost = self.lost
-            self._put("lost", {"records": self.lost})
+            self._put("lost", {"records": self.lost}, _time())
         try:
             left = memoryview(bytes(self._waiting))
             before, file = self._size()
             try:
                 while left:
-                    left = left[os.write(file, left) :]
+                    left = left[_write(file, left) :]
             except OSError:
-                os.ftruncate(file, before)  # no half of a record stays
+                _truncate(file, before)  # no half of a record stays
                 raise
         except OSError:
             self.lost += self._counted
@@ -169,12 +200,12 @@ class Log:
         """Bytes in the file, and its number; opened once more where it is closed, or its number is another file's now."""
         if self._file is not None:
             with _no_matter:
-                now = os.fstat(self._file)
+                now = _fstat(self._file)
                 if (now.st_dev, now.st_ino) == self._node:
                     return now.st_size, self._file
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0)
-        self._file = _high(os.open(self.path, flags, 0o666))
-        now = os.fstat(self._file)
+        self._file = _high(_open(self.path, flags, 0o666))
+        now = _fstat(self._file)
         self._node = (now.st_dev, now.st_ino)
         return now.st_size, self._file
 
@@ -186,33 +217,34 @@ class Log:
 
     def forked(self) -> None:
         """In a child: begin a log of its own, with this process as its parent."""
-        self._lock = allocate_lock()
+        self._lock, self._owner = allocate_lock(), 0
+        self._queue.clear()
         parent = self.writer
         if self._file is not None:
             with _no_matter:
-                os.close(self._file)
+                _close(self._file)
         self._begin(parent)
 
     def close(self) -> None:
         """Flush, and let go of the file."""
-        with self._lock:
-            if os.getpid() != self.writer.pid:
-                return
-            self._flush()
-            if self._file is not None:
-                with _no_matter:
-                    os.close(self._file)
-                self._file = None
+        self.flush()
+        if os.getpid() == self.writer.pid and self._file is not None:
+            with _no_matter:
+                _close(self._file)
+            self._file = None
 
 
 def _plain(value: Any) -> Any:
     """What JSON can hold of a value; text for the rest."""
     try:
         _dumps(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         if isinstance(value, os.PathLike | bytes):
             return os.fsdecode(value).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-        return str(value)[:1000]
+        try:
+            return str(value)[:1000]
+        except Exception:  # the program's own __str__
+            return type(value).__name__
     return value
 
 
@@ -224,7 +256,7 @@ def _high(number: int) -> int:
         high = fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 512)
     except (ImportError, OSError, ValueError):
         return number
-    os.close(number)
+    _close(number)
     return high
 
 

@@ -79,7 +79,7 @@ def how_words(simulation: Simulation) -> str:
         text += (
             f", samples until the standard error of a layer’s cycles is at most {100 * how.error:g} % of them"
         )
-    return text + (", schedules replayed and compared with the dense product" if how.check else "")
+    return text + (", schedules replayed as far as each design’s page says" if how.check else "")
 
 
 def mode_words(mode: str, error: float, cycles: float) -> str:
@@ -263,6 +263,13 @@ def markdown_of(simulation: Simulation) -> str:
 
 def total_row(machine: Machine, cost: Cost) -> dict[str, str]:
     """One machine's totals by column, as they stand in every table."""
+    if not cost.layers:
+        left_out = {"machine": machine.name, "layers": f"0 of {len(cost.left_out)}"}
+        names = (
+            "mode", "cycles", "speedup, computing alone", "with memory", "energy", "DRAM", "SRAM", "utilisation",
+            "layers bound by memory",
+        )  # fmt: skip
+        return {"machine": machine.name} | dict.fromkeys(names, "–") | left_out
     return {
         "machine": machine.name, "mode": mode_words(cost.mode, cost.error, cost.cycles), "cycles": f"{cost.cycles:,.0f}",
         "speedup, computing alone": ratio(cost.compute_speedup), "with memory": ratio(cost.speedup),

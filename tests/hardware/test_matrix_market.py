@@ -88,3 +88,26 @@ def test_array_of_three_dimensions_is_no_matrix():
     with pytest.raises(Refused, match="3 dimensions") as caught:
         canonical(np.zeros((2, 2, 2)))
     assert caught.value.code == "matrix-shape"
+
+
+def test_integers_that_leave_64_bits_are_refused(tmp_path):
+    """Repeated entries add up without wrapping, or are refused."""
+    head = "%%MatrixMarket matrix coordinate integer general\n1 2 2\n"
+    (tmp_path / "wraps.mtx").write_text(head + f"1 1 {2**63 - 1}\n1 1 {2**63 - 1}\n")
+    with pytest.raises(Refused) as error:
+        read_matrix(tmp_path / "wraps.mtx")
+    assert error.value.code == "matrix-overflow"
+    (tmp_path / "fits.mtx").write_text(head + f"1 1 {2**63 - 1}\n1 2 {2**63 - 1}\n")
+    assert read_matrix(tmp_path / "fits.mtx").data.tolist() == [2**63 - 1] * 2
+    with pytest.raises(Refused):
+        canonical(np.array([[2**63 + 5]], np.uint64))
+
+
+def test_matrices_too_large_for_memory_are_refused(tmp_path):
+    """By their size, before anything is made of them."""
+    (tmp_path / "wide.mtx").write_text(
+        "%%MatrixMarket matrix coordinate real general\n2000000000 2000000000 1\n1 1 1\n"
+    )
+    with pytest.raises(Refused) as error:
+        read_matrix(tmp_path / "wide.mtx")
+    assert error.value.code == "matrix-size"

@@ -489,3 +489,101 @@ def test_random_programs_on_real_files(place: Path) -> None:
             raw = {Path(found.entities[x].path).name for x in found.lineage(entity.id)}
             assert {x for x in raw if x.startswith("raw")} == made
             assert Path(name).read_text() == content[name]
+
+
+def test_nothing_hangs_where_files_close_inside_of_a_record(place: Path) -> None:
+    """A finalizer closes a file, and a signal handler opens one, while a record is being made."""
+    (place / "in").write_text("x")
+    run(
+        place,
+        "import gc, signal\n"
+        "class C: pass\n"
+        "gc.set_threshold(50, 2, 2)\n"
+        "signal.signal(signal.SIGALRM, lambda *a: open('in').close())\n"
+        "signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)\n"
+        "for at in range(5000):\n    c = C(); c.me = c; c.f = open('in', 'rb'); del c\n"
+        "signal.setitimer(signal.ITIMER_REAL, 0)\n",
+    )
+    assert not provenance.read_all(place / ".sparsam" / "runs" / "run-0").damages
+
+
+def test_functions_are_pickled_and_stand_in_classes_as_before(place: Path) -> None:
+    """``pool.map(os.remove, …)``; ``open`` as a class attribute; what a function can do; symlinks under ``rmtree``."""
+    import pickle
+
+    class Opener:
+        op = open
+
+    (place / "a").write_text("a")
+    with provenance.run("r"):
+        for function in (open, os.remove, os.rename, os.read, os.open):
+            assert pickle.loads(pickle.dumps(function)) is function  # noqa: S301 - our own
+        assert Opener().op("a").read() == "a"
+        assert os.open in os.supports_dir_fd and os.stat in os.supports_follow_symlinks
+        (place / "d" / "e").mkdir(parents=True)
+        (place / "d" / "e" / "x").write_text("x")
+        shutil.rmtree(place / "d")
+    assert not (place / "d").exists() and repr(os.remove) == "<built-in function remove>"
+
+
+def test_files_left_open_are_whole_in_the_records(place: Path) -> None:
+    """The interpreter writes what is in their buffers only after the last function has run."""
+    (place / "in").write_text("x")
+    run(place, "f = open('out', 'a'); f.write(open('in').read() * 100)\n")
+    found = provenance.recorded()
+    entity = found.at(str(place / "out"))
+    assert sources(found, "out") == ["in"] and entity is not None and entity.size == 100
+
+
+def test_a_scope_reaches_threads_and_forked_workers(place: Path) -> None:
+    """They read for whoever is in it."""
+    for name in ("in1", "in2"):
+        (place / name).write_text("x")
+    run(
+        place,
+        "import os, threading\nimport sparsam.provenance as p\n"
+        "with p.scope('s'):\n"
+        "    one = threading.Thread(target=lambda: open('in1').read()); one.start(); one.join()\n"
+        "    child = os.fork()\n"
+        "    if not child:\n        open('in2').read(); os._exit(0)\n"
+        "    os.waitpid(child, 0)\n"
+        "    with open('out', 'w') as out: out.write('x')\n",
+    )
+    assert sources(provenance.recorded(), "out") == ["in1", "in2"]
+
+
+def test_times_set_by_the_program_are_no_change(place: Path) -> None:
+    """``shutil.copy2`` keeps the chain; a file that was left out and gets a name that is not is seen."""
+    (place / "in").write_text("x")
+    left_out = Selection(exclude=("*.tmp", *Selection().exclude))
+    with provenance.run("r", selection=left_out):
+        shutil.copy2("in", "copy")
+        Path("out.tmp").write_text("x")
+        os.replace("out.tmp", "out")
+    with provenance.run("s"):
+        Path("next").write_text(Path("copy").read_text())
+    found = provenance.recorded()
+    assert sources(found, "next") == ["copy", "in"] and found.at(str(place / "out")) is not None
+
+
+def test_what_was_written_is_on_disk_when_it_is_closed(place: Path) -> None:
+    """A program that is killed while it waits has told of its files."""
+    (place / "in").write_text("x")
+    code = (
+        "import os, signal\nopen('out', 'w').write(open('in').read())\nos.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    run(place, code, status=-9)
+    assert sources(provenance.recorded(), "out") == ["in"]
+
+
+def test_a_name_within_an_open_folder(place: Path) -> None:
+    """``dir_fd``: the file is the one in that folder."""
+    for folder in ("one", "two"):
+        (place / folder).mkdir()
+        (place / folder / "x").write_text(folder)
+    with provenance.run("r"):
+        number = os.open("two", os.O_RDONLY)
+        os.close(os.open("x", os.O_RDONLY, dir_fd=number))
+        os.close(number)
+    found = provenance.recorded()
+    assert found.at(str(place / "two" / "x")) is not None and found.at(str(place / "x")) is None

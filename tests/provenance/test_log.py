@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from sparsam.errors import InputOutput
+from sparsam.provenance import writer
 from sparsam.provenance.log import Log, Recovered, logs_in, merge, read, read_all
 from sparsam.provenance.writer import MAGIC
 
@@ -162,12 +163,12 @@ def test_a_full_disk_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         write(file, content[:7])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "write", full)
+    monkeypatch.setattr(writer, "_write", full)
     for at in range(1, 5):
         log.add("event", at=at)
     log.flush()
     assert log.lost == 4
-    monkeypatch.setattr(os, "write", write)
+    monkeypatch.setattr(writer, "_write", write)
     log.add("event", at=5)
     log.close()
     found = read(log.path)
@@ -212,7 +213,7 @@ def test_a_clock_that_jumps_back_keeps_the_order(tmp_path: Path, monkeypatch: py
     """Times never fall within a process."""
     log = Log(tmp_path)
     times = iter([50, 10, 60])
-    monkeypatch.setattr(time, "time_ns", lambda: next(times))
+    monkeypatch.setattr(writer, "_time", lambda: next(times))
     for at in range(3):
         log.add("event", at=at)
     log.close()

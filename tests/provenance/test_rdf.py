@@ -204,6 +204,8 @@ def test_the_store_follows_the_logs(place: Path) -> None:
         "SELECT * WHERE { SERVICE <http://example.org/> { ?a ?b ?c } }", "LOAD <file:///etc/passwd>",
         "SELECT * FROM <file:///etc/passwd> WHERE { ?a ?b ?c }", "select * from named <x:y> where { ?a ?b ?c }",
         "INSERT DATA { <x:a> <x:b> <x:c> }", "DELETE WHERE { ?a ?b ?c }", "# harmless\nSELECT * WHERE{service<x:y>{?a ?b ?c}}",
+        "# '''\nSELECT * { SERVICE <x:y> { ?a ?b ?c } } # '''", "PREFIX : <x:y> SELECT * { SERVICE:p { ?a ?b ?c } }",
+        "SELECT * { \\u0053ERVICE <x:y> { ?a ?b ?c } }",
     ],
 )  # fmt: skip
 def test_what_reaches_out_is_refused(text: str) -> None:

@@ -15,6 +15,7 @@ import stat
 import sys
 from _thread import _local
 from time import perf_counter
+from weakref import WeakSet
 
 from sparsam.provenance.tracking import Handle, Tracker
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 _real_open = _io.open
 _inside = _local()
+_open_files: WeakSet[Any] = WeakSet()
+"""Buffers around files of ours; what is left in them at the end is written before the last record."""
 _tracker: Tracker | None = None
 _by_number: dict[int, Handle] = {}
 """Descriptors that are open, and their handles."""
@@ -35,6 +38,7 @@ class TrackedFile(io.FileIO):
     """A raw file that counts what goes through it."""
 
     _handle: Handle | None = None
+    _shared = False  # the descriptor had a handle before
 
     def readinto(self, buffer: Any) -> int | None:
         """As in ``io``."""
@@ -93,7 +97,7 @@ class TrackedFile(io.FileIO):
         try:
             super().close()
         finally:
-            if self.closefd or handle.closed is False:
+            if self.closefd or not self._shared:
                 _tracker.closed(handle, found)
 
 
@@ -145,7 +149,7 @@ def tracked_open(
             _inside.on = False
     by_number = isinstance(file, int) or opener is not None
     path = None if by_number else tracker.path_of(file)
-    if path is not None and path.endswith(".py") and _loads_code(sys._getframe(1).f_code.co_filename):
+    if path is not None and path.endswith(".py") and _loads_code():
         path = None  # a module that is imported
     if path is None and not by_number:
         return _real_open(file, mode, buffering, encoding, errors, newline, closefd, opener)
@@ -169,8 +173,12 @@ def tracked_open(
         raise
 
 
-def _loads_code(caller: str) -> bool:
-    """Whether a function of this file opens modules to run them."""
+def _loads_code() -> bool:
+    """Whether whoever opens a file does so to run it."""
+    try:
+        caller = sys._getframe(3).f_code.co_filename
+    except ValueError:  # the interpreter itself
+        return True
     return any(part in caller for part in ("importlib", "zipimport", "runpy"))
 
 
@@ -204,7 +212,7 @@ def _watch(
     number = raw.fileno()
     known = _by_number.get(number)
     if known is not None and path is None:
-        raw._handle = known
+        raw._handle, raw._shared = known, True
         return
     found = os.fstat(number)
     if not stat.S_ISREG(found.st_mode):
@@ -236,9 +244,12 @@ def _buffered(
     raw: TrackedFile, mode: str, buffering: int, encoding: str | None, errors: str | None, newline: str | None
 ) -> Any:
     """The file around the raw one that ``io.open`` gives."""
-    binary, lines = "b" in mode, buffering == 1
+    binary, lines = "b" in mode, buffering == 1 or (buffering < 0 and "b" not in mode and raw.isatty())
     if buffering in (-1, 1):
-        buffering = max(getattr(raw, "_blksize", 0), io.DEFAULT_BUFFER_SIZE)
+        block = getattr(raw, "_blksize", 0)
+        if sys.version_info >= (3, 14):
+            block = max(min(block, 8 << 20), io.DEFAULT_BUFFER_SIZE)
+        buffering = block if block > 1 else io.DEFAULT_BUFFER_SIZE
     if buffering == 0:
         return raw
     made: Any
@@ -248,11 +259,24 @@ def _buffered(
         made = io.BufferedReader(raw, buffering)
     else:
         made = io.BufferedWriter(raw, buffering)
+    if "r" not in mode or "+" in mode:
+        _open_files.add(made)
     if binary:
         return made
     text = io.TextIOWrapper(made, encoding, errors, newline, lines)
     text.mode = mode  # type: ignore[misc]
+    if "r" not in mode or "+" in mode:
+        _open_files.add(text)
     return text
+
+
+def flush_all() -> None:
+    """What the program left in buffers, as the interpreter would do a little later."""
+    for file in list(_open_files):
+        try:
+            file.flush()
+        except Exception:  # closed meanwhile, or its descriptor is gone; the interpreter says so
+            continue
 
 
 # the functions of os
@@ -260,6 +284,8 @@ def _buffered(
 
 def _os_open(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
     tracker, real = _tracker, _originals[os, "open"]
+    if dir_fd is not None and tracker is not None:
+        return _opened_within(tracker, path, flags, mode, dir_fd)
     place = (
         tracker.path_of(path)
         if tracker is not None and dir_fd is None and not getattr(_inside, "on", False)
@@ -287,6 +313,35 @@ def _os_open(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = N
     return number
 
 
+def _opened_within(tracker: Tracker, path: Any, flags: int, mode: int, dir_fd: int) -> int:
+    """A name in an open folder; where it lies the system says afterwards."""
+    inside, _inside.on = getattr(_inside, "on", False), True
+    try:
+        number = int(_originals[os, "open"](path, flags, mode, dir_fd=dir_fd))
+    finally:
+        _inside.on = inside
+    found = os.fstat(number)
+    place = path_of_number(tracker, number) if stat.S_ISREG(found.st_mode) and not inside else None
+    if place is not None:
+        writes = flags & (os.O_WRONLY | os.O_RDWR)
+        kind = "rw" if flags & os.O_RDWR else "w" if writes else "r"
+        created = bool(flags & os.O_CREAT) and bool(flags & os.O_EXCL)
+        emptied = bool(writes) and not created and found.st_size == 0
+        _by_number[number] = tracker.opened(place, kind, created=created, emptied=emptied, found=found)
+    return number
+
+
+def _os_dup2(fd: int, fd2: int, inheritable: bool = True) -> int:
+    found = int(_originals[os, "dup2"](fd, fd2, inheritable))
+    if fd != fd2:
+        old = _by_number.pop(fd2, None)
+        if old is not None and _tracker is not None and old not in _by_number.values():
+            _tracker.closed(old)
+        if fd in _by_number:
+            _by_number[fd2] = _by_number[fd]
+    return found
+
+
 def _os_close(fd: int) -> None:
     handle = _by_number.pop(fd, None)
     found = None
@@ -296,7 +351,7 @@ def _os_close(fd: int) -> None:
         except OSError:
             found = None
     _originals[os, "close"](fd)
-    if handle is not None and _tracker is not None:
+    if handle is not None and _tracker is not None and handle not in _by_number.values():
         _tracker.closed(handle, found)
 
 
@@ -397,6 +452,41 @@ class TrackedMap(mmap.mmap):
         return made
 
 
+TrackedMap.__name__, TrackedMap.__qualname__, TrackedMap.__module__ = "mmap", "mmap", "mmap"
+
+
+class _Stand:
+    """A function in place of another: no method where it stands in a class, and pickled by the other's name."""
+
+    def __init__(self, function: Callable[..., Any], old: Any) -> None:
+        self._function = function
+        self.__name__, self.__qualname__ = old.__name__, old.__name__
+        self.__doc__, self.__module__ = (
+            old.__doc__,
+            "io" if old.__name__ == "open" and old is _real_open else "os",
+        )
+        self.__wrapped__ = old
+
+    def __call__(self, *args: Any, **more: Any) -> Any:
+        return self._function(*args, **more)
+
+    def __reduce__(self) -> str:
+        return str(self.__name__)
+
+    def __repr__(self) -> str:
+        return repr(self.__wrapped__)
+
+
+def _touched(tracker: Tracker, given: tuple[Any, ...]) -> None:
+    if isinstance(given[0], int):
+        handle = _by_number.get(given[0])
+        path: Any = handle.path if handle is not None else None
+    else:
+        path = given[0]
+    if path is not None:
+        tracker.touched(path)
+
+
 def _audited(event: str, args: tuple[Any, ...]) -> None:
     """What the functions above did not see: files opened by C code of Python's own. It cannot be taken out again."""
     tracker = _tracker
@@ -420,6 +510,13 @@ def _audited(event: str, args: tuple[Any, ...]) -> None:
 
 
 _hooked = False
+ABLE: tuple[set[Any], ...] = (
+    os.supports_dir_fd,
+    os.supports_fd,
+    os.supports_follow_symlinks,
+    os.supports_effective_ids,
+)
+_able: list[tuple[set[Any], Any]] = []
 
 
 def install(tracker: Tracker) -> None:
@@ -444,9 +541,17 @@ def install(tracker: Tracker) -> None:
     replaced |= {(os, name): _told(name, lambda t, a: t.removed(a[0])) for name in ("unlink", "remove")}
     replaced[os, "mkdir"] = _told("mkdir", lambda t, a: t.made_folder(a[0]))
     replaced |= {(os, name): _told(name, _truncated) for name in ("truncate", "ftruncate")}
+    replaced |= {(os, "dup2"): _os_dup2, (os, "utime"): _told("utime", _touched)}
+    replaced[os, "symlink"] = _told("symlink", lambda t, a: t.forget_folders())
+    one_open = _Stand(tracked_open, _real_open)
     for (owner, name), new in replaced.items():
-        _originals[owner, name] = getattr(owner, name)
-        setattr(owner, name, new)
+        old = _originals[owner, name] = getattr(owner, name)
+        stand = new if isinstance(new, type) else one_open if new is tracked_open else _Stand(new, old)
+        setattr(owner, name, stand)
+        for able in ABLE:
+            if old in able:  # what a function can do, asked of the function itself
+                able.add(stand)
+                _able.append((able, stand))
     _tracker = tracker
     if not _hooked:
         sys.addaudithook(_audited)
@@ -459,6 +564,9 @@ def uninstall() -> None:
     tracker, _tracker = _tracker, None
     for (owner, name), old in _originals.items():
         setattr(owner, name, old)
+    for able, stand in _able:
+        able.discard(stand)
+    _able.clear()
     if tracker is not None:
         for handle in list(_by_number.values()):
             tracker.closed(handle)

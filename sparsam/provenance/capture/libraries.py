@@ -68,9 +68,14 @@ def _writes(through: str, at: int, keyword: str = "") -> Callable[[Any], Any]:
                 tracker.writing(path, through=through) if tracker is not None and path is not None else None
             )
             started = perf_counter()
+            inside, files._inside.on = (
+                getattr(files._inside, "on", False),
+                True,
+            )  # what it opens in Python is this file
             try:
                 return old(*args, **more)
             finally:
+                files._inside.on = inside
                 if handle is not None and tracker is not None:
                     tracker.wrote(handle, _size(handle.path), perf_counter() - started)
                     tracker.closed(handle)
@@ -92,17 +97,30 @@ def _path(args: Sequence[Any], more: dict[str, Any], at: int, keyword: str) -> A
     return found if isinstance(found, str | bytes | os.PathLike) else None
 
 
+def _seen_class(old: Any) -> Any:
+    """A class in place of ``safe_open``: what it makes are the other's, and counts as its instances."""
+
+    class Seen(type):
+        def __instancecheck__(cls, thing: Any) -> bool:
+            return isinstance(thing, old)
+
+        def __call__(cls, *args: Any, **more: Any) -> Any:
+            tracker, path = _tracker(), _path(args, more, 0, "filename")
+            if tracker is not None and path is not None:
+                tracker.used(path, through="safetensors")
+            return old(*args, **more)
+
+    return Seen(old.__name__, (), {"__doc__": old.__doc__, "__module__": old.__module__})
+
+
 def _safetensors(module: ModuleType) -> None:
-    _replace(module, "safe_open", _reads("safetensors", 0, "filename"))
+    _replace(module, "safe_open", _seen_class)
 
 
 def _safetensors_of(module: ModuleType) -> None:
     for name, at in (("save_file", 1), ("save_model", 1)):
         _replace(module, name, _writes("safetensors", at, "filename"))
-    for name, at in (("load_file", 0), ("load_model", 1)):
-        _replace(module, name, _reads("safetensors", at, "filename"))
-    if getattr(module, "safe_open", None) is not None:  # read above
-        _replace(module, "safe_open", _reads("safetensors", 0, "filename"))
+    _replace(module, "safe_open", _seen_class)  # which load_file and load_model call
 
 
 def _torch(module: ModuleType) -> None:

@@ -133,6 +133,7 @@ def _leave(status: int) -> Any:
 def _ended() -> None:
     tracker = files.current()
     if tracker is not None and tracker.log.writer.pid == os.getpid():
+        files.flush_all()
         for handle in list(files._by_number.values()):
             tracker.closed(handle)
         tracker.ended()
@@ -145,8 +146,8 @@ def environment(folder: str, run: str, selection: Selection, parent: Writer | No
         "off": sorted(selection.off), "include": selection.include, "exclude": selection.exclude, "code": selection.code,
         "every": selection.every,
     }  # fmt: skip
-    path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    rest = [entry for entry in path if entry and entry != SITE]
+    path = os.environ.get("PYTHONPATH", "")
+    rest = [entry for entry in path.split(os.pathsep) if entry != SITE] if path else []
     return {VARIABLE: json.dumps(told), "PYTHONPATH": os.pathsep.join([SITE, *rest])}
 
 
