@@ -130,8 +130,8 @@ def whole(name: str, title: str, make: Callable[[float, float], Workload], cases
         f"python benchmarks/hardware_griffin.py {name}",
         rows,
         (
-            "seconds are measured, the fastest of three, packing and counting included, on two cores shared with up "
-            "to fifteen other processes; CPU seconds, of both cores together, are about what one quiet core takes",
+            "seconds are measured, the fastest of three, packing and counting included, on two cores; "
+            "CPU seconds are of both cores together",
             "the rest is simulated (reference schedule)",
             "zeros of weights and activations are drawn at random; attention's have none but those of its probabilities",
             "power ratio and efficiency gain: energy table default40, on the chip, beside the same core without sparsity; gain "

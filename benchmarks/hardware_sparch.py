@@ -139,7 +139,7 @@ def speed() -> None:
         )  # fmt: skip
     store(
         "hardware-sparch-speed", "SpArch: time to simulate squaring a matrix, exact, on one core", f"{COMMAND} speed", rows,
-        ["seconds: SpArch and its baseline, the best of three, on a machine under load; of the processor: what was worked",
+        ["seconds: SpArch and its baseline, the best of three; of the processor: what was worked",
          "million elements: of the processor's seconds"],
     )  # fmt: skip
 

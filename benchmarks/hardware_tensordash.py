@@ -43,7 +43,7 @@ def layers_row(name: str, layers: list[Layer], machine: Machine, how: How) -> di
     error = sum(one.error**2 for one in costs) ** 0.5
     return {
         "layers": name, "machine": machine.name, "mode": "/".join(sorted({one.mode for one in costs})),
-        "processor seconds": round(seconds, 2), "elapsed, under load": round(wall, 2),
+        "processor seconds": round(seconds, 2), "elapsed": round(wall, 2),
         "simulated cycles": round(own), "standard error": f"{100 * error / own:.2f} %",
         "simulated speedup": round(dense / own, 3), "MACs a second": f"{sum(x.macs for x in costs) / seconds:.3g}",
     }  # fmt: skip
@@ -76,7 +76,7 @@ def main() -> None:
         "python benchmarks/hardware_tensordash.py",
         rows,
         [
-            "One thread, best of three. Other work kept the machine busy: elapsed time is several times the processor's. "
+            "One thread, best of three. "
             "Targets on two free cores: BERT-base within 2 s, ResNet-50 within 10 s.",
             "MACs a second are dense multiplications of the layers over processor seconds.",
         ],
