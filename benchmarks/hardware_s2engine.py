@@ -193,7 +193,8 @@ def speed():
         print(rows[-1], flush=True)
     tables.store(
         "s2engine-speed", "S2Engine's simulator: speed", "python benchmarks/hardware_s2engine.py speed", rows,
-        ["rates are the best of five, in time of the processor. PE ticks of bound: those that the fast form goes through on the same pass"],
+        ["rates are the best of five, in time of the processor. "
+         "PE ticks of bound: those that the fast form goes through on the same pass"],
     )  # fmt: skip
 
 
