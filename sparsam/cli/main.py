@@ -15,6 +15,7 @@ from sparsam.cli import (
     debug,
     demo,
     evaluate,
+    exchange,
     export,
     finetune,
     inspect,
@@ -52,6 +53,7 @@ for command in (
     simulate,
     report,
     track,
+    exchange,
     demo,
 ):
     app.add_typer(command.app)

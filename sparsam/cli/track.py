@@ -360,6 +360,12 @@ def _query(
     ] = None,
     seconds: Annotated[float, typer.Option("--seconds", metavar="X", help="How long it may take.")] = 30.0,
     rows: Annotated[int, typer.Option("--rows", metavar="N", help="How many rows are given at most.")] = 1000,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            "--server", metavar="URL", help="Ask this server of SPARQL 1.1 (its address for queries) instead."
+        ),
+    ] = None,
     folder: Folder = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -380,7 +386,12 @@ def _query(
             made = store.sparql_of(question, **{key: value})
             print(json.dumps({"sparql": made}) if as_json else made)
             return 0
-        found = store.query(str(text), folder, seconds=seconds, rows=rows)
+        if server is None:
+            found = store.query(str(text), folder, seconds=seconds, rows=rows)
+        else:
+            from sparsam.provenance import server as servers
+
+            found = servers.query(server, str(text), seconds=seconds, rows=rows)
         if found.more:
             shown.note(f"there are more than {rows} rows")
     if as_json:
@@ -389,41 +400,6 @@ def _query(
     for row in found.rows:
         table.add_row(*("" if x is None else plain(str(x)) for x in row))
     new_console().print(table)
-    return 0
-
-
-@app.command(
-    "provenance",
-    short_help="Export everything that was recorded.",
-    help="Write the whole graph: Turtle, N-Triples, JSON-LD, or PROV-JSON.",
-    epilog=examples("sparsam provenance export --to turtle --out provenance.ttl"),
-)
-def _provenance(
-    what: Annotated[str, typer.Argument(metavar="export", help="The one thing there is to do.")],
-    to: Annotated[str, typer.Option("--to", metavar="turtle|ntriples|jsonld|prov-json", help="The format.")],
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="By default standard output.")
-    ] = None,
-    folder: Folder = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> int:
-    import sys
-
-    from sparsam.errors import Usage
-    from sparsam.provenance.rdf import write
-
-    if what != "export":
-        raise Usage(f"sparsam provenance export is what there is; got {what!r}.", code="usage")
-    if as_json and out is None:
-        raise Usage("--json says what was written into a file: give --out FILE.", code="usage")
-    made = write(_recorded(folder), to)
-    if out is None:
-        sys.stdout.buffer.write(made + b"\n")
-    else:
-        out.write_bytes(made)
-        if as_json:
-            return answer({"to": to, "out": str(out), "bytes": len(made)})
     return 0
 
 

@@ -118,6 +118,24 @@ class History:
     current: dict[tuple[str, str], str] = field(default_factory=dict)
     """(host, path): the generation that lies there now."""
     damages: tuple[Any, ...] = ()
+    foreign: list[tuple[str, str, Any]] = field(default_factory=list)
+    """Statements of imported documents, as they were (see :mod:`sparsam.provenance.adapters`)."""
+    stated: set[str] = field(default_factory=set)
+    """Ids of which ``foreign`` says all there is, so that nothing is said twice."""
+
+    imported: set[str] = field(default_factory=set)
+    """Ids of entities that no tracked program of ours saw."""
+
+    def join(self, other: "History") -> None:
+        """Take in the history of an import; what was recorded here is left as it is."""
+        own = {*self.programs, *self.entities}
+        self.imported |= set(other.entities) - own
+        self.calls |= {key: one for key, one in other.calls.items() if one.program not in own}
+        self.programs = other.programs | self.programs
+        self.entities = other.entities | self.entities
+        self.damages = (*self.damages, *other.damages)
+        self.foreign += other.foreign
+        self.stated |= other.stated - own
 
     def at(self, path: str, host: str | None = None) -> Entity | None:
         """What lies at a path now, or lay there last; None for a path that was never seen."""

@@ -60,7 +60,7 @@ def entity_at(found: History, path: str | os.PathLike[str]) -> Entity:
 
 def state_of(found: History, one: Entity) -> str:
     """Whether a generation still lies where it lay last, as it was; the bytes are read where a hash is known."""
-    if one.kind != "file":
+    if one.kind != "file" or one.id in found.imported:
         return UNKNOWN
     current = {key[1] for key, value in found.current.items() if value == one.id}
     places = [name for name in one.names if name in current]

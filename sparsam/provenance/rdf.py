@@ -24,7 +24,7 @@ from sparsam.provenance.terms import (
     XSD,
 )
 
-FORMATS = ("turtle", "ntriples", "jsonld", "prov-json")
+FORMATS = ("turtle", "ntriples", "jsonld", "prov-json", "prov-jsonld", "ro-crate", "prov-io")
 """What a graph can be written as."""
 Triple = tuple[str, str, Any]
 """Subject and predicate are IRIs; the object is an IRI (:class:`Iri`) or a value."""
@@ -35,6 +35,30 @@ class Iri(str):
     """An object that is a node, not a text."""
 
     __slots__ = ()
+
+
+class Typed(str):
+    """A text with a type, or a language, that Python has no value for."""
+
+    __slots__ = ("datatype", "language")
+    datatype: str
+    language: str
+
+    def __new__(cls, text: str, datatype: str = "", language: str = "") -> "Typed":
+        """Of a text, and the IRI of its type or the tag of its language."""
+        made = super().__new__(cls, text)
+        made.datatype, made.language = datatype, language
+        return made
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Typed) and (str(self), self.datatype, self.language) == (
+            str(other),
+            other.datatype,
+            other.language,
+        )
+
+    def __hash__(self) -> int:
+        return hash((str(self), self.datatype, self.language))
 
 
 def iri(name: str) -> Iri:
@@ -48,13 +72,22 @@ def when(nanoseconds: int) -> datetime:
 
 
 def triples(found: History) -> Iterator[Triple]:
-    """Every statement, in a fixed order."""
+    """Every statement, in a fixed order; those of imported documents last."""
     for program in found.programs.values():
-        yield from _program(program)
+        if program.id not in found.stated:
+            yield from _program(program)
     for entity in found.entities.values():
-        yield from _entity(found, entity)
+        if entity.id not in found.stated:
+            yield from _entity(found, entity)
+    yield from _calls(found)
+    yield from found.foreign
+
+
+def _calls(found: History) -> Iterator[Triple]:
     used: dict[tuple[str, str], None] = {}
     for number, call in enumerate(found.calls.values()):
+        if call.program in found.stated:
+            continue
         node, program = (
             iri(f"call-{number}-{call.program.removeprefix('program-')}"),
             found.programs[call.program],
@@ -173,7 +206,7 @@ def quads(found: History) -> Iterator[Any]:
 
     def node(name: str) -> Any:
         if name not in nodes:
-            nodes[name] = ox.NamedNode(name)
+            nodes[name] = ox.BlankNode(name[2:]) if name.startswith("_:") else ox.NamedNode(name)
         return nodes[name]
 
     for subject, predicate, value in triples(found):
@@ -192,10 +225,17 @@ def literal(value: Any) -> Any:
         )
     if isinstance(value, Decimal):
         return ox.Literal(format(value, "f"), datatype=ox.NamedNode(XSD + "decimal"))
-    if isinstance(value, str):
-        value = value.encode("utf-8", "backslashreplace").decode()
-        return ox.Literal("".join(x if x in "\t\n\r" or ord(x) >= 32 else f"\\x{ord(x):02x}" for x in value))
-    return ox.Literal(value)
+    if isinstance(value, Typed):
+        if value.language:
+            return ox.Literal(str(value), language=value.language)
+        return ox.Literal(str(value), datatype=ox.NamedNode(value.datatype))
+    return ox.Literal(text(value) if isinstance(value, str) else value)
+
+
+def text(value: str) -> str:
+    """Without what a file of text cannot hold: halves of letters, and control characters, are spelled out."""
+    value = value.encode("utf-8", "backslashreplace").decode()
+    return "".join(x if x in "\t\n\r" or ord(x) >= 32 else f"\\x{ord(x):02x}" for x in value)
 
 
 def oxigraph() -> Any:
@@ -221,8 +261,19 @@ def write(found: History, to: str) -> bytes:
     """
     if to not in FORMATS:
         raise Usage(f"to is one of {', '.join(FORMATS)}; got {to!r}.", code="export-to")
-    if to == "prov-json":
-        return json.dumps(prov_json(found), indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    if to in ("prov-json", "prov-jsonld"):
+        from sparsam.provenance import prov_json as as_json
+
+        made_json = prov_json(found)
+        return as_json.dumped(as_json.jsonld(made_json) if to == "prov-jsonld" else made_json)
+    if to == "ro-crate":
+        from sparsam.provenance.ro_crate import crate
+
+        return crate(found)
+    if to == "prov-io":
+        from sparsam.provenance.adapters.provio import as_provio
+
+        return as_provio(found)
     ox = oxigraph()
     kinds = {
         "turtle": ox.RdfFormat.TURTLE,
@@ -235,71 +286,7 @@ def write(found: History, to: str) -> bytes:
 
 
 def prov_json(found: History) -> dict[str, Any]:
-    """The same statements as PROV-JSON (W3C member submission)."""
-    by_node: dict[str, dict[str, list[Any]]] = {}
-    for subject, predicate, value in triples(found):
-        by_node.setdefault(str(subject), {}).setdefault(predicate, []).append(value)
-    made: dict[str, Any] = {"prefix": {"io": IO, "sparsam": "urn:sparsam:", "xsd": XSD}}
-    relations = {
-        "wasDerivedFrom": ("prov:generatedEntity", "prov:usedEntity"), "wasGeneratedBy": ("prov:entity", "prov:activity"),
-        "used": ("prov:activity", "prov:entity"), "wasAssociatedWith": ("prov:activity", "prov:agent"),
-        "wasAttributedTo": ("prov:entity", "prov:agent"), "actedOnBehalfOf": ("prov:delegate", "prov:responsible"),
-        "wasInformedBy": ("prov:informed", "prov:informant"), "wasInfluencedBy": ("prov:influencee", "prov:influencer"),
-    }  # fmt: skip
-    for node, facts in by_node.items():
-        types = [str(x) for x in facts.get(RDF_TYPE, [])]
-        part = "agent" if PROV + "SoftwareAgent" in types or PROV + "Person" in types else ""
-        part = part or ("activity" if PROV + "Activity" in types else "entity")
-        attributes: dict[str, Any] = {
-            "prov:type": [{"$": _short(x), "type": "prov:QUALIFIED_NAME"} for x in types]
-        }
-        for predicate, values in facts.items():
-            local = predicate.removeprefix(PROV)
-            if predicate == RDF_TYPE or local == "generatedAtTime":
-                continue
-            if local in ("startedAtTime", "endedAtTime"):
-                attributes["prov:startTime" if local.startswith("s") else "prov:endTime"] = values[
-                    0
-                ].isoformat()
-            elif (
-                local == "wasRevisionOf"
-                or local in relations
-                or predicate.removeprefix(IO) in (*RELATIONS.values(), "startedBy")
-            ):
-                _relate(made, node, predicate, values, relations)
-            else:
-                attributes[_short(predicate)] = [_value(x) for x in values]
-        made.setdefault(part, {})[_short(node)] = attributes
-    return made
+    """The same statements as PROV-JSON; see :mod:`sparsam.provenance.prov_json`."""
+    from sparsam.provenance.prov_json import document
 
-
-def _relate(
-    made: dict[str, Any], node: str, predicate: str, values: list[Any], relations: dict[str, tuple[str, str]]
-) -> None:
-    local, more = predicate.removeprefix(PROV), {}
-    if local == "wasRevisionOf":
-        local, more = "wasDerivedFrom", {"prov:type": [{"$": "prov:Revision", "type": "prov:QUALIFIED_NAME"}]}
-    elif local not in relations:
-        local = "wasInformedBy" if predicate == IO + "startedBy" else "wasInfluencedBy"
-        more = {"prov:type": [{"$": _short(predicate), "type": "prov:QUALIFIED_NAME"}]}
-    first, second = relations[local]
-    for value in values:
-        group = made.setdefault(local, {})
-        group[f"_:{local}{len(group)}"] = {first: _short(node), second: _short(str(value)), **more}
-
-
-def _short(name: str) -> str:
-    for prefix, address in (("prov", PROV), ("io", IO), ("sparsam", "urn:sparsam:")):
-        if name.startswith(address):
-            return f"{prefix}:{name[len(address) :]}"
-    return name
-
-
-def _value(value: Any) -> Any:
-    if isinstance(value, Iri):
-        return {"$": _short(value), "type": "prov:QUALIFIED_NAME"}
-    if isinstance(value, Decimal):
-        return {"$": format(value, "f"), "type": "xsd:decimal"}
-    if isinstance(value, datetime):
-        return {"$": value.isoformat(), "type": "xsd:dateTime"}
-    return value
+    return document(triples(found))

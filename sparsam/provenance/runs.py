@@ -122,5 +122,14 @@ def merged(folder: str | os.PathLike[str] | None = None, runs: Sequence[str] | N
 
 
 def recorded(folder: str | os.PathLike[str] | None = None, runs: Sequence[str] | None = None) -> History:
-    """The graph of all runs, or of some. Raises as :func:`merged`."""
-    return history(merged(folder, runs))
+    """The graph of all runs and of all that was imported, or of some runs alone. Raises as :func:`merged`."""
+    from sparsam.provenance.adapters import imported
+
+    if runs is not None:
+        return history(merged(folder, runs))
+    if not names_of_runs(folder) and imported.names(folder):
+        found = History()
+    else:
+        found = history(merged(folder))
+    imported.join(found, folder)
+    return found

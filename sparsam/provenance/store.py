@@ -16,6 +16,7 @@ from typing import Any
 
 from sparsam.errors import Refused, Usage
 from sparsam.provenance import rdf
+from sparsam.provenance.adapters import imported
 from sparsam.provenance.graph import History
 from sparsam.provenance.log import logs_in
 from sparsam.provenance.runs import names_of_runs, recorded
@@ -81,6 +82,7 @@ def fill(store: Any, found: History) -> None:
 
 def _state(base: Path) -> list[list[Any]]:
     files = [file for run in names_of_runs(base) for file in logs_in(base / "runs" / run)]
+    files += [x for x in imported.files(base) if x.exists()]
     return [[str(x.relative_to(base)), x.stat().st_size, x.stat().st_mtime_ns] for x in files]
 
 
@@ -150,13 +152,16 @@ def _ask(place: str, text: str, rows: int, sender: Any) -> None:
         sender.send(("error", f"{error}"))
 
 
+def with_prefixes(text: str) -> str:
+    """A question with our prefixes declared, those that it does not declare itself."""
+    declared = {x.lower() for x in re.findall(r"(?i)\bPREFIX\s+(\w*):", text)}
+    lines = [x for x in prefixes().splitlines() if x.split()[1].rstrip(":") not in declared]
+    return "".join(line + "\n" for line in lines) + text
+
+
 def ask(store: Any, text: str, rows: int) -> tuple[list[str], list[list[Any]]]:
     """Columns and at most ``rows`` + 1 rows, as text and numbers."""
-    declared = {x.lower() for x in re.findall(r"(?i)\bPREFIX\s+(\w*):", text)}
-    head = "".join(
-        line + "\n" for line in prefixes().splitlines() if line.split()[1].rstrip(":") not in declared
-    )
-    found = store.query(head + text)
+    found = store.query(with_prefixes(text))
     if hasattr(found, "variables"):
         columns = [x.value for x in found.variables]
         lines = []
@@ -179,13 +184,19 @@ def _plain(value: Any) -> Any:
     if value is None:
         return None
     kind = getattr(getattr(value, "datatype", None), "value", "")
-    if kind.endswith("#integer"):
-        return int(value.value)
-    if kind.endswith(("#decimal", "#double")):
-        return float(value.value)
-    if kind.endswith("#boolean"):
-        return value.value in ("true", "1")
-    return getattr(value, "value", str(value))
+    return plain(getattr(value, "value", str(value)), kind)
+
+
+def plain(text: str, datatype: str) -> Any:
+    """A value of a literal, by the IRI of its type; its text where it has none, or is none of that type."""
+    try:
+        if datatype.endswith("#integer"):
+            return int(text)
+        if datatype.endswith(("#decimal", "#double")):
+            return float(text)
+    except ValueError:
+        return text
+    return text in ("true", "1") if datatype.endswith("#boolean") else text
 
 
 LINEAGE = """SELECT DISTINCT ?source ?path WHERE {{

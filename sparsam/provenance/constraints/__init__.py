@@ -4,7 +4,8 @@
 merging by keys, uniqueness, order of events, types, and what is impossible. The numbers are those of the Recommendation.
 """
 
-from sparsam.provenance.constraints.checking import Finding, Report, check, check_file
+from sparsam.provenance.constraints.checking import Report, check, check_file
+from sparsam.provenance.constraints.instance import Finding
 from sparsam.provenance.constraints.statements import FORMALS, Document, Statement
 
 __all__ = ["FORMALS", "Document", "Finding", "Report", "Statement", "check", "check_file"]

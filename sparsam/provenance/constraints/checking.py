@@ -68,7 +68,7 @@ def _check(statements: list[Statement], toolbox: bool) -> list[Finding]:
             found.told(*one)
     for one in circles(found, entities):
         found.told(*one)
-    return found.findings
+    return list(found.findings)
 
 
 def _specializations(found: Instance) -> dict[Term, set[Term]]:

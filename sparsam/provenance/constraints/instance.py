@@ -62,7 +62,7 @@ class Instance:
     """An instance in its normal form, as far as it has one."""
 
     rows: dict[str, list[Row]] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
+    findings: dict[Finding, None] = field(default_factory=dict)
     names: dict[str, int] = field(default_factory=dict)
     bound: list[Term] = field(default_factory=list)
     toolbox: bool = False
@@ -100,9 +100,7 @@ class Instance:
 
     def told(self, constraint: int, name: str, detail: str) -> None:
         """Remember what is wrong, once."""
-        made = Finding(constraint, name, detail)
-        if made not in self.findings:
-            self.findings.append(made)
+        self.findings.setdefault(Finding(constraint, name, detail))
 
     # statements
 

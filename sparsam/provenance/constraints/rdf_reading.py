@@ -117,5 +117,5 @@ def _relation(facts: Facts, subject: str, local: str, value: str) -> Iterator[St
     elif local in QUALIFIED:
         kind, parts = QUALIFIED[local]
         node: dict[str, list[str]] = defaultdict(list, facts.get(value, {}))
-        rest = tuple((node[PROV + x] or [None])[0] for x in parts)
+        rest = tuple(next(iter(node[PROV + x]), None) for x in parts)
         yield Statement(kind, value, (subject, *rest), frozenset(node.get(RDF_TYPE, [])))

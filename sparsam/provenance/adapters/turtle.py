@@ -1,0 +1,258 @@
+"""Reading Turtle as PROV-IO writes it: literals as subjects, relative IRIs, and files into which several ranks wrote at once.
+
+PROV-IO's ranks write one file in pieces, so that a block (a subject with its lines) may be torn apart by the text of another
+rank. A block's name ends in a UUID of version 1, whose last groups are the same for all of a process: by them the halves of a
+torn block are put together again. What cannot be put together is named, with the statements in front of the tear kept.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from urllib.parse import quote
+
+from sparsam.errors import Refused
+from sparsam.provenance.log import Damage
+from sparsam.provenance.rdf import Iri, Triple, Typed
+from sparsam.provenance.terms import RDF_TYPE
+
+BASE = "prov-io://file/"
+"""What relative IRIs are taken against."""
+LONGEST = 1 << 20
+"""Letters of one token."""
+_TOKEN = re.compile(
+    r"""[ \t\r\n]*(?:\#[^\n]*\n[ \t\r\n]*)*(?:
+    (?P<iri><[^<>"{}|^`\\\x00-\x20]*>)
+    | (?P<text>"(?:[^"\\\n]|\\.)*")(?:\^\^(?P<type><[^<>"\s]*>|[A-Za-z][\w-]*:[\w-]*)|@(?P<lang>[A-Za-z]+(?:-[A-Za-z0-9]+)*))?
+    | (?P<blank>_:[\w-]+)
+    | (?P<name>(?:[A-Za-z][\w-]*)?:(?:[\w-](?:[\w.-]*[\w-])?)?)
+    | (?P<number>[+-]?\d+(?:\.\d+)?(?![\w.]))
+    | (?P<a>a)(?=[\s<])
+    | (?P<mark>[;,.])
+    )""",
+    re.VERBOSE,
+)
+_PREFIX = re.compile(
+    r"@prefix[ \t]+([\w-]*):[ \t]+<([^<>\n]*)>[ \t]*\.|PREFIX[ \t]+([\w-]*):[ \t]+<([^<>\n]*)>"
+)
+_START = re.compile(r'^(?=[<"])|^(?=_:)|@prefix', re.MULTILINE)
+_PROCESS = re.compile(r"-([0-9a-f]{4}-[0-9a-f]{12})>")
+_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", '"': '"', "\\": "\\", "'": "'", "b": "\b", "f": "\f"}
+_WORDS = frozenset(
+    (
+        "type", "ofType", "wasMemberOf", "actedOnBehalfOf", "wasAssociatedWith", "wasAttributedTo", "wasCreatedBy",
+        "wasOpenedBy", "wasReadBy", "wasWrittenBy", "wasFlushedBy", "wasModifiedBy", "wasGeneratedBy",
+        "wasCommittedBy", "wasDerivedFrom", "startedAtTime", "endedAtTime", "used", "elapsed", "hasConfig",
+        "hasAccuracy", "hasMetric",
+    )
+)  # fmt: skip
+
+
+@dataclass
+class Recovery:
+    """What could be read of a file, and what not."""
+
+    triples: list[Triple] = field(default_factory=list)
+    damages: list[Damage] = field(default_factory=list)
+    joined: int = 0
+    """Blocks whose halves lay apart."""
+
+
+@dataclass
+class _Piece:
+    """Text that is no whole block."""
+
+    at: int
+    text: str
+    process: str | None
+    said: list[Triple]
+
+
+class _Torn(Exception):
+    def __init__(self, at: int, why: str, said: list[Triple]) -> None:
+        super().__init__(why)
+        self.at, self.said = at, said
+
+
+def recovered(content: bytes, name: str) -> Recovery:
+    """All statements in front of, between and behind damages; see the module.
+
+    Raises:
+        Refused: ``document-invalid`` where there is no statement at all.
+    """
+    return _Reader(content.decode("utf-8", "replace"), name).read()
+
+
+class _Reader:
+    def __init__(self, text: str, name: str) -> None:
+        self.text, self.name = text, name
+        self.prefixes: dict[str, str] = {}
+        self.made = Recovery()
+        self.tails: list[_Piece] = []
+        self.heads: list[_Piece] = []
+        self.process: str | None = None  # of the block before
+
+    def read(self) -> Recovery:
+        at = 0
+        waiting: list[_Piece] = []
+        while at < len(self.text):
+            if self.text[at] in " \t\r\n" and (at == 0 or not self._fragment(at)):
+                at += 1
+            elif match := _PREFIX.match(self.text, at):
+                self.prefixes[match[1] or match[3] or ""] = match[2] or match[4] or ""
+                at = match.end()
+            elif self.text[at] == "#":
+                at = (self.text.find("\n", at) + 1) or len(self.text)
+            elif self.text[at] in '<"_':
+                at, process = self._block(at)
+                for head in waiting:  # the block behind a fragment tells whose it is
+                    head.process = process
+                waiting = [] if process else waiting
+            else:
+                end = self._next(at)
+                self.heads.append(_Piece(at, self.text[at:end], None, []))
+                waiting.append(self.heads[-1])
+                at = end
+        self._join()
+        if not self.made.triples:
+            raise Refused(f"{self.name} holds no statement in Turtle.", code="document-invalid")
+        return self.made
+
+    def _fragment(self, at: int) -> bool:
+        """A line that begins with a space, outside of a block, is the second half of something."""
+        line = self.text[at : self.text.find("\n", at) % (len(self.text) + 1)]
+        return self.text[at] in " \t" and self.text[at - 1] == "\n" and bool(line.strip())
+
+    def _next(self, at: int) -> int:
+        match = _START.search(self.text, at + 1)
+        return match.start() if match else len(self.text)
+
+    def _block(self, at: int) -> tuple[int, str | None]:
+        line = self.text[at : self.text.find("\n", at) % (len(self.text) + 1)]
+        found = _PROCESS.search(line)
+        process = found[1] if found else self.process
+        try:
+            triples, end = self._parse(self.text, at)
+        except _Torn as torn:
+            end = self._next(at)
+            self.tails.append(_Piece(at, self.text[at:end], process, torn.said))
+            return end, process
+        self.made.triples += triples
+        self.process = process
+        return end, process
+
+    def _join(self) -> None:
+        """Halves of the same process, in order."""
+        waiting: dict[str | None, list[_Piece]] = defaultdict(list)
+        for head in self.heads:
+            waiting[head.process].append(head)
+        for tail in self.tails:
+            mine = waiting.get(tail.process) if tail.process else None
+            joined = None
+            for head in mine or ():
+                try:
+                    joined = self._parse(tail.text + head.text, 0)
+                except _Torn:
+                    continue
+                if mine is not None:
+                    mine.remove(head)
+                break
+            if joined is None:
+                self.made.triples += tail.said
+                self._damage(tail, f"a block is torn; {len(tail.said)} of its statements were read")
+            else:
+                self.made.joined += 1
+                self.made.triples += joined[0]
+        for left in waiting.values():
+            for head in left:
+                self._damage(head, "the second half of a block whose first half is not there")
+        self.made.damages.sort(key=lambda x: x.offset)
+
+    def _damage(self, piece: _Piece, why: str) -> None:
+        line = self.text.count("\n", 0, piece.at) + 1
+        self.made.damages.append(
+            Damage(
+                self.name,
+                len(self.text[: piece.at].encode()),
+                f"line {line}: {why}",
+                len(piece.text.encode()),
+            )
+        )
+
+    # a block
+
+    def _parse(self, text: str, at: int) -> tuple[list[Triple], int]:
+        said: list[Triple] = []
+        subject, at = self._token(text, at, said, literals=True)
+        if not isinstance(subject, Iri):
+            subject = Iri(f"{BASE}literal/{quote(str(subject), safe='')}")
+        while True:
+            predicate, at = self._token(text, at, said)
+            if not isinstance(predicate, Iri) or not _known(predicate):
+                raise _Torn(at, f"no relation: {str(predicate)[:60]}", said)
+            while True:
+                value, at = self._token(text, at, said, literals=True)
+                mark = _TOKEN.match(text, at)
+                if mark is None or mark["mark"] is None:
+                    raise _Torn(at, "a statement does not end", said)
+                said.append((subject, predicate, value))
+                at = mark.end()
+                if mark["mark"] != ",":
+                    break
+            if mark["mark"] == ".":
+                return said, at
+
+    def _token(
+        self, text: str, at: int, said: list[Triple], literals: bool = False
+    ) -> tuple[Iri | Typed | str, int]:
+        match = _TOKEN.match(text, at)
+        if match is None or match["mark"] or match.end() - match.start() > LONGEST:
+            raise _Torn(at, "nothing that Turtle has", said)
+        end = match.end()
+        if match["iri"]:
+            return self._iri(match["iri"][1:-1]), end
+        if match["blank"]:
+            return Iri(match["blank"]), end
+        if match["a"]:
+            return Iri(RDF_TYPE), end
+        if match["name"]:
+            return self._named(match["name"], at, said), end
+        if not literals:
+            raise _Torn(at, "a literal where a name is due", said)
+        if match["number"]:
+            kind = "decimal" if "." in match["number"] else "integer"
+            return Typed(match["number"], f"http://www.w3.org/2001/XMLSchema#{kind}"), end
+        raw = re.sub(r"\\(.)", lambda x: _ESCAPES.get(x[1], x[0]), match["text"][1:-1])
+        if match["lang"]:
+            return Typed(raw, language=match["lang"]), end
+        if match["type"]:
+            kind = match["type"]
+            return Typed(raw, self._iri(kind[1:-1]) if kind[0] == "<" else self._named(kind, at, said)), end
+        return raw, end
+
+    def _named(self, name: str, at: int, said: list[Triple]) -> Iri:
+        prefix, _, local = name.partition(":")
+        if prefix not in self.prefixes:
+            raise _Torn(at, f"prefix {prefix!r} is not declared", said)
+        return self._iri(self.prefixes[prefix] + local)
+
+    @staticmethod
+    def _iri(text: str) -> Iri:
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", text):
+            return Iri(text)
+        return Iri(BASE + text.lstrip("/") if not text.startswith("/") else BASE.rstrip("/") + text)
+
+
+def _known(predicate: str) -> bool:
+    """A relation may be garbled by a tear; what PROV-IO writes is known, and other vocabularies have whole addresses."""
+    if predicate.startswith(("prov:", "provio:")):
+        return predicate.partition(":")[2] in _WORDS
+    return predicate.startswith(("http://", "https://", "urn:"))
+
+
+def blocks(triples: list[Triple]) -> Iterator[tuple[str, dict[str, list[Iri | Typed | str]]]]:
+    """By subject: predicate, values."""
+    made: dict[str, dict[str, list[Iri | Typed | str]]] = {}
+    for subject, predicate, value in triples:
+        made.setdefault(subject, {}).setdefault(predicate, []).append(value)
+    yield from made.items()
