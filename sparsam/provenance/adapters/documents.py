@@ -100,7 +100,7 @@ class _Reader:
         host, pid = str(self.one(agent, IO + "host", "imported")), self.one(agent, IO + "pid", 0)
         argv = self.one(agent, IO + "command")
         made = Program(key, Writer(host, pid if isinstance(pid, int) else 0, 0))
-        made.run = str(self.one(agent, IO + "run", self.name))
+        made.run = str(self.one(agent, IO + "run", "" if agent.startswith(OURS) else self.name))
         made.facts = {"argv": _listed(argv) if argv else [agent.rpartition("/")[2] or agent]}
         if folder := self.one(agent, IO + "workingFolder"):
             made.facts["cwd"] = str(folder)

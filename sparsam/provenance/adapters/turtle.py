@@ -2,7 +2,9 @@
 
 PROV-IO's ranks write one file in pieces, so that a block (a subject with its lines) may be torn apart by the text of another
 rank. A block's name ends in a UUID of version 1, whose last groups are the same for all of a process: by them the halves of a
-torn block are put together again. What cannot be put together is named, with the statements in front of the tear kept.
+torn block are put together again. What cannot be put together is named, with the statements in front of the tear kept. Where a
+half fits behind another rank's by chance, the block behind it is of a rank that did not begin there: such a block is left out
+and named, for its values may be another's.
 """
 
 import re
@@ -37,6 +39,7 @@ _PREFIX = re.compile(
 )
 _START = re.compile(r'^(?=[<"])|^(?=_:)|@prefix', re.MULTILINE)
 _PROCESS = re.compile(r"-([0-9a-f]{4}-[0-9a-f]{12})>")
+_NAMED = re.compile(r"(?:(?!--)[\w.+-])*--[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", '"': '"', "\\": "\\", "'": "'", "b": "\b", "f": "\f"}
 _WORDS = frozenset(
     (
@@ -91,6 +94,8 @@ class _Reader:
         self.tails: list[_Piece] = []
         self.heads: list[_Piece] = []
         self.process: str | None = None  # of the block before
+        self.before: tuple[int, int] | None = None  # where it lies, if nothing was torn since
+        self.several = len(_PREFIX.findall(text)) > len(set(_PREFIX.findall(text)))
 
     def read(self) -> Recovery:
         at = 0
@@ -100,7 +105,7 @@ class _Reader:
                 at += 1
             elif match := _PREFIX.match(self.text, at):
                 self.prefixes[match[1] or match[3] or ""] = match[2] or match[4] or ""
-                at = match.end()
+                at, self.before = match.end(), None
             elif self.text[at] == "#":
                 at = (self.text.find("\n", at) + 1) or len(self.text)
             elif self.text[at] in '<"_':
@@ -112,7 +117,7 @@ class _Reader:
                 end = self._next(at)
                 self.heads.append(_Piece(at, self.text[at:end], None, []))
                 waiting.append(self.heads[-1])
-                at = end
+                at, self.before = end, None
         self._join()
         if not self.made.triples:
             raise Refused(f"{self.name} holds no statement in Turtle.", code="document-invalid")
@@ -136,10 +141,22 @@ class _Reader:
         except _Torn as torn:
             end = self._next(at)
             self.tails.append(_Piece(at, self.text[at:end], process, torn.said))
+            self.before = None
             return end, process
+        if self.several and self.before is not None and process != self.process:
+            self._doubtful(*self.before)
+        self.before = (at, len(self.made.triples))
         self.made.triples += triples
         self.process = process
         return end, process
+
+    def _doubtful(self, at: int, count: int) -> None:
+        """The last block read may end with another rank's half."""
+        left = self.made.triples[count:]
+        del self.made.triples[count:]
+        end = self._next(at)
+        why = f"a block of {len(left)} statements may hold another rank's; it is left out"
+        self._damage(_Piece(at, self.text[at:end], None, []), why)
 
     def _join(self) -> None:
         """Halves of the same process, in order."""
@@ -183,7 +200,11 @@ class _Reader:
 
     def _parse(self, text: str, at: int) -> tuple[list[Triple], int]:
         said: list[Triple] = []
+        begin = at
         subject, at = self._token(text, at, said, literals=True)
+        local = subject.removeprefix(BASE)
+        if isinstance(subject, Iri) and len(local.split("--")[-1]) > 30 and not _NAMED.fullmatch(local):
+            raise _Torn(begin, "two names in one", said)
         if not isinstance(subject, Iri):
             subject = Iri(f"{BASE}literal/{quote(str(subject), safe='')}")
         while True:
