@@ -11,7 +11,7 @@ from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from sparsam.provenance.constraints.reading import expanded, invalid, loaded
+from sparsam.provenance.constraints.reading import LONGEST, expanded, invalid, loaded
 from sparsam.provenance.rdf import Iri, Triple, Typed, text
 from sparsam.provenance.terms import IO, PROV, RDF_TYPE, RELATIONS, XSD
 
@@ -212,6 +212,8 @@ def _full(value: Any, prefixes: dict[str, str], name: str) -> Iri:
         value = value.get("$")
     if not isinstance(value, str):
         raise invalid(name, f"an identifier is a text; got {str(value)[:80]}")
+    if len(value) > LONGEST:
+        raise invalid(name, f"an identifier is longer than {LONGEST:,} letters")
     made = expanded(value, prefixes)
     if not made.startswith("_:") and ":" not in made:
         made = "urn:document:" + made

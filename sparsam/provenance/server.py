@@ -140,6 +140,8 @@ def _content(answer: Any, connection: Any, until: float, shown: str) -> bytes:
             connection.sock.settimeout(left)
         block = answer.read1(1 << 16)
         if not block:
+            if answer.length:  # the connection ended before the answer
+                raise http.client.IncompleteRead(b"", answer.length)
             return b"".join(made)
         size += len(block)
         if size > LARGEST:

@@ -22,6 +22,10 @@ BASE = "prov-io://file/"
 """What relative IRIs are taken against."""
 LONGEST = 1 << 20
 """Letters of one token."""
+TRIES = 16
+"""Second halves that are tried behind a first."""
+MOST = 1000
+"""Damages that are told one by one."""
 _TOKEN = re.compile(
     r"""[ \t\r\n]*(?:\#[^\n]*\n[ \t\r\n]*)*(?:
     (?P<iri><[^<>"{}|^`\\\x00-\x20]*>)
@@ -93,6 +97,7 @@ class _Reader:
         self.made = Recovery()
         self.tails: list[_Piece] = []
         self.heads: list[_Piece] = []
+        self.damaged: list[tuple[int, int, str]] = []
         self.process: str | None = None  # of the block before
         self.before: tuple[int, int] | None = None  # where it lies, if nothing was torn since
         self.several = len(_PREFIX.findall(text)) > len(set(_PREFIX.findall(text)))
@@ -166,7 +171,7 @@ class _Reader:
         for tail in self.tails:
             mine = waiting.get(tail.process) if tail.process else None
             joined = None
-            for head in mine or ():
+            for head in (mine or [])[:TRIES]:
                 try:
                     joined = self._parse(tail.text + head.text, 0)
                 except _Torn:
@@ -183,18 +188,24 @@ class _Reader:
         for left in waiting.values():
             for head in left:
                 self._damage(head, "the second half of a block whose first half is not there")
-        self.made.damages.sort(key=lambda x: x.offset)
+        self._tell()
 
     def _damage(self, piece: _Piece, why: str) -> None:
-        line = self.text.count("\n", 0, piece.at) + 1
-        self.made.damages.append(
-            Damage(
-                self.name,
-                len(self.text[: piece.at].encode()),
-                f"line {line}: {why}",
-                len(piece.text.encode()),
+        self.damaged.append((piece.at, len(piece.text.encode()), why))
+
+    def _tell(self) -> None:
+        """The damages in their order, each with its line; beyond the first thousand only how many."""
+        at, line, offset = 0, 1, 0
+        self.damaged.sort()
+        for where, size, why in self.damaged[:MOST]:
+            between = self.text[at:where]
+            at, line, offset = where, line + between.count("\n"), offset + len(between.encode())
+            self.made.damages.append(Damage(self.name, offset, f"line {line}: {why}", size))
+        if more := self.damaged[MOST:]:
+            left = sum(size for _, size, _ in more)
+            self.made.damages.append(
+                Damage(self.name, offset, f"and {len(more)} damages more behind it", left)
             )
-        )
 
     # a block
 
