@@ -10,6 +10,7 @@ from test_rdf import example
 
 from sparsam.cli import main
 from sparsam.errors import InputOutput, Refused, Usage
+from sparsam import provenance
 from sparsam.provenance import questions, rdf, store
 from sparsam.provenance.adapters import imported, provio, provlake, turtle
 from sparsam.provenance.graph import History
@@ -274,6 +275,27 @@ def test_our_own_export_comes_back_as_a_history(tmp_path: Path) -> None:
         assert all(
             x.state == questions.UNKNOWN for x in questions.lineage(found, there.entities[key].names[-1])
         )
+
+
+def test_what_is_known_already_is_not_said_twice(tmp_path: Path) -> None:
+    """An export that comes back to where it was recorded changes nothing, neither counts nor statements nor states."""
+    folder, raw, made = tmp_path / ".sparsam", tmp_path / "raw.txt", tmp_path / "made.txt"
+    raw.write_text("raw")
+    with provenance.run("here", folder=folder):
+        made.write_text(raw.read_text() * 2)
+    before = recorded(folder)
+    ours = {str(x) for x in rdf.quads(before)}
+    profile = questions.io_profile(before, "here")
+    imported.keep(put(tmp_path, "own.ttl", rdf.write(before, "turtle")), folder)
+    imported.keep(put(tmp_path, "prov.ttl", SAMPLE), folder)
+    after = recorded(folder)
+    assert ours <= {str(x) for x in rdf.quads(after)}
+    assert questions.io_profile(after, "here") == profile and len(profile) > 2
+    (step, source) = questions.lineage(after, made)
+    assert (step.state, source.state) == (questions.UNCHANGED, questions.UNCHANGED)
+    assert {x.name for x in questions.runs(after)} == {"here", "prov.ttl"}
+    reads = store.query("SELECT ?n WHERE { ?c a io:Read ; io:count ?n }", folder).rows
+    assert len(reads) == 1
 
 
 def test_prov_of_others_has_a_lineage(tmp_path: Path) -> None:
