@@ -50,6 +50,8 @@ def entity_at(found: History, path: str | os.PathLike[str]) -> Entity:
     """
     place = os.path.realpath(path)
     one = found.at(place) or found.at(os.path.abspath(path))
+    if one is None and (other := found.at(str(path))) is not None and other.id in found.imported:
+        one = other  # named in an import as it is asked for, which may be no path of this machine
     if one is None:
         raise Refused(
             f"{place} was never seen by a tracked program. Track the one that writes it: sparsam track -- COMMAND",

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from test_rdf import example
 
+from sparsam import provenance
 from sparsam.cli import main
 from sparsam.errors import InputOutput, Refused, Usage
-from sparsam import provenance
 from sparsam.provenance import questions, rdf, store
 from sparsam.provenance.adapters import imported, provio, provlake, turtle
 from sparsam.provenance.graph import History
@@ -235,7 +235,7 @@ def test_verify_names_a_damaged_import(tmp_path: Path, capsys: pytest.CaptureFix
     assert [x.file for x in found.damages] == ["torn.ttl"]
     whole = imported.keep(put(tmp_path, "whole.ttl", text), folder)
     assert not whole.history.damages
-    kept = folder / "imported" / "whole.ttl"
+    kept = folder / "imported" / "whole.ttl" / "document"
     kept.write_bytes(kept.read_bytes().replace(b"19:3:7", b"19:4:7"))
     assert any("not those that were imported" in x.reason for x in recorded(folder).damages)
     with pytest.raises(InputOutput, match="not those"):
@@ -255,7 +255,7 @@ def test_our_own_export_comes_back_as_a_history(tmp_path: Path) -> None:
         folder.parent.mkdir()
         imported.keep(put(tmp_path, name, rdf.write(there, to)), folder)
         found = recorded(folder)
-        assert set(found.entities) == set(there.entities)
+        assert set(found.entities) == set(there.entities) and not found.damages
         for key in there.entities:
             assert set(found.lineage(key)) == set(there.lineage(key)), to
             assert set(found.impact(key)) == set(there.impact(key)), to
@@ -310,6 +310,8 @@ def test_prov_of_others_has_a_lineage(tmp_path: Path) -> None:
     plot = found.at("plot.png")
     assert plot is not None
     assert [found.entities[x].path for x in found.lineage(plot.id)] == ["http://x/clean", "http://x/raw"]
+    steps = questions.lineage(found, "plot.png")
+    assert [x.entity.path for x in steps] == ["plot.png", "http://x/clean", "http://x/raw"]
     graph = rdflib.Graph().parse(data=text, format="turtle")
     for to, form in (("turtle", "turtle"), ("jsonld", "json-ld")):
         again = rdflib.Graph().parse(data=rdf.write(History(foreign=one.history.foreign), to), format=form)

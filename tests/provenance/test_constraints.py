@@ -249,9 +249,9 @@ def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_a_large_document_takes_little() -> None:
-    """A chain of 20,000 derivations: time grows with its size, and no recursion ends it."""
+    """A chain of 5,000 derivations: time grows with its size, and no recursion ends it."""
     made = Document()
-    for number in range(20_000):
+    for number in range(5_000):
         made.add(
             "",
             [
@@ -261,7 +261,7 @@ def test_a_large_document_takes_little() -> None:
             ],
         )
     assert check(made).valid
-    made.add("", [Statement("wasDerivedFrom", None, ("e0", "e19999", None, None, None))])
+    made.add("", [Statement("wasDerivedFrom", None, ("e0", "e4999", None, None, None))])
     assert constraints(check(made)) == {42}
 
 

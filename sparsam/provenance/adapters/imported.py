@@ -1,4 +1,4 @@
-"""Documents that were imported: kept as they are in ``.sparsam/imported``, read whenever the graph is made."""
+"""Documents that were imported: kept as they are in ``.sparsam/imported/NAME``, read whenever the graph is made."""
 
 import hashlib
 import json
@@ -15,6 +15,8 @@ from sparsam.provenance.tracking import runs_folder
 
 KINDS = ("prov-io", "provlake", "turtle", "trig", "ntriples", "nquads", "jsonld", "json", "prov-jsonld")
 """What can be imported."""
+DOCUMENT, FACTS = "document", "facts.json"
+"""In the folder of an import: the bytes, and what they are."""
 
 
 @dataclass(frozen=True)
@@ -105,20 +107,19 @@ def keep(
         or "document"
     )
     found = read(content, chosen, name)
-    place = _place(folder)
+    place = _place(folder) / name
     digest = hashlib.sha256(content).hexdigest()
-    marks = place / f"{name}.json"
     try:
-        if marks.exists() and json.loads(marks.read_text()).get("sha256") != digest:
+        if (place / FACTS).exists() and json.loads((place / FACTS).read_text()).get("sha256") != digest:
             raise Refused(
-                f"another document called {name} was imported already. Rename the file, or remove {place / name}.",
+                f"another document called {name} was imported already. Rename the file, or remove {place}.",
                 code="import-name",
             )
         place.mkdir(parents=True, exist_ok=True)
-        fresh = place / f".{name}.new"
-        fresh.write_bytes(content)
-        os.replace(fresh, place / name)
-        marks.write_text(json.dumps({"kind": chosen, "sha256": digest, "bytes": len(content)}))
+        _put(place / DOCUMENT, content)
+        _put(
+            place / FACTS, json.dumps({"kind": chosen, "sha256": digest, "bytes": len(content)}).encode()
+        )  # last: what has no facts is not there
     except (OSError, ValueError) as error:
         if isinstance(error, Refused):
             raise
@@ -126,16 +127,26 @@ def keep(
     return found
 
 
+def _put(place: Path, content: bytes) -> None:
+    """All of it, or nothing."""
+    fresh = place.with_name(f".{place.name}-{os.getpid()}")
+    try:
+        fresh.write_bytes(content)
+        os.replace(fresh, place)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
 def names(folder: str | os.PathLike[str] | None = None) -> list[str]:
     """What was imported, by name."""
     place = _place(folder)
-    return sorted(x.name.removesuffix(".json") for x in place.glob("*.json")) if place.is_dir() else []
+    return sorted(x.parent.name for x in place.glob(f"*/{FACTS}")) if place.is_dir() else []
 
 
 def files(folder: str | os.PathLike[str] | None = None) -> list[Path]:
-    """The files that imports lie in, what is told about them first."""
+    """The files that imports lie in."""
     place = _place(folder)
-    return [place / f"{x}{end}" for x in names(folder) for end in (".json", "")]
+    return [place / x / part for x in names(folder) for part in (FACTS, DOCUMENT)]
 
 
 def one(name: str, folder: str | os.PathLike[str] | None = None) -> Imported:
@@ -144,22 +155,22 @@ def one(name: str, folder: str | os.PathLike[str] | None = None) -> Imported:
     Raises:
         InputOutput: ``import-missing``, ``import-damaged`` where its bytes are not those that were imported.
     """
-    place = _place(folder)
+    place = _place(folder) / name
     if name not in names(folder):
         raise InputOutput(
             f"nothing called {name!r} was imported; there are {', '.join(names(folder)) or 'none'}.",
             code="import-missing",
         )
     try:
-        facts = json.loads((place / f"{name}.json").read_text())
-        content = (place / name).read_bytes()
+        facts = json.loads((place / FACTS).read_text())
+        content = (place / DOCUMENT).read_bytes()
         if hashlib.sha256(content).hexdigest() != facts["sha256"]:
             raise ValueError("its bytes are not those that were imported")
         return read(content, str(facts["kind"]), name)
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, Usage):
             raise
-        raise InputOutput(f"{place / name} cannot be read: {error}", code="import-damaged") from error
+        raise InputOutput(f"{place} cannot be read: {error}", code="import-damaged") from error
 
 
 def join(found: History, folder: str | os.PathLike[str] | None = None) -> None:
