@@ -2,12 +2,14 @@
 
 PROV-IO writes two vocabularies: programs, calls and data objects (``<prov:wasMemberOf>``, ``<prov:wasReadBy>``, …; its C
 library), and records of settings with the accuracy they led to (``mls#Name``, ``Value``, ``Version``, ``Quality``; its Python
-library). Times have no zone and are taken as UTC; durations are microseconds.
+library). Times have no zone: the UUIDs in the names of calls tell the moment in UTC; where there is none the text is taken as
+UTC. Durations are microseconds.
 """
 
 import ast
 import hashlib
 import re
+import uuid
 from collections import defaultdict
 from datetime import UTC, datetime
 from typing import Any
@@ -30,6 +32,8 @@ VERBS = (
 )  # fmt: skip
 LETTERS = {"A": "attribute", "D": "dataset", "G": "group", "T": "datatype", "F": "file", "L": "link"}
 """Of HDF5's functions (H5Dwrite): what they are about."""
+GREGORIAN = 0x01B21DD213814000
+"""Of 1970, in the hundreds of nanoseconds since 1582 that UUIDs count."""
 _FUNCTION = re.compile(r"H5([ADGTFL])([a-z]+)")
 _PROCESS = re.compile(r"-([0-9a-f]{4}-[0-9a-f]{12})$")
 
@@ -68,6 +72,15 @@ def when(value: str) -> int:
         return int(moment.timestamp()) * 1_000_000_000
     except ValueError:
         return 0
+
+
+def named_moment(name: str) -> int:
+    """Nanoseconds of the time in a UUID of version 1, which is UTC and exact; 0 for any other name."""
+    try:
+        found = uuid.UUID(name)
+    except ValueError:
+        return 0
+    return (found.time - GREGORIAN) * 100 if found.version == 1 and found.time > GREGORIAN else 0
 
 
 class _Reader:
@@ -172,7 +185,7 @@ class _Reader:
             self.history.entities.setdefault(key, Entity(key, what, shown, "imported", 0, 0, [shown]))
             on = [(str(kind), key)]
         elapsed = [float(x) for x in self.values(subject, "elapsed") if re.fullmatch(r"\d+(\.\d+)?", x)]
-        moment = max(map(when, self.values(subject, "startedAtTime")), default=0)
+        moment = named_moment(rest) or max(map(when, self.values(subject, "startedAtTime")), default=0)
         for relation, entity in on:
             key4 = (relation, program.id, entity, None)
             one = self.history.calls.setdefault(key4, Call(relation, program.id, entity, None, first=moment))

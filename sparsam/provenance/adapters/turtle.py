@@ -24,6 +24,8 @@ LONGEST = 1 << 20
 """Letters of one token."""
 TRIES = 16
 """Second halves that are tried behind a first."""
+BUFFER = 4096
+"""Bytes after which C's library hands a text that is written on to the system: where ranks' texts are cut."""
 MOST = 1000
 """Damages that are told one by one."""
 _TOKEN = re.compile(
@@ -53,6 +55,9 @@ _WORDS = frozenset(
         "hasAccuracy", "hasMetric",
     )
 )  # fmt: skip
+
+
+_RELATION = re.compile(rf"<(?:prov|provio):(?:{'|'.join(sorted(_WORDS))})>")
 
 
 @dataclass
@@ -98,31 +103,30 @@ class _Reader:
         self.tails: list[_Piece] = []
         self.heads: list[_Piece] = []
         self.damaged: list[tuple[int, int, str]] = []
+        self.waiting: list[_Piece] = []  # second halves of which the next block tells whose they are
         self.process: str | None = None  # of the block before
-        self.before: tuple[int, int] | None = None  # where it lies, if nothing was torn since
+        self.before: tuple[int, int, int] | None = (
+            None  # its place, and where its statements begin, if nothing was torn since
+        )
+        self.piece = 0  # where a rank's text begins
         self.several = len(_PREFIX.findall(text)) > len(set(_PREFIX.findall(text)))
 
     def read(self) -> Recovery:
         at = 0
-        waiting: list[_Piece] = []
         while at < len(self.text):
             if self.text[at] in " \t\r\n" and (at == 0 or not self._fragment(at)):
                 at += 1
             elif match := _PREFIX.match(self.text, at):
                 self.prefixes[match[1] or match[3] or ""] = match[2] or match[4] or ""
-                at, self.before = match.end(), None
+                self.piece, self.before, at = at, None, match.end()
             elif self.text[at] == "#":
                 at = (self.text.find("\n", at) + 1) or len(self.text)
-            elif self.text[at] in '<"_':
-                at, process = self._block(at)
-                for head in waiting:  # the block behind a fragment tells whose it is
-                    head.process = process
-                waiting = [] if process else waiting
+            elif self.text[at] in '<"_' and not _RELATION.match(self.text, at):
+                at = self._block(at)
             else:
                 end = self._next(at)
-                self.heads.append(_Piece(at, self.text[at:end], None, []))
-                waiting.append(self.heads[-1])
-                at, self.before = end, None
+                self._half(at, end)
+                at = end
         self._join()
         if not self.made.triples:
             raise Refused(f"{self.name} holds no statement in Turtle.", code="document-invalid")
@@ -130,38 +134,75 @@ class _Reader:
 
     def _fragment(self, at: int) -> bool:
         """A line that begins with a space, outside of a block, is the second half of something."""
-        line = self.text[at : self.text.find("\n", at) % (len(self.text) + 1)]
-        return self.text[at] in " \t" and self.text[at - 1] == "\n" and bool(line.strip())
+        if self.text[at] not in " \t" or self.text[at - 1] != "\n":
+            return False
+        return bool(self.text[at : self.text.find("\n", at) % (len(self.text) + 1)].strip())
 
     def _next(self, at: int) -> int:
         match = _START.search(self.text, at + 1)
         return match.start() if match else len(self.text)
 
-    def _block(self, at: int) -> tuple[int, str | None]:
+    def _half(self, at: int, end: int) -> None:
+        """The second half of a block, with which a rank's text goes on."""
+        self.heads.append(_Piece(at, self.text[at:end], None, []))
+        self.waiting.append(self.heads[-1])
+        self.piece, self.before = at, None
+
+    def _cut(self, at: int) -> int:
+        """Where, behind a place, the buffer of the rank that writes here was full."""
+        return self.piece + BUFFER * ((at - self.piece) // BUFFER + 1)
+
+    def _block(self, at: int) -> int:
         line = self.text[at : self.text.find("\n", at) % (len(self.text) + 1)]
         found = _PROCESS.search(line)
         process = found[1] if found else self.process
+        if self.several and self.before is not None and process != self.process:
+            if at < self._cut(self.before[0]) <= at + len(line):  # the name itself is of two halves
+                end = self._next(at)
+                self._torn(at, end, self.process, [])
+                return end
+            self._doubtful(*self.before, at)
+        for head in self.waiting:
+            head.process = process
+        self.waiting = [] if process else self.waiting
         try:
             triples, end = self._parse(self.text, at)
         except _Torn as torn:
             end = self._next(at)
-            self.tails.append(_Piece(at, self.text[at:end], process, torn.said))
-            self.before = None
-            return end, process
-        if self.several and self.before is not None and process != self.process:
-            self._doubtful(*self.before)
-        self.before = (at, len(self.made.triples))
+            self._torn(at, end, process, torn.said)
+            return end
+        self.before = (at, end, len(self.made.triples))
         self.made.triples += triples
         self.process = process
-        return end, process
+        return end
 
-    def _doubtful(self, at: int, count: int) -> None:
-        """The last block read may end with another rank's half."""
+    def _torn(self, at: int, end: int, process: str | None, said: list[Triple]) -> None:
+        """The first half of a block, and the second of another where a full buffer tells that it begins in here."""
+        cut = self._cut(at)
+        if self.several and at < cut < end:
+            try:
+                said = self._parse(self.text[at:cut], 0)[0]
+            except _Torn as torn:
+                said = torn.said
+            self._half(cut, end)
+        else:
+            cut = end
+        self.tails.append(_Piece(at, self.text[at:cut], process, said))
+        self.before = None
+
+    def _doubtful(self, at: int, end: int, count: int, following: int) -> None:
+        """Another rank's block lies behind one that seemed whole: its end may be that rank's, unless a buffer ended there."""
+        cut = self._cut(at)
+        if end <= cut <= following:
+            self.piece = cut
+            return
         left = self.made.triples[count:]
         del self.made.triples[count:]
-        end = self._next(at)
+        if at < cut < end:
+            self._torn(at, following, self.process, [])
+            return
         why = f"a block of {len(left)} statements may hold another rank's; it is left out"
-        self._damage(_Piece(at, self.text[at:end], None, []), why)
+        self._damage(_Piece(at, self.text[at:following], None, []), why)
 
     def _join(self) -> None:
         """Halves of the same process, in order."""
@@ -214,7 +255,8 @@ class _Reader:
         begin = at
         subject, at = self._token(text, at, said, literals=True)
         local = subject.removeprefix(BASE)
-        if isinstance(subject, Iri) and len(local.split("--")[-1]) > 30 and not _NAMED.fullmatch(local):
+        odd = len(local.split("--")[-1]) > 30 or (self.several and local.startswith("H5"))
+        if isinstance(subject, Iri) and odd and not _NAMED.fullmatch(local):
             raise _Torn(begin, "two names in one", said)
         if not isinstance(subject, Iri):
             subject = Iri(f"{BASE}literal/{quote(str(subject), safe='')}")
