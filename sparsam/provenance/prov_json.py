@@ -5,6 +5,7 @@ communications that name themselves by their type. Names are IRIs cut behind the
 beginning.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from datetime import datetime
@@ -38,6 +39,19 @@ CLASSES = {
 PARTS = {
     "agent": ("Agent", "SoftwareAgent", "Person", "Organization"), "activity": ("Activity",),
     "entity": ("Entity", "Plan", "Collection", "EmptyCollection", "Bundle"),
+}  # fmt: skip
+MENTION = ("specificEntity", "generalEntity")
+QUALIFIED = {
+    "wasDerivedFrom": ("Derivation", "entity"), "wasGeneratedBy": ("Generation", "activity"), "used": ("Usage", "entity"),
+    "wasAssociatedWith": ("Association", "agent"), "wasAttributedTo": ("Attribution", "agent"),
+    "actedOnBehalfOf": ("Delegation", "agent"), "wasInformedBy": ("Communication", "activity"),
+    "wasInfluencedBy": ("Influence", "influencer"), "wasInvalidatedBy": ("Invalidation", "activity"),
+    "wasStartedBy": ("Start", "entity"), "wasEndedBy": ("End", "entity"),
+}  # fmt: skip
+"""Record: its qualified form in PROV-O, and what its second end is called there."""
+HAD = {
+    "plan": "hadPlan", "activity": "hadActivity", "starter": "hadActivity", "ender": "hadActivity",
+    "generation": "hadGeneration", "usage": "hadUsage",
 }  # fmt: skip
 NO_CLASS = IO + "noClass"
 """Marks a node of which nobody said what it is, so that nothing is added when it is read again."""
@@ -175,10 +189,10 @@ def statements(found: Any, name: str = "the document") -> Iterator[Triple]:
     if not isinstance(found, dict):
         raise invalid(name, "PROV-JSON is an object")
     yield from _instance(found, {}, name)
-    for bundle in _objects(found, "bundle", name).values():
+    for key, bundle in _objects(found, "bundle", name).items():
         if not isinstance(bundle, dict):
             raise invalid(name, "a bundle is an object")
-        yield from _instance(bundle, _objects(found, "prefix", name), name)
+        yield from _instance(bundle, _objects(found, "prefix", name), f"{name}, bundle {key[:80]}")
 
 
 def _objects(found: dict[str, Any], key: str, name: str) -> dict[str, Any]:
@@ -195,7 +209,7 @@ def _instance(found: dict[str, Any], outer: dict[str, str], name: str) -> Iterat
     for kind in found:
         if kind in ("prefix", "bundle"):
             continue
-        if kind not in CLASSES:
+        if kind not in CLASSES and kind != "mentionOf":
             raise invalid(name, f"{kind!r} is no statement of PROV-JSON that RDF has a word for")
         for key, several in _objects(found, kind, name).items():
             for one in several if isinstance(several, list) else [several]:
@@ -229,7 +243,7 @@ def _node(kind: str, node: Iri, one: dict[str, Any], prefixes: dict[str, str], n
     if facts.pop(Iri(NO_CLASS), None) is None and not any(PROV + x in told for x in PARTS[kind]):
         yield node, RDF_TYPE, Iri(PROV + PARTS[kind][0])
     for value in told:
-        yield node, RDF_TYPE, Iri(value) if isinstance(value, str) and ":" in value else value
+        yield node, RDF_TYPE, value
     for predicate, values in facts.items():
         local = predicate.removeprefix(PROV)
         turned = {"startTime": "startedAtTime", "endTime": "endedAtTime"}.get(local)
@@ -243,23 +257,60 @@ def _node(kind: str, node: Iri, one: dict[str, Any], prefixes: dict[str, str], n
 def _relation(
     kind: str, key: str, one: dict[str, Any], prefixes: dict[str, str], name: str
 ) -> Iterator[Triple]:
-    first, second = (one.get(f"prov:{x}") for x in RECORDS[kind])
-    if first is None:
-        raise invalid(name, f"{kind} {key!r} lacks its {RECORDS[kind][0]}")
-    subject = _full(first, prefixes, name)
+    """Its short form; and the qualified one where there is more to say than two ends, a kind and when it was generated."""
+    first, second = (one.get(f"prov:{x}") for x in RECORDS.get(kind, MENTION))
+    # an end that is not told is somebody, or something
+    subject = _full(first, prefixes, name) if first is not None else Iri(f"_:{kind}{_stable(name + key)}end")
     types = one.get("prov:type", [])
-    told = [str(_read(x, prefixes, name)) for x in (types if isinstance(types, list) else [types])]
+    told = [_read(x, prefixes, name) for x in (types if isinstance(types, list) else [types])]
     predicate = PROV + kind
     for kind_told in told:
-        if OWN_RELATIONS.get(kind_told) == kind:
-            predicate = kind_told
+        if OWN_RELATIONS.get(str(kind_told)) == kind:
+            predicate = str(kind_told)
         elif kind == "wasDerivedFrom":
             predicate = next((PROV + k for k, v in BY_TYPE.items() if kind_told == PROV + v), predicate)
     for value in second if isinstance(second, list) else [second]:
         if value is not None:
             yield subject, predicate, _full(value, prefixes, name)
-    if "prov:time" in one and kind == "wasGeneratedBy":
-        yield subject, PROV + "generatedAtTime", _moment(one["prov:time"], prefixes, name)
+    rest = {
+        k: v for k, v in one.items() if k.removeprefix("prov:") not in (*RECORDS.get(kind, MENTION), "type")
+    }
+    if kind == "wasGeneratedBy" and "prov:time" in rest:
+        yield subject, PROV + "generatedAtTime", _moment(rest.pop("prov:time"), prefixes, name)
+    if kind == "mentionOf" and "prov:bundle" in rest:
+        yield subject, PROV + "asInBundle", _full(rest.pop("prov:bundle"), prefixes, name)
+    more = [x for x in told if x not in (predicate, *(PROV + x for x in BY_TYPE.values()))]
+    if kind in QUALIFIED and (rest or more or not key.startswith("_:")):
+        yield from _qualified(
+            kind, key, subject, second, {**rest, **({"prov:type": types} if more else {})}, prefixes, name
+        )
+
+
+def _stable(key: str) -> str:
+    """Letters for a blank node, the same for the same key."""
+    return hashlib.sha256(key.encode("utf-8", "backslashreplace")).hexdigest()[:16]
+
+
+def _qualified(
+    kind: str, key: str, subject: Iri, second: Any, rest: dict[str, Any], prefixes: dict[str, str], name: str
+) -> Iterator[Triple]:
+    word, second_word = QUALIFIED[kind]
+    node = _full(key, prefixes, name) if not key.startswith("_:") else Iri(f"_:{kind}{_stable(name + key)}")
+    yield subject, PROV + "qualified" + word, node
+    yield node, RDF_TYPE, Iri(PROV + word)
+    if second is not None and not isinstance(second, list):
+        yield node, PROV + second_word, _full(second, prefixes, name)
+    for key_, values in rest.items():
+        local = key_.removeprefix("prov:")
+        for value in values if isinstance(values, list) else [values]:
+            if key_ == "prov:time":
+                yield node, PROV + "atTime", _moment(value, prefixes, name)
+            elif key_ == "prov:type":
+                yield node, RDF_TYPE, _read(value, prefixes, name)
+            elif key_.startswith("prov:") and local in HAD:
+                yield node, PROV + HAD[local], _full(value, prefixes, name)
+            else:
+                yield node, _full(key_, prefixes, name), _read(value, prefixes, name)
 
 
 def _moment(value: Any, prefixes: dict[str, str], name: str) -> Any:

@@ -13,6 +13,7 @@ import pytest
 
 from sparsam.cli import main
 from sparsam.errors import SparsamError
+from sparsam.provenance import rdf
 from sparsam.provenance.adapters import imported
 from sparsam.provenance.constraints import reading
 from sparsam.provenance.constraints.checking import check
@@ -160,7 +161,7 @@ def test_bytes_changed_at_random_never_crash(kind: str) -> None:
             if kind in KINDS:
                 check(reading.read(bytes(content), kind))
             if kind != "xml":
-                imported.read(bytes(content), kind, "x")
+                rdf.write(imported.read(bytes(content), kind, "x").history, drawn.choice(rdf.FORMATS))
             read += 1
         except SparsamError:
             refused += 1

@@ -1,5 +1,6 @@
 """What goes out comes back: graphs are isomorphic after export and import, in each format."""
 
+import contextlib
 import json
 import math
 from pathlib import Path
@@ -9,6 +10,7 @@ from test_history import Told
 from test_rdf import example
 
 from sparsam.cli import main
+from sparsam.errors import Refused
 from sparsam.provenance import prov_json, rdf
 from sparsam.provenance.adapters import documents, imported
 from sparsam.provenance.constraints import check
@@ -87,6 +89,41 @@ def test_a_foreign_graph_comes_back_isomorphic(to: str, monkeypatch: pytest.Monk
     again = History(foreign=documents.statements(rdf.write(found, to), FORMATS[to], "x"))
     assert len(graph(found)) == len(foreign)  # type: ignore[arg-type]
     assert compare.isomorphic(graph(found), graph(again))
+
+
+def test_records_of_others_keep_what_they_say() -> None:
+    """Times, roles, plans, identifiers and ends that are missing become PROV-O's qualified form, and come back."""
+    text = {
+        "prefix": {"ex": "http://x/"},
+        "used": {"ex:u": {"prov:activity": "ex:a", "prov:entity": "ex:e", "prov:time": "2020-01-01T00:00:00Z"}},
+        "wasAssociatedWith": {"_:s": {"prov:activity": "ex:a", "prov:agent": "ex:g", "prov:plan": "ex:p", "prov:role": "boss"}},
+        "wasStartedBy": {"_:t": {"prov:activity": "ex:a", "prov:starter": "ex:b"}},
+        "wasAttributedTo": {"_:r": {"prov:agent": "ex:g"}},
+        "mentionOf": {"_:m": {"prov:specificEntity": "ex:e", "prov:generalEntity": "ex:f", "prov:bundle": "ex:b"}},
+        "bundle": {
+            name: {"wasAssociatedWith": {"_:s": {"prov:activity": f"ex:{name}", "prov:plan": "ex:q"}}} for name in ("b1", "b2")
+        },
+    }  # fmt: skip
+    found = documents.statements(json.dumps(text).encode(), "json", "x")
+    made = rdflib.Graph().parse(data=rdf.write(History(foreign=found), "turtle"), format="turtle")
+    head = f"PREFIX p: <{PROV}> PREFIX x: <http://x/> ASK "
+    for pattern in (
+        "x:a p:used x:e ; p:qualifiedUsage x:u . x:u a p:Usage ; p:entity x:e ; p:atTime ?t",
+        "x:a p:qualifiedAssociation [ p:agent x:g ; p:hadPlan x:p ; p:role 'boss' ]",
+        "x:a p:qualifiedStart [ p:hadActivity x:b ]",
+        "?somebody p:wasAttributedTo x:g FILTER(isBlank(?somebody))",
+        "x:e p:mentionOf x:f ; p:asInBundle x:b",
+        "x:b1 p:qualifiedAssociation ?one . x:b2 p:qualifiedAssociation ?two FILTER(?one != ?two)",
+    ):
+        assert made.query(f"{head} {{ {pattern} }}").askAnswer, pattern
+    again = documents.statements(rdf.write(History(foreign=found), "prov-json"), "json", "x")
+    assert compare.isomorphic(graph(History(foreign=found)), graph(History(foreign=again)))
+    for odd in (
+        {"entity": {"http://x/%zz<": {"prov:type": "a:b c"}}},
+        {"entity": {"a": {"b": {"$": "x", "lang": "?!"}}}},
+    ):
+        with contextlib.suppress(Refused):
+            rdf.write(History(foreign=documents.statements(json.dumps(odd).encode(), "json", "x")), "turtle")
 
 
 def test_json_is_json_of_the_standard() -> None:

@@ -7,11 +7,12 @@ from datetime import datetime
 from typing import Any
 
 from sparsam.provenance.constraints import rdf_reading
+from sparsam.provenance.constraints.reading import invalid
 from sparsam.provenance.graph import Call, Entity, History, Program
 from sparsam.provenance.log import Writer
 from sparsam.provenance.prov_json import parsed as parsed_json
 from sparsam.provenance.prov_json import plain
-from sparsam.provenance.rdf import Iri, Triple, Typed
+from sparsam.provenance.rdf import Iri, Triple, Typed, quads
 from sparsam.provenance.terms import CALL_CLASSES, IO, OBJECT_CLASSES, PROV, RDF_TYPE, RELATIONS
 
 OURS = "urn:sparsam:"
@@ -27,7 +28,13 @@ def statements(content: bytes, kind: str, name: str) -> list[Triple]:
         Usage: ``extra-missing``.
     """
     if kind in ("json", "prov-jsonld"):
-        return list(dict.fromkeys(parsed_json(content, name)))
+        made = list(dict.fromkeys(parsed_json(content, name)))
+        try:
+            for _ in quads(History(foreign=made)):
+                pass
+        except ValueError as error:  # a name that is no IRI, a language that is none
+            raise invalid(name, error) from error
+        return made
     found = rdf_reading.parsed(content, kind, name)
     return list(dict.fromkeys((_node(x.subject), x.predicate.value, _value(x.object)) for x in found))
 

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from sparsam.errors import Refused
 from sparsam.provenance.log import Damage
-from sparsam.provenance.rdf import Iri, Triple, Typed
+from sparsam.provenance.rdf import Iri, Triple, Typed, oxigraph
 from sparsam.provenance.terms import RDF_TYPE
 
 BASE = "prov-io://file/"
@@ -31,7 +31,9 @@ MOST = 1000
 _TOKEN = re.compile(
     r"""[ \t\r\n]*(?:\#[^\n]*\n[ \t\r\n]*)*(?:
     (?P<iri><[^<>"{}|^`\\\x00-\x20]*>)
-    | (?P<text>"(?:[^"\\\n]|\\.)*")(?:\^\^(?P<type><[^<>"\s]*>|[A-Za-z][\w-]*:[\w-]*)|@(?P<lang>[A-Za-z]+(?:-[A-Za-z0-9]+)*))?
+    | (?P<text>"(?:[^"\\\n]|\\.)*")
+      (?:\^\^(?P<type><[^<>"\s]*>|[A-Za-z][\w-]*:[\w-]*)
+      |@(?P<lang>[A-Za-z]{1,8}(?:-[A-Za-z0-9]{1,8})*)(?![A-Za-z0-9-]))?
     | (?P<blank>_:[\w-]+)
     | (?P<name>(?:[A-Za-z][\w-]*)?:(?:[\w-](?:[\w.-]*[\w-])?)?)
     | (?P<number>[+-]?\d+(?:\.\d+)?(?![\w.]))
@@ -91,6 +93,7 @@ def recovered(content: bytes, name: str) -> Recovery:
 
     Raises:
         Refused: ``document-invalid`` where there is no statement at all.
+        Usage: ``extra-missing``.
     """
     return _Reader(content.decode("utf-8", "replace"), name).read()
 
@@ -99,6 +102,8 @@ class _Reader:
     def __init__(self, text: str, name: str) -> None:
         self.text, self.name = text, name
         self.prefixes: dict[str, str] = {}
+        self.ox = oxigraph()
+        self.checked: set[str] = set()
         self.made = Recovery()
         self.tails: list[_Piece] = []
         self.heads: list[_Piece] = []
@@ -284,7 +289,7 @@ class _Reader:
             raise _Torn(at, "nothing that Turtle has", said)
         end = match.end()
         if match["iri"]:
-            return self._iri(match["iri"][1:-1]), end
+            return self._iri(match["iri"][1:-1], at, said), end
         if match["blank"]:
             return Iri(match["blank"]), end
         if match["a"]:
@@ -301,20 +306,27 @@ class _Reader:
             return Typed(raw, language=match["lang"]), end
         if match["type"]:
             kind = match["type"]
-            return Typed(raw, self._iri(kind[1:-1]) if kind[0] == "<" else self._named(kind, at, said)), end
+            return Typed(
+                raw, self._iri(kind[1:-1], at, said) if kind[0] == "<" else self._named(kind, at, said)
+            ), end
         return raw, end
 
     def _named(self, name: str, at: int, said: list[Triple]) -> Iri:
         prefix, _, local = name.partition(":")
         if prefix not in self.prefixes:
             raise _Torn(at, f"prefix {prefix!r} is not declared", said)
-        return self._iri(self.prefixes[prefix] + local)
+        return self._iri(self.prefixes[prefix] + local, at, said)
 
-    @staticmethod
-    def _iri(text: str) -> Iri:
-        if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", text):
-            return Iri(text)
-        return Iri(BASE + text.lstrip("/") if not text.startswith("/") else BASE.rstrip("/") + text)
+    def _iri(self, text: str, at: int, said: list[Triple]) -> Iri:
+        if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", text):
+            text = BASE + text.lstrip("/") if not text.startswith("/") else BASE.rstrip("/") + text
+        if text not in self.checked:
+            try:
+                self.ox.NamedNode(text)
+            except ValueError as error:
+                raise _Torn(at, f"no IRI: {text[:60]}", said) from error
+            self.checked.add(text)
+        return Iri(text)
 
 
 def _known(predicate: str) -> bool:
