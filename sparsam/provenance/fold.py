@@ -195,9 +195,9 @@ class Fold:
 
     def _on_close(self, program: Process, facts: dict[str, Any]) -> None:
         state, session = self.state, self._session(program, facts)
-        state.ended(session)
         if facts.get("writes") and not session.wrote:
             self._write(program, session, keeps=True, first=False)
+        state.ended(session)
         for kind in ("read", "write"):
             if facts.get(kind + "s"):
                 self._count(
@@ -316,7 +316,8 @@ class Fold:
         self._last(entity, place)
 
     def _last(self, entity: Node, place: Place) -> None:
-        if place.last is None or (entity.began, entity.generation) > (place.began, place.generation):
+        known = (place.began, place.generation, -(place.last or 0))
+        if place.last is None or (entity.began, entity.generation, -entity.key) > known:
             place.last, place.began, place.generation = entity.key, entity.began, entity.generation
             self.state.changed["place"][place.key] = place
 
@@ -472,7 +473,6 @@ class Fold:
                 known = Reads(state.number("list"), group, name)
                 state.lists[group, name] = known
             state.put_read(known, entity)
-            state.changed["list"][known.key] = known
 
     def _close(self, session: Session, *, unfinished: bool = False) -> None:
         """What was read until now is in what was written."""
@@ -488,10 +488,11 @@ class Fold:
         reads = state.lists[group, session.scope]
         if reads is None or not reads.count:
             return
-        if not entity.in_progress:
+        made = state.made_of(entity.key) if entity.in_progress else {entity.key}
+        if len(made) == 1:
             state.made_from(entity, reads, reads.count)
+            state.changed["entity"][entity.key] = entity
             return
-        made = state.made_of(entity.key)
         for source in state.first_reads(reads, reads.count):
             if source not in made:
                 self._derive(entity, source)

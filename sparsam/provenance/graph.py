@@ -121,6 +121,7 @@ class History:
     current: dict[tuple[str, str], str] = field(default_factory=dict)
     """(host, path): the generation that lies there now."""
     damages: tuple[Any, ...] = ()
+    _lying: dict[str, set[str]] | None = field(default=None, init=False, repr=False, compare=False)
 
     def at(self, path: str, host: str | None = None) -> Entity | None:
         """What lies at a path now, or lay there last; None for a path that was never seen."""
@@ -130,13 +131,14 @@ class History:
         last = [x for x in self.entities.values() if path in x.names and host in (None, x.host)]
         return max(last, key=lambda x: (x.began, x.generation), default=None)
 
-    def sources(self, entity: str) -> list[str]:
-        """What it was made from directly, in order; not itself."""
+    def sources(self, entity: str, most: int = -1) -> list[str]:
+        """What it was made from directly, in order; not itself, and not more than ``most``."""
         one = self.entities[entity]
         found = dict.fromkeys(one.derived)
         for key, count in one.reads:
             found |= dict.fromkeys(self.reads[key][:count])
-        return [x for x in found if x != entity and x in self.entities]
+        listed = [x for x in found if x != entity]
+        return listed if most < 0 else listed[:most]
 
     def lineage(self, entity: str) -> list[str]:
         """Everything it was made from, nearest first; not itself."""
@@ -152,8 +154,8 @@ class History:
             for key, count in one.reads:
                 among.setdefault(key, []).append((count, one.id))
         place: dict[str, list[tuple[str, int]]] = {}
-        for key in among:
-            for at, source in enumerate(self.reads[key]):
+        for key, reads in self.reads.items():
+            for at, source in enumerate(reads if key in among else ()):
                 place.setdefault(source, []).append((key, at))
 
         def targets(source: str) -> list[str]:
@@ -163,6 +165,46 @@ class History:
             return [x for x in found if x != source]
 
         return list(reach(entity, targets))
+
+    def lies_at(self, entity: Entity) -> list[str]:
+        """The names under which it lies now, of those that it had."""
+        if self._lying is None:
+            self._lying = {}
+            for (_, path), name in self.current.items():
+                self._lying.setdefault(name, set()).add(path)
+        there = self._lying.get(entity.id, ())
+        return [x for x in entity.names if x in there]
+
+    def program_of(self, entity: Entity) -> Program | None:
+        """The program that wrote it."""
+        return self.programs.get(entity.by or "")
+
+    def _of(self, run: str) -> set[str]:
+        return {x.id for x in self.programs.values() if x.run == run}
+
+    def counts(self, run: str) -> tuple[int, int]:
+        """How many files a run read that it had not written, and how many it wrote."""
+        own = self._of(run)
+        written = {x.id for x in self.entities.values() if x.by in own and x.kind == "file"}
+        read = {x.entity for x in self.calls.values() if x.program in own and x.kind == "read"}
+        return len(read - written), len(written)
+
+    def inputs(self, run: str) -> list[Entity]:
+        """Files that a run read and that it had not written."""
+        own = self._of(run)
+        read = {x.entity for x in self.calls.values() if x.program in own and x.kind == "read"}
+        return [
+            x for name, x in self.entities.items() if name in read and x.by not in own and x.kind == "file"
+        ]
+
+    def calls_of(self, run: str) -> Iterator[tuple[Call, Entity]]:
+        """Every call of a run, in the order in which they came to be, and on what it was."""
+        own = self._of(run)
+        yield from ((x, self.entities[x.entity]) for x in self.calls.values() if x.program in own)
+
+    def all_calls(self) -> Iterator[Call]:
+        """Every call, in the order in which they came to be."""
+        yield from self.calls.values()
 
 
 def reach(start: str, edges: Callable[[str], list[str]]) -> Iterator[str]:

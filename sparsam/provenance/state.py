@@ -234,6 +234,7 @@ class State:
             self.reads.setdefault(one.key, []).append(entity)
             self._listed_at.setdefault(entity, []).append((one.key, one.count))
             one.count += 1
+            self.changed["list"][one.key] = one
 
     def first_reads(self, one: Reads, count: int) -> Iterable[int]:
         """Of a list."""

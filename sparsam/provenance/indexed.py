@@ -1,0 +1,369 @@
+"""What was recorded, asked from the index on disk: what :class:`sparsam.provenance.graph.History` answers, not all in memory."""
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from sparsam.errors import InputOutput
+from sparsam.provenance import disk, ingest, walks
+from sparsam.provenance.graph import Call, Entity, History, Program, entity_id, program_id, tell
+from sparsam.provenance.log import Damage
+from sparsam.provenance.runs import recorded
+from sparsam.provenance.state import Node, Tally
+from sparsam.provenance.tracking import runs_folder
+from sparsam.provenance.writer import Writer
+
+CHUNK = 500
+"""Rows that are asked for at once."""
+_ENTITIES = (
+    "SELECT entity.*, CASE WHEN file.current = entity.key THEN file.paths END FROM entity "
+    "LEFT JOIN file ON file.key = entity.file WHERE entity.key IN"
+)
+
+
+def indexed(
+    folder: str | os.PathLike[str] | None = None, *, check: bool = False, records: int = ingest.RECORDS
+) -> "Index | History":
+    """Everything that was recorded, the newest records included; a history in memory where no index can be written.
+
+    Args:
+        folder: ``.sparsam``; by default that of the nearest folder upwards that has one.
+        check: sum all logs once more, so that a byte that was turned in an old one is found, too.
+        records: ingested in one transaction.
+
+    Raises:
+        InputOutput: ``runs-missing`` where nothing was recorded.
+    """
+    base = Path(folder if folder is not None else runs_folder())
+    if not (base / "runs").is_dir() or not any(x.is_dir() for x in os.scandir(base / "runs")):
+        raise InputOutput(
+            f"nothing was recorded in {base}. Record a program with: sparsam track -- python train.py",
+            code="runs-missing",
+        )
+    place = base / "index"
+    try:
+        place.mkdir(exist_ok=True)
+        with ingest.alone(place):
+            return Index(_up_to_date(place / "history.sqlite", base, check, records), base)
+    except (OSError, sqlite3.OperationalError):
+        return recorded(base)
+
+
+def _up_to_date(file: Path, base: Path, check: bool, records: int) -> sqlite3.Connection:
+    for _ in range(3):
+        found = ingest.open_base(file)
+        try:
+            ingest.Ingest(found, base, check=check, records=records)()
+            found.execute("BEGIN")
+            found.execute(
+                "SELECT count(*) FROM batch"
+            ).fetchone()  # from here on others' changes are not seen
+            return found
+        except ingest.Overtaken:
+            found.close()
+        except sqlite3.OperationalError:
+            found.close()
+            raise
+        except sqlite3.DatabaseError:  # not as SQLite left it: made again from the logs
+            found.close()
+            file.write_bytes(b"")
+    raise sqlite3.OperationalError("no peace to ingest in")
+
+
+class Index:
+    """Answers from an index; a snapshot that others' ingesting does not change. Close it, or use it as a context.
+
+    Entities and programs have the ids that they have in a history; an id is looked up quickest if this index gave it out.
+    """
+
+    def __init__(self, base: sqlite3.Connection, folder: Path) -> None:
+        self._base, self._folder = base, folder
+        self._hosts = {key: disk.unpacked(name) for key, name in base.execute("SELECT key, name FROM host")}
+        self._nodes: dict[int, Node] = {}
+        self._names: dict[int, str] = {}
+        self._keys: dict[str, int] = {}
+        self._there: dict[int, set[int]] = {}
+        self._places: dict[int, str] = {}
+        self._writers: dict[int, Writer] = {}
+        self._programs: dict[int, Program] = {}
+        self._program_keys: dict[str, int] | None = None
+        self.entities: Mapping[str, Entity] = _Entities(self)
+        self.programs: Mapping[str, Program] = _Programs(self)
+
+    def __enter__(self) -> "Index":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._base.close()
+
+    # one at a time
+
+    def at(self, path: str, host: str | None = None) -> Entity | None:
+        """What lies at a path now, or lay there last; None for a path that was never seen."""
+        rows = self._base.execute(
+            "SELECT file.current, since, last, began, place.generation, host FROM place LEFT JOIN file "
+            "ON file.key = place.file WHERE path = ?",
+            (disk.packed(path),),
+        ).fetchall()
+        rows = [x for x in rows if host in (None, self._hosts[x[5]])]
+        if now := [x for x in rows if x[0] is not None]:
+            return self.entity(min(now, key=lambda x: x[1])[0])
+        last = [x for x in rows if x[2] is not None]
+        return self.entity(max(last, key=lambda x: (x[3], x[4], -x[2]))[2]) if last else None
+
+    def sources(self, entity: str, most: int = -1) -> list[str]:
+        """What it was made from directly, in order; not itself, and not more than ``most``."""
+        return self.ids(walks.sources(self._base, self.key(entity), most))
+
+    def lineage(self, entity: str) -> list[str]:
+        """Everything it was made from, nearest first; not itself."""
+        return self.ids(list(walks.upward(self._base, self.key(entity))))
+
+    def impact(self, entity: str) -> list[str]:
+        """Everything that was made from it, nearest first; not itself."""
+        return self.ids(list(walks.downward(self._base, self.key(entity))))
+
+    def lies_at(self, entity: Entity) -> list[str]:
+        """The names under which it lies now, of those that it had."""
+        key = self.key(entity.id)
+        self.ids([key])
+        there = self._there.get(key, ())
+        return [self._places[x] for x in self._nodes[key].names if x in there]
+
+    def program_of(self, entity: Entity) -> Program | None:
+        """The program that wrote it, with its settings, without its results and scopes."""
+        key = self.key(entity.id)
+        self.ids([key])
+        by = self._nodes[key].by
+        if by is None:
+            return None
+        if by not in self._programs:
+            self._programs[by] = self.program(by, ("config", "type"))
+        return self._programs[by]
+
+    @property
+    def damages(self) -> tuple[Damage, ...]:
+        """Of all logs, by run and name."""
+        found = (ingest.Known.of(row) for row in self._base.execute("SELECT * FROM log"))
+        by_name = sorted(found, key=lambda x: (x.run, x.name))
+        damages = (x.damage(self._folder / "runs" / x.run / x.name) for x in by_name)
+        return tuple(x for x in damages if x is not None)
+
+    # many at a time
+
+    def counts(self, run: str) -> tuple[int, int]:
+        """How many files a run read that it had not written, and how many it wrote."""
+        own = "(SELECT key FROM program WHERE run = ?1 AND rank IS NOT NULL)"
+        file = disk.KINDS.index("file")
+        written = f"SELECT key FROM entity WHERE by IN {own} AND kind = {file}"
+        read = (
+            f"SELECT DISTINCT entity FROM call WHERE program IN {own} AND kind = {disk.CALLS.index('read')}"
+        )
+        name = disk.packed(run)
+        (both,) = self._base.execute(f"SELECT count(*) FROM ({read} EXCEPT {written})", (name,)).fetchone()
+        (wrote,) = self._base.execute(f"SELECT count(*) FROM ({written})", (name,)).fetchone()
+        return both, wrote
+
+    def inputs(self, run: str) -> list[Entity]:
+        """Files that a run read and that it had not written."""
+        own = "(SELECT key FROM program WHERE run = ?1 AND rank IS NOT NULL)"
+        rows = self._base.execute(
+            f"SELECT DISTINCT entity.key FROM call JOIN entity ON entity.key = call.entity WHERE call.program IN {own} "
+            f"AND call.kind = {disk.CALLS.index('read')} AND entity.kind = {disk.KINDS.index('file')} "
+            f"AND (by IS NULL OR by NOT IN {own}) ORDER BY entity.key",
+            (disk.packed(run),),
+        )
+        return [self.entities[x] for x in self.ids([key for (key,) in rows])]
+
+    def calls_of(self, run: str) -> Iterator[tuple[Call, Entity]]:
+        """Every call of a run, in the order in which they came to be, and on what it was."""
+        rows = self._base.execute(
+            "SELECT * FROM call WHERE program IN (SELECT key FROM program WHERE run = ? AND rank IS NOT NULL) ORDER BY key",
+            (disk.packed(run),),
+        )
+        for one in self.told(rows):
+            yield one, self.entities[one.entity]
+
+    # from rows to things
+
+    def key(self, entity: str) -> int:
+        """The number of an entity; all are looked through for one that this index did not give out."""
+        if entity not in self._keys and all(one != entity for one in self.entities):
+            raise KeyError(entity)
+        return self._keys[entity]
+
+    def entity(self, key: int) -> Entity:
+        """By its number."""
+        self.ids([key])
+        one, of = (
+            self._nodes[key],
+            self.ids([x for x in (self._nodes[key].revision, self._nodes[key].within) if x]),
+        )
+        revision = None if one.revision is None else of[0]
+        within = None if one.within is None else of[-1]
+        return Entity(
+            self._names[key], one.kind, self._places[one.place], self.writer(one.program).host, one.generation, one.began,
+            [self._places[x] for x in one.names], one.size, one.changed, one.sha256, revision=revision, within=within,
+            by=None if one.by is None else program_id(self.writer(one.by)), outside=one.outside, unfinished=one.unfinished,
+        )  # fmt: skip
+
+    def ids(self, keys: list[int]) -> list[str]:
+        """Of entities; they are at hand afterwards."""
+        self.hold(x for x in keys if x not in self._nodes)
+        return [self._names[x] for x in keys]
+
+    def hold(self, keys: Iterable[int]) -> None:
+        """Have entities at hand, with the names of their places."""
+        for rows in self._chunks(_ENTITIES, keys):
+            nodes = [disk.node(row) for row in rows]
+            places = {x for one in nodes for x in (one.place, *one.names)} - self._places.keys()
+            for found in self._chunks("SELECT key, path FROM place WHERE key IN", places):
+                self._places |= {key: disk.unpacked(path) for key, path in found}
+            for one, row in zip(nodes, rows, strict=True):
+                name = entity_id(
+                    self.writer(one.program), one.number, one.form, one.kind, self._places[one.place]
+                )
+                self._nodes[one.key], self._names[one.key], self._keys[name] = one, name, one.key
+                if row[-1] is not None:
+                    self._there[one.key] = set(disk.keys_of(row[-1]))
+
+    def let_go(self, keys: Iterable[int]) -> None:
+        """Of entities that were at hand."""
+        for key in keys:
+            self._nodes.pop(key, None)
+            self._there.pop(key, None)
+            self._keys.pop(self._names.pop(key, ""), None)
+        if len(self._places) > 400 * CHUNK:
+            kept = {x for one in self._nodes.values() for x in (one.place, *one.names)}
+            self._places = {key: name for key, name in self._places.items() if key in kept}
+
+    def _chunks(self, query: str, keys: Iterable[int]) -> Iterator[list[tuple[Any, ...]]]:
+        wanted = sorted(keys)
+        for at in range(0, len(wanted), CHUNK):
+            part = wanted[at : at + CHUNK]
+            yield self._base.execute(f"{query} ({', '.join('?' * len(part))})", part).fetchall()
+
+    def all_keys(self, table: str) -> Iterator[list[int]]:
+        """Of a table, in order, a chunk at a time."""
+        last = 0
+        while True:
+            rows = self._base.execute(
+                f"SELECT key FROM {table} WHERE key > ? ORDER BY key LIMIT ?", (last, CHUNK)
+            ).fetchall()
+            if not rows:
+                return
+            yield [key for (key,) in rows]
+            last = rows[-1][0]
+
+    def writer(self, program: int) -> Writer:
+        """Of a program, by its number."""
+        if program not in self._writers:
+            (name,) = self._base.execute("SELECT name FROM program WHERE key = ?", (program,)).fetchone()
+            self._writers[program] = disk.writer_from(name)
+        return self._writers[program]
+
+    def program(
+        self, key: int, kinds: tuple[str, ...] = ("type", "config", "metric", "scope", "unseen")
+    ) -> Program:
+        """By its number, with what it told of itself."""
+        row = self._base.execute("SELECT * FROM program WHERE key = ?", (key,)).fetchone()
+        one = disk.process(row)
+        parent = None if one.parent is None else program_id(self.writer(one.parent))
+        made = Program(
+            program_id(one.writer), one.writer, one.run, one.facts, one.began, one.ended, one.status, parent, one.forked,
+            lost=one.lost,
+        )  # fmt: skip
+        said = self._base.execute(
+            f"SELECT kind, time, name, value, scope FROM said WHERE program = ? AND kind IN ({', '.join('?' * len(kinds))}) "
+            "ORDER BY key",
+            (key, *kinds),
+        )
+        for kind, when, name, value, scope in said:
+            tell(
+                made,
+                kind,
+                when,
+                disk.unpacked(name),
+                json.loads(value),
+                None if scope is None else disk.unpacked(scope),
+            )
+        return made
+
+    def program_keys(self) -> dict[str, int]:
+        """The numbers of all programs that told anything, in the order in which they began to."""
+        if self._program_keys is None:
+            rows = self._base.execute("SELECT key, name FROM program WHERE rank IS NOT NULL ORDER BY rank")
+            self._program_keys = {program_id(disk.writer_from(name)): key for key, name in rows}
+        return self._program_keys
+
+    def told(self, rows: Iterable[tuple[Any, ...]]) -> Iterator[Call]:
+        """Calls from their rows, their entities at hand."""
+        part: list[Tally] = []
+        for row in rows:
+            part.append(disk.tally(row))
+            if len(part) == CHUNK:
+                yield from self._called(part)
+                part = []
+        yield from self._called(part)
+
+    def _called(self, part: list[Tally]) -> Iterator[Call]:
+        fresh = {x.entity for x in part} - self._nodes.keys()
+        names = self.ids([x.entity for x in part])
+        for x, name in zip(part, names, strict=True):
+            yield Call(
+                x.kind, program_id(self.writer(x.program)), name, x.scope, x.count, x.bytes, x.seconds, x.failed, x.first,
+                x.last,
+            )  # fmt: skip
+        self.let_go(fresh)
+
+    def all_calls(self) -> Iterator[Call]:
+        """Every call, in the order in which they came to be."""
+        for keys in self.all_keys("call"):
+            yield from self.told(
+                self._base.execute("SELECT * FROM call WHERE key BETWEEN ? AND ?", (keys[0], keys[-1]))
+            )
+
+
+class _Entities(Mapping[str, Entity]):
+    """By their ids, in the order in which they began; only what is asked for is in memory."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+
+    def __getitem__(self, name: str) -> Entity:
+        return self._index.entity(self._index.key(name))
+
+    def __iter__(self) -> Iterator[str]:
+        for keys in self._index.all_keys("entity"):
+            fresh = set(keys) - self._index._nodes.keys()
+            yield from self._index.ids(keys)
+            self._index.let_go(fresh)
+
+    def __len__(self) -> int:
+        return int(self._index._base.execute("SELECT count(*) FROM entity").fetchone()[0])
+
+
+class _Programs(Mapping[str, Program]):
+    """By their ids, in the order in which they began to tell."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+
+    def __getitem__(self, name: str) -> Program:
+        return self._index.program(self._index.program_keys()[name])
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._index.program_keys()
+
+    def __len__(self) -> int:
+        return len(self._index.program_keys())
