@@ -10,7 +10,6 @@ evaluations read checkpoints. Every step runs in a process of its own, so that t
 
 import argparse
 import json
-import os
 import random
 import resource
 import struct

@@ -24,7 +24,7 @@ from sparsam.provenance.state import (
     Tally,
     Within,
 )
-from sparsam.provenance.walks import downward
+from sparsam.provenance.walks import Downward
 from sparsam.provenance.writer import Writer
 
 VERSION = 1
@@ -342,7 +342,7 @@ class Disk(State):
         """Everything that was made from it, and itself."""
         self._write_reads()
         self._write_rows("entity")
-        return {entity, *downward(self.base, entity)}
+        return {entity, *Downward(self.base)(entity)}
 
     def inside(self, host: str, folder: str) -> list[Place]:
         """Places in a folder where files lie, by when these came there."""

@@ -24,7 +24,7 @@ from sparsam.provenance.log import Merged, Writer
 from sparsam.provenance.state import DIRECTORY, FOUND, OUTSIDE, WRITTEN, State
 
 __all__ = [
-    "CALLS", "OBJECTS", "Call", "Entity", "History", "Program", "entity_id", "history", "in_order", "program_id", "reach",
+    "CALLS", "OBJECTS", "Call", "Entity", "History", "Program", "entity_id", "history", "in_order", "program_id",
 ]  # fmt: skip
 
 
@@ -142,10 +142,35 @@ class History:
 
     def lineage(self, entity: str) -> list[str]:
         """Everything it was made from, nearest first; not itself."""
-        return list(reach(entity, self.sources))
+        return self.walk(up=True)(entity)
 
     def impact(self, entity: str) -> list[str]:
         """Everything that was made from it, nearest first; not itself."""
+        return self.walk(up=False)(entity)
+
+    def walk(self, *, up: bool) -> Callable[[str], list[str]]:
+        """As :meth:`lineage` or :meth:`impact`, from one entity after the other; what was reached once is not given again."""
+        edges = self.sources if up else self._targets()
+        reached, gone_on = set[str](), set[str]()
+
+        def go(start: str) -> list[str]:
+            front, found = [start], []
+            while front:
+                following = []
+                for one in front:
+                    if one in gone_on:
+                        continue
+                    gone_on.add(one)
+                    fresh = [x for x in edges(one) if x not in reached and x != start]
+                    reached.update(fresh)
+                    following += fresh
+                    found += fresh
+                front = following
+            return found
+
+        return go
+
+    def _targets(self) -> Callable[[str], list[str]]:
         onward: dict[str, list[str]] = {}
         among: dict[str, list[tuple[int, str]]] = {}
         for one in self.entities.values():
@@ -164,7 +189,7 @@ class History:
                 found |= dict.fromkeys(name for count, name in among[key] if count > at)
             return [x for x in found if x != source]
 
-        return list(reach(entity, targets))
+        return targets
 
     def lies_at(self, entity: Entity) -> list[str]:
         """The names under which it lies now, of those that it had."""
@@ -178,6 +203,14 @@ class History:
     def program_of(self, entity: Entity) -> Program | None:
         """The program that wrote it."""
         return self.programs.get(entity.by or "")
+
+    def run_names(self) -> list[str]:
+        """All runs, oldest first."""
+        return list(dict.fromkeys(x.run for x in sorted(self.programs.values(), key=lambda x: x.began)))
+
+    def programs_in(self, run: str) -> Iterator[Program]:
+        """The programs of a run, in the order in which they began to tell."""
+        yield from (x for x in self.programs.values() if x.run == run)
 
     def _of(self, run: str) -> set[str]:
         return {x.id for x in self.programs.values() if x.run == run}
@@ -205,20 +238,6 @@ class History:
     def all_calls(self) -> Iterator[Call]:
         """Every call, in the order in which they came to be."""
         yield from self.calls.values()
-
-
-def reach(start: str, edges: Callable[[str], list[str]]) -> Iterator[str]:
-    """What can be reached, nearest first; not the start."""
-    seen, front = {start}, [start]
-    while front:
-        following = []
-        for one in front:
-            for other in edges(one):
-                if other not in seen:
-                    seen.add(other)
-                    following.append(other)
-                    yield other
-        front = following
 
 
 def history(merged: Merged) -> History:

@@ -1,9 +1,9 @@
-"""What was recorded, asked from the index on disk: what :class:`sparsam.provenance.graph.History` answers, not all in memory."""
+"""What was recorded, asked from the index on disk; it answers what :class:`sparsam.provenance.graph.History` does."""
 
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -127,11 +127,16 @@ class Index:
 
     def lineage(self, entity: str) -> list[str]:
         """Everything it was made from, nearest first; not itself."""
-        return self.ids(list(walks.upward(self._base, self.key(entity))))
+        return self.walk(up=True)(entity)
 
     def impact(self, entity: str) -> list[str]:
         """Everything that was made from it, nearest first; not itself."""
-        return self.ids(list(walks.downward(self._base, self.key(entity))))
+        return self.walk(up=False)(entity)
+
+    def walk(self, *, up: bool) -> Callable[[str], list[str]]:
+        """As :meth:`lineage` or :meth:`impact`, from one entity after the other; what was reached once is not given again."""
+        go = walks.Upward(self._base) if up else walks.Downward(self._base)
+        return lambda entity: self.ids(go(self.key(entity)))
 
     def lies_at(self, entity: Entity) -> list[str]:
         """The names under which it lies now, of those that it had."""
@@ -160,6 +165,18 @@ class Index:
         return tuple(x for x in damages if x is not None)
 
     # many at a time
+
+    def run_names(self) -> list[str]:
+        """All runs, oldest first."""
+        rows = self._base.execute("SELECT run FROM program WHERE rank IS NOT NULL ORDER BY began, rank")
+        return list(dict.fromkeys(disk.unpacked(run) for (run,) in rows))
+
+    def programs_in(self, run: str) -> Iterator[Program]:
+        """The programs of a run, in the order in which they began to tell."""
+        rows = self._base.execute(
+            "SELECT key FROM program WHERE run = ? AND rank IS NOT NULL ORDER BY rank", (disk.packed(run),)
+        )
+        yield from (self.program(key) for (key,) in rows.fetchall())
 
     def counts(self, run: str) -> tuple[int, int]:
         """How many files a run read that it had not written, and how many it wrote."""

@@ -6,79 +6,119 @@ derivations.
 """
 
 import sqlite3
-from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 _DERIVED = 8  # the flag of an entity that has derivations beside its list
+_EVERYTHING = 1 << 62
 
 
-def upward(base: sqlite3.Connection, start: int) -> Iterator[int]:
-    """Everything an entity was made from, nearest first; not itself."""
-    row = base.execute("SELECT reads, count, flags FROM entity WHERE key = ?", (start,)).fetchone()
-    seen, done, front = {start}, dict[int, int](), [(start, *row)]
-    step = base.cursor()
-    while front:
-        following = []
-        for key, reads, count, flags in front:
-            found = []
-            if flags & _DERIVED:
-                found += step.execute(
-                    "SELECT entity.key, reads, count, flags FROM derived JOIN entity ON entity.key = source "
-                    "WHERE target = ? ORDER BY source",
-                    (key,),
-                ).fetchall()
-            if reads is not None and done.get(reads, 0) < count:
-                found += step.execute(
-                    "SELECT entity.key, reads, entity.count, flags FROM read JOIN entity ON entity.key = read.entity "
-                    "WHERE list = ? AND position >= ? AND position < ? ORDER BY position",
-                    (reads, done.get(reads, 0), count),
-                ).fetchall()
-                done[reads] = count
-            for other in found:
-                if other[0] not in seen:
-                    seen.add(other[0])
-                    following.append(other)
-                    yield other[0]
-        front = following
+@dataclass
+class Upward:
+    """Towards what things were made from, from several starts one after the other; what was reached once is not given again."""
 
+    base: sqlite3.Connection
+    reached: set[int] = field(default_factory=set)
+    gone_on: set[int] = field(default_factory=set)
+    done: dict[int, int] = field(default_factory=dict)
+    """Of each list, how many of its first entries were gone through."""
 
-def downward(base: sqlite3.Connection, start: int) -> Iterator[int]:
-    """Everything that was made from an entity, nearest first; not itself."""
-    seen, done, front = {start}, dict[int, int](), [start]
-    step = base.cursor()
-    while front:
-        following = []
-        for one in front:
-            found = step.execute(
-                "SELECT target FROM derived WHERE source = ? ORDER BY target", (one,)
+    def __call__(self, start: int) -> list[int]:
+        """What is reached from here, nearest first; not the start."""
+        row = self.base.execute("SELECT reads, count, flags FROM entity WHERE key = ?", (start,)).fetchone()
+        front, found = [(start, *row)], []
+        while front:
+            following = []
+            for one in front:
+                if one[0] in self.gone_on:
+                    continue
+                self.gone_on.add(one[0])
+                for other in self._step(*one):
+                    if other[0] not in self.reached and other[0] != start:
+                        self.reached.add(other[0])
+                        following.append(other)
+                        found.append(other[0])
+            front = following
+        return found
+
+    def _step(
+        self, key: int, reads: int | None, count: int, flags: int
+    ) -> list[tuple[int, int | None, int, int]]:
+        found = []
+        if flags & _DERIVED:
+            found += self.base.execute(
+                "SELECT entity.key, reads, count, flags FROM derived JOIN entity ON entity.key = source "
+                "WHERE target = ? ORDER BY source",
+                (key,),
             ).fetchall()
-            listed = step.execute(
-                "SELECT list, position FROM read WHERE entity = ? ORDER BY list", (one,)
+        if reads is not None and self.done.get(reads, 0) < count:
+            found += self.base.execute(
+                "SELECT entity.key, reads, entity.count, flags FROM read JOIN entity ON entity.key = read.entity "
+                "WHERE list = ? AND position >= ? AND position < ? ORDER BY position",
+                (reads, self.done.get(reads, 0), count),
             ).fetchall()
-            for reads, position in listed:
-                low = done.get(reads, 1 << 62)
-                if position < low:
-                    found += step.execute(
-                        "SELECT key FROM entity WHERE reads = ? AND count > ? AND count <= ? ORDER BY key",
-                        (reads, position, low),
-                    ).fetchall()
-                    done[reads] = position
-            for (other,) in found:
-                if other not in seen:
-                    seen.add(other)
-                    following.append(other)
-                    yield other
-        front = following
+            self.done[reads] = count
+        return found
+
+
+@dataclass
+class Downward:
+    """Towards what was made from things; as :class:`Upward`."""
+
+    base: sqlite3.Connection
+    reached: set[int] = field(default_factory=set)
+    gone_on: set[int] = field(default_factory=set)
+    done: dict[int, int] = field(default_factory=dict)
+    """Of each list, from which position on it was gone through."""
+
+    def __call__(self, start: int) -> list[int]:
+        """What is reached from here, nearest first; not the start."""
+        front, found = [start], []
+        while front:
+            following = []
+            for one in front:
+                if one in self.gone_on:
+                    continue
+                self.gone_on.add(one)
+                for (other,) in self._step(one):
+                    if other not in self.reached and other != start:
+                        self.reached.add(other)
+                        following.append(other)
+                        found.append(other)
+            front = following
+        return found
+
+    def _step(self, key: int) -> list[tuple[int]]:
+        found = self.base.execute(
+            "SELECT target FROM derived WHERE source = ? ORDER BY target", (key,)
+        ).fetchall()
+        listed = self.base.execute(
+            "SELECT list, position FROM read WHERE entity = ? ORDER BY list", (key,)
+        ).fetchall()
+        for reads, position in listed:
+            low = self.done.get(reads, _EVERYTHING)
+            if position < low:
+                found += self.base.execute(
+                    "SELECT key FROM entity WHERE reads = ? AND count > ? AND count <= ? ORDER BY key",
+                    (reads, position, low),
+                ).fetchall()
+                self.done[reads] = position
+        return found
 
 
 def sources(base: sqlite3.Connection, key: int, most: int = -1) -> list[int]:
     """What an entity was made from directly, in order; not itself, and not more than ``most``."""
-    reads, count = base.execute("SELECT reads, count FROM entity WHERE key = ?", (key,)).fetchone()
-    derived = base.execute(
-        "SELECT source FROM derived WHERE target = ? ORDER BY source LIMIT ?", (key, most)
-    ).fetchall()
-    listed = base.execute(
-        "SELECT entity FROM read WHERE list = ? AND position < ? ORDER BY position LIMIT ?",
-        (reads, count, -1 if most < 0 else most + len(derived) + 1),
-    ).fetchall()
-    found = [x for x in dict.fromkeys(x for (x,) in derived + listed) if x != key]
-    return found if most < 0 else found[:most]
+    reads, count, flags = base.execute(
+        "SELECT reads, count, flags FROM entity WHERE key = ?", (key,)
+    ).fetchone()
+    found: list[tuple[int]] = []
+    if flags & _DERIVED:
+        found += base.execute(
+            "SELECT source FROM derived WHERE target = ? ORDER BY source LIMIT ?", (key, most)
+        ).fetchall()
+    if reads is not None:
+        found += base.execute(
+            "SELECT entity FROM read WHERE list = ? AND position < ? ORDER BY position LIMIT ?",
+            (reads, count, -1 if most < 0 else most + len(found) + 1),
+        ).fetchall()
+    listed = [x for x in dict.fromkeys(x for (x,) in found) if x != key]
+    return listed if most < 0 else listed[:most]
