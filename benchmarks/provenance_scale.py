@@ -51,22 +51,24 @@ class Told:
             f'"argv":["python","train.py","--run","{run}"],"cwd":"/work","user":"jo","run":"{run}"{more}',
         )
 
-    def read(self, path: str, inode: int, size: int = 268_435_456) -> None:
+    def read(self, path: str, inode: int, size: int = 268_435_456, scope: int | None = None) -> None:
         self.handle += 1
+        more = "" if scope is None else f',"scope":"{scope}"'
         self(
             "open",
-            f'"handle":{self.handle},"path":"{path}","mode":"r","inode":[65024,{inode}],"size":{size},"changed":{inode}',
+            f'"handle":{self.handle},"path":"{path}","mode":"r","inode":[65024,{inode}],"size":{size},"changed":{inode}{more}',
         )
         self(
             "close",
             f'"handle":{self.handle},"reads":9,"bytes_read":{size},"seconds_read":0.{self.clock[0] % 100000:05d}',
         )
 
-    def write(self, path: str, inode: int, size: int = 1_073_741_824) -> None:
+    def write(self, path: str, inode: int, size: int = 1_073_741_824, scope: int | None = None) -> None:
         self.handle += 1
+        more = "" if scope is None else f',"scope":"{scope}"'
         self(
             "open",
-            f'"handle":{self.handle},"path":"{path}","mode":"w","created":true,"inode":[65024,{inode}]',
+            f'"handle":{self.handle},"path":"{path}","mode":"w","created":true,"inode":[65024,{inode}]{more}',
         )
         self(
             "close",
@@ -100,6 +102,7 @@ class Team:
             iter(range(1, 1 << 40)),
         )
         self.draw, self.shards, self.runs = random.Random(0), dict[str, int](), 0
+        self.last = ("", "")  # a training, and a checkpoint of it
 
     def told(self, run: str) -> Told:
         return Told(self.base / ".sparsam" / "runs" / run, next(self.pids), self.clock)
@@ -130,6 +133,7 @@ class Team:
         told("config", f'"name":"rate","value":{self.draw.random():.4f}')
         paths = [f"/data/set{data}/shard-{at:05d}.parquet" for at in range(shards)]
         out, every = f"/out/{run}", max(1, shards * EPOCHS // CHECKPOINTS)
+        self.last = (run, f"{out}/last.safetensors")
         for step in range(shards * EPOCHS):
             if step % shards == 0:
                 self.draw.shuffle(paths)
@@ -157,13 +161,16 @@ class Team:
 
 
 def chain(base: Path, length: int) -> None:
-    """Each generation by a program of its own, from the one before."""
-    team = Team(base)
-    for at in range(length):
-        told = team.told(f"chain-{at // 1000:05d}")
-        if at:
-            told.read(f"/chain/{at - 1}", at)
-        told.write(f"/chain/{at}", at + 1, 268_435_456)
+    """Each generation in a scope of its own, from the one before; a hundred programs, one after the other."""
+    team, part = Team(base), max(1, length // 100)
+    for start in range(0, length, part):
+        told = team.told(f"chain-{start:06d}")
+        for at in range(start, start + part):
+            told("scope", f'"id":"{at}","name":"step {at}","parent":null')
+            if at:
+                told.read(f"/chain/{at - 1}", at, scope=at)
+            told.write(f"/chain/{at}", at + 1, 268_435_456, scope=at)
+            told("scope-end", f'"id":"{at}"')
         told.end()
 
 
@@ -313,13 +320,7 @@ def main() -> None:
             "index, bytes an event": round(index / last, 1),
         }  # fmt: skip
         rows.append(row)
-        run = f"{team.runs:06d}-train"
-        checkpoint = next(
-            f"/out/{run}/step-{step}.safetensors"
-            for step in range(asked.shards * EPOCHS - 1, 0, -1)
-            if step % max(1, asked.shards * EPOCHS // CHECKPOINTS)
-            == max(1, asked.shards * EPOCHS // CHECKPOINTS) - 1
-        )
+        run, checkpoint = team.last
         rows.append(measured("lineage of a checkpoint", "lineage", base, checkpoint, times=3))
         rows.append(measured("the same, as a command", "command", base, "lineage", checkpoint, times=3))
         rows.append(

@@ -1,6 +1,8 @@
 """The commands of provenance: ``track`` runs a program and records its files; the others ask what was recorded."""
 
 import json
+import os
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,10 +16,14 @@ from sparsam.cli.show import new_console, new_table, plain
 from sparsam.cli.working import working
 
 if TYPE_CHECKING:
-    from sparsam.provenance.graph import History
+    from rich.table import Table
+
+    from sparsam.provenance.indexed import Recorded
     from sparsam.provenance.questions import RunFacts, Step
 
 app = typer.Typer()
+MOST_ROWS = 100
+"""Of files in words; of more, the nearer half is listed and the others are summed up by folder."""
 
 Folder = Annotated[
     Path | None,
@@ -132,9 +138,9 @@ def _lineage(
     debug: Debug = False,
 ) -> int:
     with working(as_json, debug):
-        from sparsam.provenance.questions import lineage
+        from sparsam.provenance.questions import MOST_SOURCES, lineage
 
-        steps = lineage(_recorded(folder), file)
+        steps = lineage(_recorded(folder), file, most=MOST_SOURCES if as_json else 0)
     return _told("made from", steps, as_json)
 
 
@@ -151,9 +157,9 @@ def _impact(
     debug: Debug = False,
 ) -> int:
     with working(as_json, debug):
-        from sparsam.provenance.questions import impact
+        from sparsam.provenance.questions import MOST_SOURCES, impact
 
-        steps = impact(_recorded(folder), file)
+        steps = impact(_recorded(folder), file, most=MOST_SOURCES if as_json else 0)
     return _told("what was made from it", steps, as_json)
 
 
@@ -176,7 +182,7 @@ def _verify(
 
         if missing := [x for x in paths if not Path(x).exists()]:
             raise InputOutput(f"{missing[0]} is not there.", code="path-missing")
-        findings = verify(_recorded(folder), paths)
+        findings = verify(_recorded(folder, check=True), paths)
     problem = (
         Refused(f"{len(findings)} things are not as they were recorded.", code="not-as-recorded")
         if findings
@@ -453,10 +459,10 @@ def _short(value: Any) -> str:
     )
 
 
-def _recorded(folder: Path | None) -> "History":
-    from sparsam.provenance.runs import recorded
+def _recorded(folder: Path | None, *, check: bool = False) -> "Recorded":
+    from sparsam.provenance.indexed import indexed
 
-    return recorded(folder)
+    return indexed(folder, check=check)
 
 
 def _time(nanoseconds: int) -> str:
@@ -469,12 +475,42 @@ def _told(title: str, steps: "Sequence[Step]", as_json: bool) -> int:
     table = new_table(
         f"{steps[0].entity.names[-1]}: {title}", "file", "generation", "size", "SHA-256", "now", "by"
     )
-    for x in steps:
+    for x in steps if len(steps) <= MOST_ROWS else steps[: MOST_ROWS // 2]:
         one, by = x.entity, x.program
         command = "" if by is None else " ".join(str(word) for word in by.facts.get("argv", ()))
         table.add_row(
             plain(one.names[-1]), str(one.generation), "" if one.size is None else f"{one.size:,}", (one.sha256 or "")[:12],
             x.state + (", written unseen" if one.outside else ""), plain(command),
         )  # fmt: skip
-    new_console().print(table)
+    console = new_console()
+    console.print(table)
+    if len(steps) > MOST_ROWS:
+        console.print(_by_folder(steps[MOST_ROWS // 2 :]))
     return 0
+
+
+def _by_folder(steps: "Sequence[Step]") -> "Table":
+    """Many files in a row for each folder, the fullest first."""
+    folders: dict[str, list[Step]] = {}
+    for x in steps:
+        folders.setdefault(os.path.dirname(x.entity.names[-1]), []).append(x)
+    table = new_table(
+        f"and {len(steps):,} more, by folder (--json names them all)",
+        "folder",
+        "generations",
+        "size",
+        "now",
+        "by",
+    )
+    listed = sorted(folders.items(), key=lambda item: (-len(item[1]), item[0]))
+    for name, inside in listed[:MOST_ROWS]:
+        states = Counter(x.state + (", written unseen" if x.entity.outside else "") for x in inside)
+        programs = len({x.entity.by for x in inside} - {None})
+        table.add_row(
+            plain(name), f"{len(inside):,}", f"{sum(x.entity.size or 0 for x in inside):,}",
+            ", ".join(f"{count:,} {state}" for state, count in states.most_common()),
+            f"{programs:,} programs" if programs else "",
+        )  # fmt: skip
+    if left := listed[MOST_ROWS:]:
+        table.add_row(f"{len(left):,} more folders", f"{sum(len(x) for _, x in left):,}", "", "", "")
+    return table

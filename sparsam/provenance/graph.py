@@ -239,6 +239,10 @@ class History:
         """Every call, in the order in which they came to be."""
         yield from self.calls.values()
 
+    def used(self) -> Iterator[tuple[str, str]]:
+        """Every program with every entity that it read, once."""
+        yield from dict.fromkeys((x.program, x.entity) for x in self.calls.values() if x.kind == "read")
+
 
 def history(merged: Merged) -> History:
     """The graph of merged records; the same for the same records, whatever order their logs were read in."""

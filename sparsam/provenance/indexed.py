@@ -343,6 +343,19 @@ class Index:
             )  # fmt: skip
         self.let_go(fresh)
 
+    def used(self) -> Iterator[tuple[str, str]]:
+        """Every program with every entity that it read, once."""
+        rows = self._base.execute(
+            "SELECT DISTINCT program, entity FROM call WHERE kind = ? ORDER BY program, entity",
+            (disk.CALLS.index("read"),),
+        )
+        while part := rows.fetchmany(CHUNK):
+            fresh = {entity for _, entity in part} - self._nodes.keys()
+            names = self.ids([entity for _, entity in part])
+            for (program, _), name in zip(part, names, strict=True):
+                yield program_id(self.writer(program)), name
+            self.let_go(fresh)
+
     def all_calls(self) -> Iterator[Call]:
         """Every call, in the order in which they came to be."""
         for keys in self.all_keys("call"):
@@ -384,3 +397,7 @@ class _Programs(Mapping[str, Program]):
 
     def __len__(self) -> int:
         return len(self._index.program_keys())
+
+
+Recorded = History | Index
+"""Both answer the same questions."""

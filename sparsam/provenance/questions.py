@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from sparsam.errors import Refused, Usage
-from sparsam.provenance.graph import Entity, History, Program, in_order
-from sparsam.provenance.indexed import Index
+from sparsam.provenance.graph import Entity, Program, in_order
+from sparsam.provenance.indexed import Recorded
 from sparsam.provenance.log import Damage
 
-Recorded = History | Index
 MOST_SOURCES = 1000
 """That a step names; a checkpoint that was made from a hundred thousand files says that there are more."""
 

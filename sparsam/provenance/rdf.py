@@ -5,14 +5,15 @@ for reading and generated what it wrote; io:Call stands beside it with counts an
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from sparsam.errors import Usage
-from sparsam.provenance.graph import Entity, History, Program
+from sparsam.provenance.graph import Call, Entity, Program
+from sparsam.provenance.indexed import Recorded
 from sparsam.provenance.terms import (
     CALL_CLASSES,
     IO,
@@ -47,38 +48,38 @@ def when(nanoseconds: int) -> datetime:
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=nanoseconds // 1000)
 
 
-def triples(found: History) -> Iterator[Triple]:
+def triples(found: Recorded) -> Iterator[Triple]:
     """Every statement, in a fixed order."""
+    scopes = {}
     for program in found.programs.values():
+        scopes[program.id] = {key: name for key, (name, _) in program.scopes.items()}
         yield from _program(program)
     for entity in found.entities.values():
         yield from _entity(found, entity)
-    used: dict[tuple[str, str], None] = {}
-    for number, call in enumerate(found.calls.values()):
-        node, program = (
-            iri(f"call-{number}-{call.program.removeprefix('program-')}"),
-            found.programs[call.program],
-        )
-        yield node, RDF_TYPE, Iri(PROV + "Activity")
-        yield node, RDF_TYPE, Iri(IO + CALL_CLASSES[call.kind])
-        yield node, PROV + "wasAssociatedWith", iri(call.program)
-        yield node, PROV + "startedAtTime", when(call.first)
-        yield node, PROV + "endedAtTime", when(call.last)
-        yield node, IO + "count", call.count
-        if call.bytes:
-            yield node, IO + "bytes", call.bytes
-        if call.seconds:
-            yield node, IO + "elapsed", Decimal(f"{call.seconds:.9f}")
-        if call.failed:
-            yield node, IO + "failed", call.failed
-        if call.scope is not None and call.scope in program.scopes:
-            yield node, IO + "scope", program.scopes[call.scope][0]
-        yield iri(call.entity), IO + RELATIONS[call.kind], node
-        if call.kind == "read":
-            used[call.program, call.entity] = None
-    for program_id, entity_id in used:
+    for number, call in enumerate(found.all_calls()):
+        yield from _call(number, call, scopes[call.program])
+    for program_id, entity_id in found.used():
         if found.entities[entity_id].by != program_id:  # what it wrote and read again is no input
             yield iri(program_id + "-run"), PROV + "used", iri(entity_id)
+
+
+def _call(number: int, call: Call, scopes: Mapping[str, str]) -> Iterator[Triple]:
+    node = iri(f"call-{number}-{call.program.removeprefix('program-')}")
+    yield node, RDF_TYPE, Iri(PROV + "Activity")
+    yield node, RDF_TYPE, Iri(IO + CALL_CLASSES[call.kind])
+    yield node, PROV + "wasAssociatedWith", iri(call.program)
+    yield node, PROV + "startedAtTime", when(call.first)
+    yield node, PROV + "endedAtTime", when(call.last)
+    yield node, IO + "count", call.count
+    if call.bytes:
+        yield node, IO + "bytes", call.bytes
+    if call.seconds:
+        yield node, IO + "elapsed", Decimal(f"{call.seconds:.9f}")
+    if call.failed:
+        yield node, IO + "failed", call.failed
+    if call.scope is not None and call.scope in scopes:
+        yield node, IO + "scope", scopes[call.scope]
+    yield iri(call.entity), IO + RELATIONS[call.kind], node
 
 
 def _program(one: Program) -> Iterator[Triple]:
@@ -139,7 +140,7 @@ def _program(one: Program) -> Iterator[Triple]:
         yield agent, IO + relation, node
 
 
-def _entity(found: History, one: Entity) -> Iterator[Triple]:
+def _entity(found: Recorded, one: Entity) -> Iterator[Triple]:
     node = iri(one.id)
     yield node, RDF_TYPE, Iri(PROV + "Entity")
     yield node, RDF_TYPE, Iri(IO + OBJECT_CLASSES[one.kind])
@@ -166,7 +167,7 @@ def _entity(found: History, one: Entity) -> Iterator[Triple]:
         yield node, PROV + "wasDerivedFrom", iri(source)
 
 
-def quads(found: History) -> Iterator[Any]:
+def quads(found: Recorded) -> Iterator[Any]:
     """The statements as pyoxigraph's. Raises Usage ``extra-missing``."""
     ox = oxigraph()
     nodes: dict[str, Any] = {}
@@ -213,7 +214,7 @@ def oxigraph() -> Any:
     return pyoxigraph
 
 
-def write(found: History, to: str) -> bytes:
+def write(found: Recorded, to: str) -> bytes:
     """The graph in one of :data:`FORMATS`.
 
     Raises:
@@ -234,7 +235,7 @@ def write(found: History, to: str) -> bytes:
     return made
 
 
-def prov_json(found: History) -> dict[str, Any]:
+def prov_json(found: Recorded) -> dict[str, Any]:
     """The same statements as PROV-JSON (W3C member submission)."""
     by_node: dict[str, dict[str, list[Any]]] = {}
     for subject, predicate, value in triples(found):
