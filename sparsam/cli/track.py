@@ -3,7 +3,8 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -140,7 +141,8 @@ def _lineage(
     with working(as_json, debug):
         from sparsam.provenance.questions import MOST_SOURCES, lineage
 
-        steps = lineage(_recorded(folder), file, most=MOST_SOURCES if as_json else 0)
+        with _recorded(folder) as found:
+            steps = lineage(found, file, most=MOST_SOURCES if as_json else 0)
     return _told("made from", steps, as_json)
 
 
@@ -159,7 +161,8 @@ def _impact(
     with working(as_json, debug):
         from sparsam.provenance.questions import MOST_SOURCES, impact
 
-        steps = impact(_recorded(folder), file, most=MOST_SOURCES if as_json else 0)
+        with _recorded(folder) as found:
+            steps = impact(found, file, most=MOST_SOURCES if as_json else 0)
     return _told("what was made from it", steps, as_json)
 
 
@@ -182,7 +185,8 @@ def _verify(
 
         if missing := [x for x in paths if not Path(x).exists()]:
             raise InputOutput(f"{missing[0]} is not there.", code="path-missing")
-        findings = verify(_recorded(folder, check=True), paths)
+        with _recorded(folder, check=True) as found:
+            findings = verify(found, paths)
     problem = (
         Refused(f"{len(findings)} things are not as they were recorded.", code="not-as-recorded")
         if findings
@@ -219,7 +223,8 @@ def _reproduce(
         from sparsam.errors import Refused
         from sparsam.provenance.questions import reproduce
 
-        made = reproduce(_recorded(folder), file)
+        with _recorded(folder) as found:
+            made = reproduce(found, file)
     problem = None
     if made.missing:
         problem = Refused(
@@ -259,7 +264,8 @@ def _runs(folder: Folder = None, as_json: Json = False, debug: Debug = False) ->
     with working(as_json, debug):
         from sparsam.provenance.questions import runs
 
-        rows = runs(_recorded(folder))
+        with _recorded(folder) as found:
+            rows = runs(found)
     return _listed("runs", rows, as_json)
 
 
@@ -287,7 +293,8 @@ def _best(
         if wrong := [x for x in where or () if "=" not in x]:
             raise Usage(f"--where wants SETTING=VALUE; got {wrong[0]!r}.", code="usage")
         asked = dict(x.split("=", 1) for x in where or ())
-        rows = best(_recorded(folder), metric, lowest=lowest, where=asked)
+        with _recorded(folder) as found:
+            rows = best(found, metric, lowest=lowest, where=asked)
     return _listed(f"runs by {metric}", rows, as_json, settings=True)
 
 
@@ -307,7 +314,8 @@ def _diff(
     with working(as_json, debug):
         from sparsam.provenance.questions import diff
 
-        rows = diff(_recorded(folder), first, second)
+        with _recorded(folder) as found:
+            rows = diff(found, first, second)
     if as_json:
         return answer({"differences": [vars(x) for x in rows]})
     table = new_table("differences", "what", "name", first, second)
@@ -332,7 +340,8 @@ def _io_profile(
     with working(as_json, debug):
         from sparsam.provenance.questions import bottleneck, io_profile
 
-        rows = io_profile(_recorded(folder), run)
+        with _recorded(folder) as found:
+            rows = io_profile(found, run)
     if as_json:
         return answer({"calls": [vars(x) for x in rows], "bottleneck": bottleneck(rows)})
     table = new_table(f"calls of {run}", "call", "on", "count", "MB", "seconds", "MB/s", "failed")
@@ -382,7 +391,8 @@ def _query(
             if key == "id":
                 from sparsam.provenance.questions import entity_at
 
-                value = entity_at(_recorded(folder), value).id
+                with _recorded(folder) as recorded:
+                    value = entity_at(recorded, value).id
             made = store.sparql_of(question, **{key: value})
             print(json.dumps({"sparql": made}) if as_json else made)
             return 0
@@ -423,7 +433,8 @@ def _provenance(
         raise Usage(f"sparsam provenance export is what there is; got {what!r}.", code="usage")
     if as_json and out is None:
         raise Usage("--json says what was written into a file: give --out FILE.", code="usage")
-    made = write(_recorded(folder), to)
+    with _recorded(folder) as found:
+        made = write(found, to)
     if out is None:
         sys.stdout.buffer.write(made + b"\n")
     else:
@@ -459,10 +470,24 @@ def _short(value: Any) -> str:
     )
 
 
-def _recorded(folder: Path | None, *, check: bool = False) -> "Recorded":
-    from sparsam.provenance.indexed import indexed
+@contextmanager
+def _recorded(folder: Path | None, *, check: bool = False) -> "Iterator[Recorded]":
+    import sqlite3
 
-    return indexed(folder, check=check)
+    from sparsam.errors import InputOutput
+    from sparsam.provenance.indexed import Index, indexed
+
+    found = indexed(folder, check=check)
+    try:
+        yield found
+    except sqlite3.DatabaseError as error:
+        raise InputOutput(
+            f"the index of what was recorded is damaged ({error}). Remove .sparsam/index; it is made anew from the logs.",
+            code="index-damaged",
+        ) from error
+    finally:
+        if isinstance(found, Index):
+            found.close()
 
 
 def _time(nanoseconds: int) -> str:

@@ -1,9 +1,9 @@
 """A state that lies in a file of SQLite, of which what is in use is kept in memory.
 
 Every batch of records is one transaction. A batch keeps, of each row that it changed, what it was before (``undo_*``), and how
-far the numbers had come; with these :meth:`Disk.back_to` takes the state back to the end of an earlier batch, for records
-that come late. Neighbouring batches are joined the further they lie back, so that their number grows with the logarithm of
-the records.
+far the numbers had come; with these :func:`sparsam.provenance.undo.back_to` takes the state back to the end of an earlier
+batch, for records that come late. Neighbouring batches are joined the further they lie back, so that their number grows with
+the logarithm of the records.
 """
 
 import json
@@ -24,116 +24,23 @@ from sparsam.provenance.state import (
     Tally,
     Within,
 )
+from sparsam.provenance.tables import (
+    APPENDED,
+    CALLS,
+    KINDS,
+    keys_of,
+    maybe,
+    node,
+    packed,
+    packed_keys,
+    packed_sum,
+    process,
+    signed,
+    tally,
+    unpacked,
+)
 from sparsam.provenance.walks import Downward
 from sparsam.provenance.writer import Writer
-
-VERSION = 1
-"""Of the tables; an index of another version is made anew."""
-COLUMNS = {
-    "entity": (
-        "kind form place program number generation began names file size changed sha256 reads count revision within by flags"
-    ),
-    "place": "host path file since last began generation",
-    "file": "current device inode paths generation writers",
-    "inode": "host device number file",
-    "session": "program handle scope file entity wrote",
-    "program": "name run facts began ended status parent forked grp lost rank",
-    "call": "program kind entity scope count bytes seconds failed first last",
-    "list": "grp scope count",
-    "scope": "grp id parent open",
-    "log": "run name size changed offset crc taken number time told first reason",
-}  # fmt: skip
-INDEXES = (
-    "CREATE UNIQUE INDEX place_path ON place(path, host)",
-    "CREATE UNIQUE INDEX inode_number ON inode(host, device, number)",
-    "CREATE UNIQUE INDEX session_handle ON session(program, handle)",
-    "CREATE UNIQUE INDEX program_name ON program(name)",
-    "CREATE INDEX program_run ON program(run)",
-    "CREATE INDEX call_on ON call(program, kind, entity)",
-    "CREATE INDEX list_of ON list(grp, scope)",
-    "CREATE UNIQUE INDEX scope_id ON scope(grp, id)",
-    "CREATE INDEX scope_open ON scope(grp, id) WHERE open",
-    "CREATE UNIQUE INDEX log_name ON log(run, name)",
-    "CREATE INDEX entity_reads ON entity(reads, count) WHERE reads IS NOT NULL",
-    "CREATE INDEX entity_within ON entity(within, place) WHERE within IS NOT NULL",
-    "CREATE INDEX entity_by ON entity(by, kind) WHERE by IS NOT NULL",
-    "CREATE INDEX read_entity ON read(entity, list, position)",
-    "CREATE UNIQUE INDEX derived_target ON derived(target, source)",
-    "CREATE INDEX derived_source ON derived(source, target)",
-    "CREATE INDEX said_program ON said(program, kind)",
-)
-APPENDED = ("said", "derived")
-"""Tables whose rows never change."""
-KINDS = ("file", "directory", "group", "dataset", "attribute", "datatype", "link")
-CALLS = ("create", "open", "read", "write", "fsync", "rename")
-
-
-def schema() -> Iterator[str]:
-    """The statements that make an empty index."""
-    for name, columns in COLUMNS.items():
-        listed = ", ".join(columns.split())
-        yield f"CREATE TABLE {name}(key INTEGER PRIMARY KEY, {listed})"
-        yield f"CREATE TABLE undo_{name}(batch, key, {listed}, PRIMARY KEY(batch, key)) WITHOUT ROWID"
-    yield "CREATE TABLE host(key INTEGER PRIMARY KEY, name BLOB UNIQUE)"
-    yield "CREATE TABLE read(list, position, entity, PRIMARY KEY(list, position)) WITHOUT ROWID"
-    yield "CREATE TABLE derived(key INTEGER PRIMARY KEY, target, source)"
-    yield "CREATE TABLE said(key INTEGER PRIMARY KEY, program, kind, time, name, value, scope)"
-    yield "CREATE TABLE batch(key INTEGER PRIMARY KEY, time, writer, number, records, final, counters)"
-    yield from INDEXES
-    yield f"PRAGMA user_version = {VERSION}"
-
-
-def packed(text: str | None) -> bytes | None:
-    """Any text, one that is no valid Unicode, too."""
-    return None if text is None else text.encode("utf-8", "surrogatepass")
-
-
-def unpacked(content: bytes) -> str:
-    """The text again."""
-    return content.decode("utf-8", "surrogatepass")
-
-
-def _maybe(content: bytes | None) -> str | None:
-    return None if content is None else unpacked(content)
-
-
-def _signed(number: int) -> int:
-    """Of 64 bits, as SQLite keeps them."""
-    return number - (1 << 64) if number >> 63 else number
-
-
-def _keys(keys: Sequence[int]) -> Any:
-    """One number as it is, several as JSON."""
-    return keys[0] if len(keys) == 1 else json.dumps(keys)
-
-
-def keys_of(column: Any) -> list[int]:
-    """As they were packed."""
-    return [column] if isinstance(column, int) else [int(x) for x in json.loads(column)]
-
-
-def packed_sum(text: str | None) -> bytes | str | None:
-    """Bytes where it is a sum in hexadecimal, JSON where it is anything else."""
-    if text is None:
-        return None
-    return (
-        bytes.fromhex(text)
-        if len(text) == 64 and not set(text) - set("0123456789abcdef")
-        else json.dumps(text)
-    )
-
-
-def unpacked_sum(content: bytes | str | None) -> str | None:
-    """The text again."""
-    if content is None:
-        return None
-    return content.hex() if isinstance(content, bytes) else str(json.loads(content))
-
-
-def writer_from(name: bytes) -> Writer:
-    """Of a program, by its name in the index."""
-    host, pid, started = unpacked(name).rsplit("\0", 2)
-    return Writer(host, int(pid), int(started))
 
 
 class Disk(State):
@@ -212,8 +119,8 @@ class Disk(State):
             "inode",
             "host = ? AND device = ? AND number = ?",
             self.host(key[0]),
-            _signed(key[1]),
-            _signed(key[2]),
+            signed(key[1]),
+            signed(key[2]),
         )
         if row is None:
             return None
@@ -230,7 +137,7 @@ class Disk(State):
         handle = json.loads(row[2])
         made = dict.get(self.sessions, (row[1], handle))
         if made is None:
-            made = Session(row[0], row[1], handle, _maybe(row[3]), row[4], row[5], bool(row[6]))
+            made = Session(row[0], row[1], handle, maybe(row[3]), row[4], row[5], bool(row[6]))
             self.sessions[made.program, made.handle] = made
         return made
 
@@ -275,7 +182,7 @@ class Disk(State):
         row = self._one("scope", "grp = ? AND id = ?", key[0], packed(key[1]))
         if row is None:
             return None
-        made = self.scopes[key] = Within(row[0], row[1], key[1], _maybe(row[3]), bool(row[4]))
+        made = self.scopes[key] = Within(row[0], row[1], key[1], maybe(row[3]), bool(row[4]))
         return made
 
     def _object(self, key: tuple[int, str, str]) -> int | None:
@@ -365,7 +272,7 @@ class Disk(State):
         if table == "entity":
             flags = x.outside | x.unfinished << 1 | x.in_progress << 2 | x.derived << 3
             return (
-                x.key, KINDS.index(x.kind), x.form, x.place, x.program, x.number, x.generation, x.began, _keys(x.names),
+                x.key, KINDS.index(x.kind), x.form, x.place, x.program, x.number, x.generation, x.began, packed_keys(x.names),
                 x.file, x.size, x.changed, packed_sum(x.sha256), x.reads, x.count, x.revision, x.within, x.by, flags,
             )  # fmt: skip
         if table == "call":
@@ -378,10 +285,10 @@ class Disk(State):
                 x.key, self.host(x.host), packed(x.path), x.file, x.since, x.last, x.began, x.generation
             )  # fmt: skip
         if table == "file":
-            device, inode = (None, None) if x.inode is None else map(_signed, x.inode)
-            return (x.key, x.current, device, inode, _keys(sorted(x.paths)), x.generation, x.writers)
+            device, inode = (None, None) if x.inode is None else map(signed, x.inode)
+            return (x.key, x.current, device, inode, packed_keys(sorted(x.paths)), x.generation, x.writers)
         if table == "inode":
-            return (x.key, self.host(x.host), _signed(x.device), _signed(x.number), x.file)
+            return (x.key, self.host(x.host), signed(x.device), signed(x.number), x.file)
         if table == "session":
             return (x.key, x.program, json.dumps(x.handle), packed(x.scope), x.file, x.entity, x.wrote)
         if table == "program":
@@ -462,71 +369,3 @@ class Disk(State):
             self.program_of, self.calls, self.lists, self.scopes, self.objects, self.listed,
         ):  # fmt: skip
             kept.clear()
-
-
-def back_to(base: sqlite3.Connection, batch: int) -> None:
-    """Undo every batch after this one."""
-    counters = json.loads(base.execute("SELECT counters FROM batch WHERE key = ?", (batch,)).fetchone()[0])
-    shorter = base.execute("SELECT DISTINCT key FROM undo_list WHERE batch > ?", (batch,)).fetchall()
-    for table in (*COLUMNS, *APPENDED):
-        base.execute(f"DELETE FROM {table} WHERE key > ?", (counters.get(table, 0),))
-    for (last,) in base.execute("SELECT key FROM batch WHERE key > ? ORDER BY key DESC", (batch,)).fetchall():
-        for table, columns in COLUMNS.items():
-            listed = ", ".join(["key", *columns.split()])
-            base.execute(
-                f"INSERT OR REPLACE INTO {table} SELECT {listed} FROM undo_{table} WHERE batch = ? AND key <= ?",
-                (last, counters.get(table, 0)),
-            )
-            base.execute(f"DELETE FROM undo_{table} WHERE batch = ?", (last,))
-    base.execute("DELETE FROM batch WHERE key > ?", (batch,))
-    base.execute("DELETE FROM read WHERE list > ?", (counters.get("list", 0),))
-    for (key,) in shorter:
-        base.execute(
-            "DELETE FROM read WHERE list = ? AND position >= (SELECT count FROM list WHERE key = ?)",
-            (key, key),
-        )
-
-
-def join_batches(base: sqlite3.Connection) -> None:
-    """Join neighbours that together hold less than an eighth of what came after them."""
-    found = base.execute(
-        "SELECT key, records FROM batch WHERE NOT final AND key > 0 ORDER BY key DESC"
-    ).fetchall()
-    after, later, held = 0, 0, 0
-    for earlier, records in found:
-        if later and held + records <= after // 8:
-            for table in COLUMNS:
-                base.execute(
-                    f"DELETE FROM undo_{table} WHERE batch = ? AND key IN (SELECT key FROM undo_{table} WHERE batch = ?)",
-                    (later, earlier),
-                )
-                base.execute(f"UPDATE undo_{table} SET batch = ? WHERE batch = ?", (later, earlier))
-            held += records
-            base.execute("UPDATE batch SET records = ? WHERE key = ?", (held, later))
-            base.execute("DELETE FROM batch WHERE key = ?", (earlier,))
-        else:
-            after += held
-            later, held = earlier, records
-
-
-def node(row: Sequence[Any]) -> Node:
-    """An entity's row."""
-    flags = row[18]
-    return Node(
-        row[0], KINDS[row[1]], row[2], row[3], row[4], row[5], row[6], row[7], keys_of(row[8]), row[9], row[10], row[11],
-        unpacked_sum(row[12]), row[13], row[14], row[15], row[16], row[17], bool(flags & 1), bool(flags & 2), bool(flags & 4),
-        bool(flags & 8),
-    )  # fmt: skip
-
-
-def process(row: Sequence[Any]) -> Process:
-    """A program's row."""
-    return Process(
-        row[0], writer_from(row[1]), row[11], unpacked(row[2]), json.loads(row[3]), row[4], row[5], json.loads(row[6]),
-        row[7], bool(row[8]), row[9], row[10],
-    )  # fmt: skip
-
-
-def tally(row: Sequence[Any]) -> Tally:
-    """A call's row."""
-    return Tally(row[0], row[1], CALLS[row[2]], row[3], _maybe(row[4]), *row[5:])

@@ -14,14 +14,14 @@ started anew (exec) share nothing but files.
 Where a file is not as it was last seen (size, time of change, inode), something unseen wrote it: the new generation says so.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from sparsam.provenance.fold import CALLS, OBJECTS, Fold
+from sparsam.provenance.ids import entity_id, program_id
 from sparsam.provenance.log import Merged, Writer
-from sparsam.provenance.state import DIRECTORY, FOUND, OUTSIDE, WRITTEN, State
+from sparsam.provenance.state import State
 
 __all__ = [
     "CALLS", "OBJECTS", "Call", "Entity", "History", "Program", "entity_id", "history", "in_order", "program_id",
@@ -252,28 +252,6 @@ def history(merged: Merged) -> History:
         fold.add(record.time, record.writer, record.number, record.kind, record.facts)
     fold.finish()
     return _told(state, merged)
-
-
-def program_id(writer: Writer) -> str:
-    """Stable, of a process."""
-    return (
-        "program-"
-        + hashlib.sha256(
-            f"{writer.host}\0{writer.pid}\0{writer.started}".encode(errors="replace")
-        ).hexdigest()[:24]
-    )
-
-
-def entity_id(writer: Writer, number: int, form: int, kind: str, path: str) -> str:
-    """Stable, of the entity that a process's record of this number began."""
-    what = {
-        FOUND: f"found {path}",
-        WRITTEN: f"written {path}",
-        OUTSIDE: f"outside {path}",
-        DIRECTORY: "directory",
-    }
-    text = f"{writer.host}\0{writer.pid}\0{writer.started}\0{number}\0{what.get(form, f'{kind} {path}')}"
-    return "entity-" + hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:24]
 
 
 def _told(state: State, merged: Merged) -> History:

@@ -2,15 +2,18 @@
 
 import json
 import os
+import secrets
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from sparsam.errors import InputOutput
-from sparsam.provenance import disk, ingest, walks
-from sparsam.provenance.graph import Call, Entity, History, Program, entity_id, program_id, tell
+from sparsam.provenance import ingest, tables, undo, walks
+from sparsam.provenance.graph import Call, Entity, History, Program, tell
+from sparsam.provenance.ids import entity_id, program_id
 from sparsam.provenance.log import Damage
 from sparsam.provenance.runs import recorded
 from sparsam.provenance.state import Node, Tally
@@ -39,21 +42,27 @@ def indexed(
         InputOutput: ``runs-missing`` where nothing was recorded.
     """
     base = Path(folder if folder is not None else runs_folder())
+    try:
+        with alone(base):
+            return opened(base, check=check, records=records)
+    except (OSError, sqlite3.OperationalError):
+        return recorded(base)
+
+
+def alone(base: Path) -> AbstractContextManager[None]:
+    """Nobody else ingests meanwhile. Raises as :func:`indexed`."""
     if not (base / "runs").is_dir() or not any(x.is_dir() for x in os.scandir(base / "runs")):
         raise InputOutput(
             f"nothing was recorded in {base}. Record a program with: sparsam track -- python train.py",
             code="runs-missing",
         )
-    place = base / "index"
-    try:
-        place.mkdir(exist_ok=True)
-        with ingest.alone(place):
-            return Index(_up_to_date(place / "history.sqlite", base, check, records), base)
-    except (OSError, sqlite3.OperationalError):
-        return recorded(base)
+    (base / "index").mkdir(exist_ok=True)
+    return ingest.locked(base / "index" / "lock")
 
 
-def _up_to_date(file: Path, base: Path, check: bool, records: int) -> sqlite3.Connection:
+def opened(base: Path, *, check: bool = False, records: int = ingest.RECORDS) -> "Index":
+    """The index, brought up to date by the one process that may (:func:`alone`)."""
+    file = base / "index" / "history.sqlite"
     for _ in range(3):
         found = ingest.open_base(file)
         try:
@@ -62,7 +71,7 @@ def _up_to_date(file: Path, base: Path, check: bool, records: int) -> sqlite3.Co
             found.execute(
                 "SELECT count(*) FROM batch"
             ).fetchone()  # from here on others' changes are not seen
-            return found
+            return Index(found, base)
         except ingest.Overtaken:
             found.close()
         except sqlite3.OperationalError:
@@ -70,7 +79,7 @@ def _up_to_date(file: Path, base: Path, check: bool, records: int) -> sqlite3.Co
             raise
         except sqlite3.DatabaseError:  # not as SQLite left it: made again from the logs
             found.close()
-            file.write_bytes(b"")
+            ingest.remove_base(file)
     raise sqlite3.OperationalError("no peace to ingest in")
 
 
@@ -82,7 +91,7 @@ class Index:
 
     def __init__(self, base: sqlite3.Connection, folder: Path) -> None:
         self._base, self._folder = base, folder
-        self._hosts = {key: disk.unpacked(name) for key, name in base.execute("SELECT key, name FROM host")}
+        self._hosts = {key: tables.unpacked(name) for key, name in base.execute("SELECT key, name FROM host")}
         self._nodes: dict[int, Node] = {}
         self._names: dict[int, str] = {}
         self._keys: dict[str, int] = {}
@@ -113,7 +122,7 @@ class Index:
         rows = self._base.execute(
             "SELECT file.current, since, last, began, place.generation, host FROM place LEFT JOIN file "
             "ON file.key = place.file WHERE path = ?",
-            (disk.packed(path),),
+            (tables.packed(path),),
         ).fetchall()
         rows = [x for x in rows if host in (None, self._hosts[x[5]])]
         if now := [x for x in rows if x[0] is not None]:
@@ -169,24 +178,24 @@ class Index:
     def run_names(self) -> list[str]:
         """All runs, oldest first."""
         rows = self._base.execute("SELECT run FROM program WHERE rank IS NOT NULL ORDER BY began, rank")
-        return list(dict.fromkeys(disk.unpacked(run) for (run,) in rows))
+        return list(dict.fromkeys(tables.unpacked(run) for (run,) in rows))
 
     def programs_in(self, run: str) -> Iterator[Program]:
         """The programs of a run, in the order in which they began to tell."""
         rows = self._base.execute(
-            "SELECT key FROM program WHERE run = ? AND rank IS NOT NULL ORDER BY rank", (disk.packed(run),)
+            "SELECT key FROM program WHERE run = ? AND rank IS NOT NULL ORDER BY rank", (tables.packed(run),)
         )
         yield from (self.program(key) for (key,) in rows.fetchall())
 
     def counts(self, run: str) -> tuple[int, int]:
         """How many files a run read that it had not written, and how many it wrote."""
         own = "(SELECT key FROM program WHERE run = ?1 AND rank IS NOT NULL)"
-        file = disk.KINDS.index("file")
+        file = tables.KINDS.index("file")
         written = f"SELECT key FROM entity WHERE by IN {own} AND kind = {file}"
         read = (
-            f"SELECT DISTINCT entity FROM call WHERE program IN {own} AND kind = {disk.CALLS.index('read')}"
+            f"SELECT DISTINCT entity FROM call WHERE program IN {own} AND kind = {tables.CALLS.index('read')}"
         )
-        name = disk.packed(run)
+        name = tables.packed(run)
         (both,) = self._base.execute(f"SELECT count(*) FROM ({read} EXCEPT {written})", (name,)).fetchone()
         (wrote,) = self._base.execute(f"SELECT count(*) FROM ({written})", (name,)).fetchone()
         return both, wrote
@@ -196,9 +205,9 @@ class Index:
         own = "(SELECT key FROM program WHERE run = ?1 AND rank IS NOT NULL)"
         rows = self._base.execute(
             f"SELECT DISTINCT entity.key FROM call JOIN entity ON entity.key = call.entity WHERE call.program IN {own} "
-            f"AND call.kind = {disk.CALLS.index('read')} AND entity.kind = {disk.KINDS.index('file')} "
+            f"AND call.kind = {tables.CALLS.index('read')} AND entity.kind = {tables.KINDS.index('file')} "
             f"AND (by IS NULL OR by NOT IN {own}) ORDER BY entity.key",
-            (disk.packed(run),),
+            (tables.packed(run),),
         )
         return [self.entities[x] for x in self.ids([key for (key,) in rows])]
 
@@ -206,7 +215,7 @@ class Index:
         """Every call of a run, in the order in which they came to be, and on what it was."""
         rows = self._base.execute(
             "SELECT * FROM call WHERE program IN (SELECT key FROM program WHERE run = ? AND rank IS NOT NULL) ORDER BY key",
-            (disk.packed(run),),
+            (tables.packed(run),),
         )
         for one in self.told(rows):
             yield one, self.entities[one.entity]
@@ -242,17 +251,17 @@ class Index:
     def hold(self, keys: Iterable[int]) -> None:
         """Have entities at hand, with the names of their places."""
         for rows in self._chunks(_ENTITIES, keys):
-            nodes = [disk.node(row) for row in rows]
+            nodes = [tables.node(row) for row in rows]
             places = {x for one in nodes for x in (one.place, *one.names)} - self._places.keys()
             for found in self._chunks("SELECT key, path FROM place WHERE key IN", places):
-                self._places |= {key: disk.unpacked(path) for key, path in found}
+                self._places |= {key: tables.unpacked(path) for key, path in found}
             for one, row in zip(nodes, rows, strict=True):
                 name = entity_id(
                     self.writer(one.program), one.number, one.form, one.kind, self._places[one.place]
                 )
                 self._nodes[one.key], self._names[one.key], self._keys[name] = one, name, one.key
                 if row[-1] is not None:
-                    self._there[one.key] = set(disk.keys_of(row[-1]))
+                    self._there[one.key] = set(tables.keys_of(row[-1]))
 
     def let_go(self, keys: Iterable[int]) -> None:
         """Of entities that were at hand."""
@@ -270,9 +279,8 @@ class Index:
             part = wanted[at : at + CHUNK]
             yield self._base.execute(f"{query} ({', '.join('?' * len(part))})", part).fetchall()
 
-    def all_keys(self, table: str) -> Iterator[list[int]]:
+    def all_keys(self, table: str, last: int = 0) -> Iterator[list[int]]:
         """Of a table, in order, a chunk at a time."""
-        last = 0
         while True:
             rows = self._base.execute(
                 f"SELECT key FROM {table} WHERE key > ? ORDER BY key LIMIT ?", (last, CHUNK)
@@ -286,7 +294,7 @@ class Index:
         """Of a program, by its number."""
         if program not in self._writers:
             (name,) = self._base.execute("SELECT name FROM program WHERE key = ?", (program,)).fetchone()
-            self._writers[program] = disk.writer_from(name)
+            self._writers[program] = tables.writer_from(name)
         return self._writers[program]
 
     def program(
@@ -294,7 +302,7 @@ class Index:
     ) -> Program:
         """By its number, with what it told of itself."""
         row = self._base.execute("SELECT * FROM program WHERE key = ?", (key,)).fetchone()
-        one = disk.process(row)
+        one = tables.process(row)
         parent = None if one.parent is None else program_id(self.writer(one.parent))
         made = Program(
             program_id(one.writer), one.writer, one.run, one.facts, one.began, one.ended, one.status, parent, one.forked,
@@ -310,9 +318,9 @@ class Index:
                 made,
                 kind,
                 when,
-                disk.unpacked(name),
+                tables.unpacked(name),
                 json.loads(value),
-                None if scope is None else disk.unpacked(scope),
+                None if scope is None else tables.unpacked(scope),
             )
         return made
 
@@ -320,14 +328,14 @@ class Index:
         """The numbers of all programs that told anything, in the order in which they began to."""
         if self._program_keys is None:
             rows = self._base.execute("SELECT key, name FROM program WHERE rank IS NOT NULL ORDER BY rank")
-            self._program_keys = {program_id(disk.writer_from(name)): key for key, name in rows}
+            self._program_keys = {program_id(tables.writer_from(name)): key for key, name in rows}
         return self._program_keys
 
     def told(self, rows: Iterable[tuple[Any, ...]]) -> Iterator[Call]:
         """Calls from their rows, their entities at hand."""
         part: list[Tally] = []
         for row in rows:
-            part.append(disk.tally(row))
+            part.append(tables.tally(row))
             if len(part) == CHUNK:
                 yield from self._called(part)
                 part = []
@@ -347,7 +355,7 @@ class Index:
         """Every program with every entity that it read, once."""
         rows = self._base.execute(
             "SELECT DISTINCT program, entity FROM call WHERE kind = ? ORDER BY program, entity",
-            (disk.CALLS.index("read"),),
+            (tables.CALLS.index("read"),),
         )
         while part := rows.fetchmany(CHUNK):
             fresh = {entity for _, entity in part} - self._nodes.keys()
@@ -362,6 +370,86 @@ class Index:
             yield from self.told(
                 self._base.execute("SELECT * FROM call WHERE key BETWEEN ? AND ?", (keys[0], keys[-1]))
             )
+
+    # for the graph in RDF, which follows
+
+    def graph(self) -> tuple[str, int | None, str, str | None]:
+        """The index's own name; up to which batch the graph in RDF was made, the numbers of then, and the graph's mark."""
+        found: tuple[str, int | None, str, str | None] = self._base.execute(
+            "SELECT name, batch, counters, sync FROM graph"
+        ).fetchone()
+        return found
+
+    def last_batch(self) -> int:
+        """Before what nobody closed was closed."""
+        return int(self._base.execute("SELECT max(key) FROM batch WHERE NOT final").fetchone()[0])
+
+    def stale(self) -> list[tuple[str, int, str]]:
+        """What was undone since the graph was made: kind, number, and name in the graph."""
+        return self._base.execute("SELECT kind, key, name FROM stale").fetchall()
+
+    def changed_since(self, kind: str, batch: int, counters: Mapping[str, int]) -> set[int]:
+        """Rows that changed after a batch; new ones aside."""
+        rows = self._base.execute(
+            f"SELECT DISTINCT key FROM undo_{kind} WHERE batch > ?", (batch,)
+        ).fetchall()
+        if kind == "program":
+            rows += self._base.execute(
+                "SELECT DISTINCT program FROM said WHERE key > ?", (counters.get("said", 0),)
+            ).fetchall()
+        return {key for (key,) in rows}
+
+    def names_of(self, kind: str, keys: list[int]) -> Iterator[str]:
+        """In the graph."""
+        for rows in self._chunks(f"{undo.NAMED[kind]} IN", keys):
+            yield from (undo.node_name(kind, row) for row in rows)
+
+    def parts(self, kind: str, keys: list[int], last: int) -> Iterator[list[int]]:
+        """These numbers, and all after ``last``, a chunk at a time."""
+        for at in range(0, len(keys), CHUNK):
+            yield keys[at : at + CHUNK]
+        yield from self.all_keys(kind, last)
+
+    def programs_at_hand(self, keys: list[int]) -> Iterator[Program]:
+        """Of those that told anything."""
+        for (key,) in self._all("SELECT key FROM program WHERE rank IS NOT NULL AND key IN", keys):
+            yield self.program(key)
+
+    def entities_at_hand(self, keys: list[int]) -> Iterator[Entity]:
+        """Of those that are still there."""
+        there = [key for (key,) in self._all("SELECT key FROM entity WHERE key IN", keys)]
+        fresh = set(there) - self._nodes.keys()
+        for key in there:
+            yield self.entity(key)
+        self.let_go(fresh)
+
+    def calls_at_hand(self, keys: list[int]) -> Iterator[tuple[int, Call, Entity, dict[str, str]]]:
+        """With their numbers, what they were on, and the names of their scopes."""
+        rows = self._all("SELECT * FROM call WHERE key IN", keys)
+        for row, call in zip(rows, self.told(rows), strict=True):
+            scope = {}
+            if call.scope is not None:
+                found = self._base.execute(
+                    "SELECT name FROM said WHERE program = ? AND kind = 'scope' AND scope = ? ORDER BY key DESC LIMIT 1",
+                    (row[1], row[4]),
+                ).fetchone()
+                scope = {} if found is None else {call.scope: tables.unpacked(found[0])}
+            yield row[0], call, self.entities[call.entity], scope
+
+    def _all(self, query: str, keys: list[int]) -> list[tuple[Any, ...]]:
+        return sorted(row for rows in self._chunks(query, keys) for row in rows)
+
+    def followed(self) -> str:
+        """The graph says what the index says; its mark."""
+        last, sync = self.last_batch(), secrets.token_hex(8)
+        (counters,) = self._base.execute("SELECT counters FROM batch WHERE key = ?", (last,)).fetchone()
+        self._base.execute("COMMIT")
+        self._base.execute("BEGIN IMMEDIATE")
+        self._base.execute("UPDATE graph SET batch = ?, counters = ?, sync = ?", (last, counters, sync))
+        self._base.execute("DELETE FROM stale")
+        self._base.execute("COMMIT")
+        self._base.execute("BEGIN")
+        return sync
 
 
 class _Entities(Mapping[str, Entity]):

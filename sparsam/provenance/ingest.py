@@ -17,9 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sparsam.errors import InputOutput
-from sparsam.provenance.disk import VERSION, Disk, back_to, join_batches, packed, schema, unpacked
+from sparsam.provenance.disk import Disk
 from sparsam.provenance.fold import Fold
 from sparsam.provenance.log import Damage, Stream, Taken
+from sparsam.provenance.tables import VERSION, packed, schema, unpacked
+from sparsam.provenance.undo import back_to, join_batches
 from sparsam.provenance.writer import SUFFIX, Writer
 
 RECORDS = 50_000
@@ -36,16 +38,17 @@ Key = tuple[int, Writer, int]
 
 def open_base(file: Path) -> sqlite3.Connection:
     """The index in a file, made or made anew where there is none that can be read."""
-    base = connect(file)
     try:
+        base = connect(file)
         if base.execute("PRAGMA user_version").fetchone()[0] == VERSION:
             base.execute("SELECT count(*) FROM batch").fetchone()
             return base
+        base.close()
+    except sqlite3.OperationalError:
+        raise
     except sqlite3.DatabaseError:
         pass
-    base.close()
-    for suffix in ("", "-wal", "-shm", "-journal"):
-        Path(f"{file}{suffix}").unlink(missing_ok=True)
+    remove_base(file)
     base = connect(file)
     base.execute("BEGIN IMMEDIATE")
     for statement in schema():
@@ -53,6 +56,12 @@ def open_base(file: Path) -> sqlite3.Connection:
     base.execute("INSERT INTO batch VALUES (0, -1, '[\"\", 0, 0]', 0, 0, 0, '{}')")
     base.execute("COMMIT")
     return base
+
+
+def remove_base(file: Path) -> None:
+    """With what SQLite keeps beside it."""
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        Path(f"{file}{suffix}").unlink(missing_ok=True)
 
 
 def connect(file: Path) -> sqlite3.Connection:
@@ -65,16 +74,16 @@ def connect(file: Path) -> sqlite3.Connection:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """One ingesting process at a time; the others wait."""
+def locked(file: Path, *, shared: bool = False) -> Iterator[None]:
+    """Hold a lock that one process may have, or several that share it; where there are no locks, SQLite's own have to do."""
     try:
         import fcntl
-    except ImportError:  # SQLite's own lock on each batch has to do
+    except ImportError:
         yield
         return
-    with open(folder / "lock", "a") as file:
+    with open(file, "a") as opened:
         with suppress(OSError):  # a file system without locks
-            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(opened, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield
 
 
@@ -183,6 +192,7 @@ class Ingest:
         """Take what is new."""
         there, known = found_logs(self.folder), self.known()
         affected: list[Key] = []
+        altered = False
         fresh = [Known(0, *key) for key in there if key not in known]
         gone = [log for key, log in known.items() if key not in there]
         affected += [log.before for log in gone if log.first is not None]
@@ -195,10 +205,11 @@ class Ingest:
             asked = log.first is not None and (moved or self.check)
             if asked and self._sum(self.file(log), 0, log.offset, 0) != log.crc:
                 affected.append(log.before)
+                altered = True
         if self._last()[5] and not affected and not fresh and not gone:
             return
         affected += [first[:3] for log in fresh if (first := self._first(log)) is not None]
-        self._back(min(affected, default=None), gone)
+        self._back(min(affected, default=None), gone, altered)
         self._take(there)
 
     def _sum(self, file: Path, start: int, end: int, crc: int) -> int:
@@ -226,9 +237,11 @@ class Ingest:
         except InputOutput:
             return None
 
-    def _back(self, affected: Key | None, gone: list[Known]) -> None:
+    def _back(self, affected: Key | None, gone: list[Known], altered: bool) -> None:
         """To the last batch that ended before what is affected."""
         self.base.execute("BEGIN IMMEDIATE")
+        if gone or altered:  # programs may be gone for good: a graph in RDF is made anew
+            self.base.execute("UPDATE graph SET batch = NULL")
         batches = self.base.execute(
             "SELECT key, time, writer, number FROM batch WHERE NOT final ORDER BY key DESC"
         )

@@ -5,7 +5,7 @@ for reading and generated what it wrote; io:Call stands beside it with counts an
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -53,17 +53,18 @@ def triples(found: Recorded) -> Iterator[Triple]:
     scopes = {}
     for program in found.programs.values():
         scopes[program.id] = {key: name for key, (name, _) in program.scopes.items()}
-        yield from _program(program)
+        yield from program_triples(program)
     for entity in found.entities.values():
-        yield from _entity(found, entity)
+        yield from entity_triples(found, entity)
     for number, call in enumerate(found.all_calls()):
-        yield from _call(number, call, scopes[call.program])
+        yield from call_triples(number, call, scopes[call.program])
     for program_id, entity_id in found.used():
         if found.entities[entity_id].by != program_id:  # what it wrote and read again is no input
             yield iri(program_id + "-run"), PROV + "used", iri(entity_id)
 
 
-def _call(number: int, call: Call, scopes: Mapping[str, str]) -> Iterator[Triple]:
+def call_triples(number: int, call: Call, scopes: Mapping[str, str]) -> Iterator[Triple]:
+    """Of calls counted together; scopes by their ids."""
     node = iri(f"call-{number}-{call.program.removeprefix('program-')}")
     yield node, RDF_TYPE, Iri(PROV + "Activity")
     yield node, RDF_TYPE, Iri(IO + CALL_CLASSES[call.kind])
@@ -82,7 +83,8 @@ def _call(number: int, call: Call, scopes: Mapping[str, str]) -> Iterator[Triple
     yield iri(call.entity), IO + RELATIONS[call.kind], node
 
 
-def _program(one: Program) -> Iterator[Triple]:
+def program_triples(one: Program) -> Iterator[Triple]:
+    """Of a program: the agent, its execution, who it ran for, what it told of itself."""
     agent, run = iri(one.id), iri(one.id + "-run")
     facts = one.facts
     yield agent, RDF_TYPE, Iri(PROV + "SoftwareAgent")
@@ -140,7 +142,8 @@ def _program(one: Program) -> Iterator[Triple]:
         yield agent, IO + relation, node
 
 
-def _entity(found: Recorded, one: Entity) -> Iterator[Triple]:
+def entity_triples(found: Recorded, one: Entity) -> Iterator[Triple]:
+    """Of an entity, its calls aside."""
     node = iri(one.id)
     yield node, RDF_TYPE, Iri(PROV + "Entity")
     yield node, RDF_TYPE, Iri(IO + OBJECT_CLASSES[one.kind])
@@ -169,15 +172,22 @@ def _entity(found: Recorded, one: Entity) -> Iterator[Triple]:
 
 def quads(found: Recorded) -> Iterator[Any]:
     """The statements as pyoxigraph's. Raises Usage ``extra-missing``."""
+    return quads_of(triples(found))
+
+
+def quads_of(statements: Iterable[Triple]) -> Iterator[Any]:
+    """As pyoxigraph's. Raises Usage ``extra-missing``."""
     ox = oxigraph()
     nodes: dict[str, Any] = {}
 
     def node(name: str) -> Any:
         if name not in nodes:
+            if len(nodes) > 100_000:
+                nodes.clear()
             nodes[name] = ox.NamedNode(name)
         return nodes[name]
 
-    for subject, predicate, value in triples(found):
+    for subject, predicate, value in statements:
         yield ox.Quad(
             node(subject), node(predicate), node(value) if isinstance(value, Iri) else literal(value)
         )

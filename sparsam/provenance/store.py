@@ -1,24 +1,21 @@
 """The graph on disk, and guarded questions to it in SPARQL.
 
-The store lies in ``.sparsam/graph`` and is made from the logs whenever these have changed; it holds nothing that they do not.
+The store lies in ``.sparsam/graph`` and follows the index of the logs; it holds nothing that they do not.
 Questions run in a process of their own, on the store opened for reading alone, within limits of time and rows.
 """
 
-import json
 import multiprocessing
 import os
 import re
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sparsam.errors import Refused, Usage
 from sparsam.provenance import rdf
-from sparsam.provenance.graph import History
-from sparsam.provenance.log import logs_in
-from sparsam.provenance.runs import names_of_runs, recorded
+from sparsam.provenance.follow import follow
+from sparsam.provenance.indexed import Recorded, alone, opened
+from sparsam.provenance.ingest import locked
 from sparsam.provenance.terms import prefixes
 from sparsam.provenance.tracking import runs_folder
 
@@ -49,39 +46,29 @@ class Answer:
 
 
 def built(folder: str | os.PathLike[str] | None = None) -> Path:
-    """The store of all runs, made anew where the logs have changed since.
+    """The store of all runs, brought up to date with the logs.
 
     Raises:
         Usage: ``extra-missing``.
         InputOutput: ``runs-missing``.
     """
-    ox, base = rdf.oxigraph(), Path(folder if folder is not None else runs_folder())
-    place, state = base / "graph", _state(base)
-    mark = place / "made-from.json"
-    if mark.is_file() and json.loads(mark.read_text()) == state:
-        return place
-    found = recorded(base)
-    fresh = Path(tempfile.mkdtemp(prefix="graph-", dir=base))
-    try:
-        fill(ox.Store(str(fresh)), found)
-        (fresh / mark.name).write_text(json.dumps(state))
-        if place.exists():
-            shutil.rmtree(place)
-        os.replace(fresh, place)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-    return place
+    rdf.oxigraph()
+    base = Path(folder if folder is not None else runs_folder())
+    with alone(base):
+        pass  # what is not there is said before anything is made
+    with locked(_lock(base)), alone(base), opened(base) as index:
+        follow(index, base / "graph")
+    return base / "graph"
 
 
-def fill(store: Any, found: History) -> None:
+def _lock(base: Path) -> Path:
+    return base / "index" / "graph-lock"
+
+
+def fill(store: Any, found: Recorded) -> None:
     """Put a history into a store of pyoxigraph's."""
     store.bulk_extend(rdf.quads(found))
     store.flush()
-
-
-def _state(base: Path) -> list[list[Any]]:
-    files = [file for run in names_of_runs(base) for file in logs_in(base / "runs" / run)]
-    return [[str(x.relative_to(base)), x.stat().st_size, x.stat().st_mtime_ns] for x in files]
 
 
 def check_question(text: str) -> None:
@@ -116,6 +103,12 @@ def query(
         raise Usage(f"seconds is above 0 and rows at least 1; got {seconds} and {rows}.", code="query-limits")
     check_question(text)
     place = built(folder)
+    with locked(_lock(place.parent), shared=True):
+        columns, found = _asked(place, text, seconds, rows)
+    return Answer(tuple(columns), tuple(tuple(x) for x in found[:rows]), len(found) > rows)
+
+
+def _asked(place: Path, text: str, seconds: float, rows: int) -> Any:
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_ask, args=(str(place), text, rows, sender), daemon=True)
@@ -138,8 +131,7 @@ def query(
         receiver.close()
     if kind == "error":
         raise Refused(f"this is no question that the store understands: {value}", code="query-invalid")
-    columns, found = value
-    return Answer(tuple(columns), tuple(tuple(x) for x in found[:rows]), len(found) > rows)
+    return value
 
 
 def _ask(place: str, text: str, rows: int, sender: Any) -> None:

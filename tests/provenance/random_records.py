@@ -6,8 +6,9 @@ from typing import Any
 from sparsam.provenance.log import Record, Writer
 
 KINDS = (
-    ["open"] * 8 + ["close"] * 8 + ["writing", "reading", "fsync", "rename", "rename", "link", "remove", "mkdir", "object", "object"]
-    + ["derived", "hash", "scope", "scope-end", "config", "metric", "type", "unseen", "opens", "touched", "end", "odd", "folder"]
+    *["open"] * 8, *["close"] * 8, "writing", "reading", "fsync", "rename", "rename", "link", "remove", "mkdir", "object",
+    "object", "derived", "hash", "scope", "scope-end", "config", "metric", "type", "unseen", "opens", "touched", "end", "odd",
+    "folder",
 )  # fmt: skip
 
 
