@@ -19,7 +19,7 @@ from sparsam.cli.working import working
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from sparsam.provenance.indexed import Recorded
+    from sparsam.provenance.index import Recorded
     from sparsam.provenance.questions import RunFacts, Step
 
 app = typer.Typer()
@@ -475,7 +475,7 @@ def _recorded(folder: Path | None, *, check: bool = False) -> "Iterator[Recorded
     import sqlite3
 
     from sparsam.errors import InputOutput
-    from sparsam.provenance.indexed import Index, indexed
+    from sparsam.provenance.index import Index, indexed
 
     found = indexed(folder, check=check)
     try:

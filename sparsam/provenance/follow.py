@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsam.provenance import rdf
-from sparsam.provenance.indexed import Index
+from sparsam.provenance.index import Index
 from sparsam.provenance.terms import IO, PROV, RELATIONS
 
 MARK = "made-from.json"

@@ -121,6 +121,13 @@ class History:
     current: dict[tuple[str, str], str] = field(default_factory=dict)
     """(host, path): the generation that lies there now."""
     damages: tuple[Any, ...] = ()
+
+    def __enter__(self) -> "History":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Nothing is to be let go of."""
+
     _lying: dict[str, set[str]] | None = field(default=None, init=False, repr=False, compare=False)
 
     def at(self, path: str, host: str | None = None) -> Entity | None:

@@ -1,7 +1,7 @@
 """Questions to what was recorded: where from, what depends on it, is it as it was, how was it made, which run was best.
 
 Each takes a history in memory (:class:`sparsam.provenance.graph.History`) or the index on disk
-(:class:`sparsam.provenance.indexed.Index`), and answers the same from both.
+(:class:`sparsam.provenance.index.Index`), and answers the same from both.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from typing import Any
 
 from sparsam.errors import Refused, Usage
 from sparsam.provenance.graph import Entity, Program, in_order
-from sparsam.provenance.indexed import Recorded
+from sparsam.provenance.index import Recorded
 from sparsam.provenance.log import Damage
 
 MOST_SOURCES = 1000

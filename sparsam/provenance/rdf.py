@@ -13,7 +13,7 @@ from typing import Any
 
 from sparsam.errors import Usage
 from sparsam.provenance.graph import Call, Entity, Program
-from sparsam.provenance.indexed import Recorded
+from sparsam.provenance.index import Recorded
 from sparsam.provenance.terms import (
     CALL_CLASSES,
     IO,

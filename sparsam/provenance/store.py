@@ -14,7 +14,7 @@ from typing import Any
 from sparsam.errors import Refused, Usage
 from sparsam.provenance import rdf
 from sparsam.provenance.follow import follow
-from sparsam.provenance.indexed import Recorded, alone, opened
+from sparsam.provenance.index import Recorded, alone, opened
 from sparsam.provenance.ingest import locked
 from sparsam.provenance.terms import prefixes
 from sparsam.provenance.tracking import runs_folder

@@ -13,7 +13,7 @@ from test_history import Told, Truth
 
 from sparsam.provenance import store
 from sparsam.provenance.graph import History
-from sparsam.provenance.indexed import Index, indexed
+from sparsam.provenance.index import Index, indexed
 from sparsam.provenance.log import Record, Writer
 from sparsam.provenance.runs import recorded
 from sparsam.provenance.writer import MAGIC

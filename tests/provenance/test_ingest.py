@@ -18,14 +18,14 @@ from test_index import assert_same, index_of, logs_of, put
 
 from sparsam.cli import main
 from sparsam.provenance import ingest, questions
-from sparsam.provenance.indexed import Index, indexed
+from sparsam.provenance.index import Index, indexed
 from sparsam.provenance.ingest import Ingest
 from sparsam.provenance.runs import recorded
 from sparsam.provenance.writer import MAGIC, Writer
 
 INGEST = """
 import sys
-from sparsam.provenance.indexed import indexed
+from sparsam.provenance.index import indexed
 print("begun", flush=True)
 indexed(sys.argv[1], records=int(sys.argv[2])).close()
 print("done", flush=True)
@@ -203,6 +203,31 @@ def test_an_index_that_cannot_be_read_is_made_anew(tmp_path: Path, what: str) ->
         base.execute("PRAGMA user_version = 99")
         base.close()
     same(tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_damaged_index_never_breaks_a_command(tmp_path: Path, seed: int, capsys: Any) -> None:
+    """Bytes turned in its middle are found by the question or by nobody it matters to; without the index all is as before."""
+    written(tmp_path, 5, 600)
+    path = next(x.names[0] for x in recorded(tmp_path).entities.values() if x.by is not None)
+    words = ["lineage", path, "--folder", str(tmp_path), "--json"]
+    assert main(words) == 0
+    wanted = capsys.readouterr().out
+    file, draw = tmp_path / "index" / "history.sqlite", random.Random(seed)
+    base = ingest.connect(file)
+    base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    base.close()
+    content = bytearray(file.read_bytes())
+    for page in draw.sample(range(1, len(content) // 4096), 20):
+        content[page * 4096 : page * 4096 + 16] = draw.randbytes(16)
+    file.write_bytes(content)
+    status = main(words)
+    said = capsys.readouterr()
+    assert status in (0, 3, 5) and "Traceback" not in said.err
+    if status == 5:
+        assert "index-damaged" in said.out + said.err
+    ingest.remove_base(file)
+    assert main(words) == 0 and capsys.readouterr().out == wanted
 
 
 def test_where_no_index_can_be_written_the_history_answers(tmp_path: Path) -> None:
