@@ -332,8 +332,14 @@ class Disk(State):
 
     def write(self, time: int, writer: str, number: int, records: int, *, final: bool = False) -> None:
         """End the batch with what is changed, as the state after the record of this time, process and number."""
+        acted = {x.program for x in self.changed["call"].values()} | set(self.changed["program"])
+        acted |= {x.by for x in self.changed["entity"].values() if x.by is not None}
         for table in TABLES:
             self._write_rows(table)
+        self.base.executemany(
+            "DELETE FROM summary WHERE run = ?", ((packed(self.program_of[x].run),) for x in acted)
+        )
+        self.base.execute("DELETE FROM summary WHERE run = x''")
         self._write_reads()
         self.base.executemany(
             "INSERT INTO said(program, kind, time, name, value, scope) VALUES (?, ?, ?, ?, ?, ?)",

@@ -5,7 +5,7 @@ import os
 import secrets
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -97,6 +97,8 @@ class Index:
         self._keys: dict[str, int] = {}
         self._there: dict[int, set[int]] = {}
         self._places: dict[int, str] = {}
+        self._summed: dict[str, tuple[int, int]] = {}
+        self._firsts: dict[tuple[int, int], list[int]] = {}
         self._writers: dict[int, Writer] = {}
         self._programs: dict[int, Program] = {}
         self._program_keys: dict[str, int] | None = None
@@ -113,6 +115,9 @@ class Index:
 
     def close(self) -> None:
         """Let go of the file."""
+        if self._summed:
+            with suppress(sqlite3.DatabaseError):
+                self._keep_counts()
         self._base.close()
 
     # one at a time
@@ -132,7 +137,7 @@ class Index:
 
     def sources(self, entity: str, most: int = -1) -> list[str]:
         """What it was made from directly, in order; not itself, and not more than ``most``."""
-        return self.ids(walks.sources(self._base, self.key(entity), most))
+        return self.ids(walks.sources(self._base, self.key(entity), most, self._firsts))
 
     def lineage(self, entity: str) -> list[str]:
         """Everything it was made from, nearest first; not itself."""
@@ -188,17 +193,31 @@ class Index:
         yield from (self.program(key) for (key,) in rows.fetchall())
 
     def counts(self, run: str) -> tuple[int, int]:
-        """How many files a run read that it had not written, and how many it wrote."""
+        """How many files a run read that it had not written, and how many it wrote; kept for the next time."""
+        name = tables.packed(run)
+        known = self._base.execute("SELECT read, written FROM summary WHERE run = ?", (name,)).fetchone()
+        if known is not None:
+            return int(known[0]), int(known[1])
         own = "(SELECT key FROM program WHERE run = ?1 AND rank IS NOT NULL)"
-        file = tables.KINDS.index("file")
-        written = f"SELECT key FROM entity WHERE by IN {own} AND kind = {file}"
+        written = f"SELECT key FROM entity WHERE by IN {own} AND kind = {tables.KINDS.index('file')}"
         read = (
             f"SELECT DISTINCT entity FROM call WHERE program IN {own} AND kind = {tables.CALLS.index('read')}"
         )
-        name = tables.packed(run)
         (both,) = self._base.execute(f"SELECT count(*) FROM ({read} EXCEPT {written})", (name,)).fetchone()
         (wrote,) = self._base.execute(f"SELECT count(*) FROM ({written})", (name,)).fetchone()
+        self._summed[run] = (both, wrote)
         return both, wrote
+
+    def _keep_counts(self) -> None:
+        """For the next time, unless somebody has ingested meanwhile."""
+        seen = self._base.execute("PRAGMA data_version").fetchone()
+        self._base.execute("COMMIT")
+        self._base.execute("PRAGMA busy_timeout = 100")
+        self._base.execute("BEGIN IMMEDIATE")
+        if self._base.execute("PRAGMA data_version").fetchone() == seen:
+            rows = ((tables.packed(run), *counts) for run, counts in self._summed.items())
+            self._base.executemany("INSERT OR REPLACE INTO summary VALUES (?, ?, ?)", rows)
+        self._base.execute("COMMIT")
 
     def inputs(self, run: str) -> list[Entity]:
         """Files that a run read and that it had not written."""
@@ -245,7 +264,8 @@ class Index:
 
     def ids(self, keys: list[int]) -> list[str]:
         """Of entities; they are at hand afterwards."""
-        self.hold(x for x in keys if x not in self._nodes)
+        if missing := [x for x in keys if x not in self._nodes]:
+            self.hold(missing)
         return [self._names[x] for x in keys]
 
     def hold(self, keys: Iterable[int]) -> None:

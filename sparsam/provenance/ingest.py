@@ -26,6 +26,8 @@ from sparsam.provenance.writer import SUFFIX, Writer
 
 RECORDS = 50_000
 """In a batch."""
+FEWEST, TYPICAL = 256, 140
+"""Records in the last batches; bytes of a record."""
 THINGS = 4
 """Kept in memory from one batch to the next, for each record of a batch."""
 PIECES = 1 << 26
@@ -275,20 +277,23 @@ class Ingest:
         after: Key = (last[1], Writer(*json.loads(last[2])), last[3])
         disk = Disk(self.base)
         fold, in_order = Fold(disk), merged(streams, firsts, {key: logs[key].run for key in streams})
-        ended = False
+        left, ended = sum(x.size - x.offset for x in streams.values()), False
         while not ended:
             self._begin(disk)
             count, progress = 0, dict[int, Taken]()
+            # smaller and smaller ones at the end: records that come a little late take back a little
+            most = min(self.records, max(FEWEST, left // 2 // TYPICAL))
             for one, key, told in in_order:
                 progress[key] = one
                 if told:
                     fold.add(one.time, one.writer, one.number, one.kind, one.facts)
                     after = one[:3]
                 count += 1
-                if count >= self.records:
+                if count >= most:
                     break
             else:
                 ended = True
+            left -= sum(one.end - logs[key].offset for key, one in progress.items())
             self._write_logs(disk, [self._read_to(logs[key], one) for key, one in progress.items()])
             if ended:
                 self._write_logs(disk, [self._as_found(x, streams.get(x.key), there) for x in logs.values()])

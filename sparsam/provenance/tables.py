@@ -64,6 +64,7 @@ def schema() -> Iterator[str]:
     yield "CREATE TABLE derived(key INTEGER PRIMARY KEY, target, source)"
     yield "CREATE TABLE said(key INTEGER PRIMARY KEY, program, kind, time, name, value, scope)"
     yield "CREATE TABLE batch(key INTEGER PRIMARY KEY, time, writer, number, records, final, counters)"
+    yield "CREATE TABLE summary(run BLOB PRIMARY KEY, read, written) WITHOUT ROWID"
     yield "CREATE TABLE graph(name, batch, counters, sync)"
     yield "CREATE TABLE stale(kind, key, name, PRIMARY KEY(kind, key, name)) WITHOUT ROWID"
     yield f"INSERT INTO graph VALUES ('{secrets.token_hex(8)}', NULL, NULL, NULL)"

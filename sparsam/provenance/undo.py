@@ -13,6 +13,13 @@ def back_to(base: sqlite3.Connection, batch: int) -> None:
     """Undo every batch after this one."""
     counters = json.loads(base.execute("SELECT counters FROM batch WHERE key = ?", (batch,)).fetchone()[0])
     note_stale(base, batch, counters)
+    base.execute(
+        "DELETE FROM summary WHERE run = x'' OR run IN (SELECT run FROM program WHERE key > :program "
+        "OR key IN (SELECT key FROM undo_program WHERE batch > :batch) "
+        "OR key IN (SELECT program FROM call WHERE key > :call OR key IN (SELECT key FROM undo_call WHERE batch > :batch)) "
+        "OR key IN (SELECT by FROM entity WHERE key > :entity))",
+        {"batch": batch} | {name: counters.get(name, 0) for name in ("program", "call", "entity")},
+    )
     shorter = base.execute("SELECT DISTINCT key FROM undo_list WHERE batch > ?", (batch,)).fetchall()
     for table in (*COLUMNS, *APPENDED):
         base.execute(f"DELETE FROM {table} WHERE key > ?", (counters.get(table, 0),))

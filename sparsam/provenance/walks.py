@@ -105,20 +105,32 @@ class Downward:
         return found
 
 
-def sources(base: sqlite3.Connection, key: int, most: int = -1) -> list[int]:
-    """What an entity was made from directly, in order; not itself, and not more than ``most``."""
+def sources(
+    base: sqlite3.Connection, key: int, most: int = -1, firsts: dict[tuple[int, int], list[int]] | None = None
+) -> list[int]:
+    """What an entity was made from directly, in order; not itself, and not more than ``most``.
+
+    ``firsts`` keeps the beginnings of lists from one question to the next.
+    """
     reads, count, flags = base.execute(
         "SELECT reads, count, flags FROM entity WHERE key = ?", (key,)
     ).fetchone()
-    found: list[tuple[int]] = []
+    found: list[int] = []
     if flags & _DERIVED:
-        found += base.execute(
+        rows = base.execute(
             "SELECT source FROM derived WHERE target = ? ORDER BY source LIMIT ?", (key, most)
-        ).fetchall()
+        )
+        found += [x for (x,) in rows]
     if reads is not None:
-        found += base.execute(
-            "SELECT entity FROM read WHERE list = ? AND position < ? ORDER BY position LIMIT ?",
-            (reads, count, -1 if most < 0 else most + len(found) + 1),
-        ).fetchall()
-    listed = [x for x in dict.fromkeys(x for (x,) in found) if x != key]
-    return listed if most < 0 else listed[:most]
+        wanted = count if most < 0 else most + len(found) + 1
+        listed = None if firsts is None else firsts.get((reads, wanted))
+        if listed is None:
+            rows = base.execute(
+                "SELECT entity FROM read WHERE list = ? AND position < ? ORDER BY position", (reads, wanted)
+            )
+            listed = [x for (x,) in rows]
+            if firsts is not None and most >= 0:
+                firsts[reads, wanted] = listed
+        found += listed[:count]
+    known = [x for x in dict.fromkeys(found) if x != key]
+    return known if most < 0 else known[:most]
