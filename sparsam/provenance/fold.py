@@ -4,9 +4,9 @@
 it holds nothing itself, so that it can stop after any record and go on with another state that says the same.
 """
 
-import math
 from typing import Any
 
+from sparsam.provenance.facts import MOST, amount, handle_of, inode_of, seconds_of, text_of, whole
 from sparsam.provenance.state import (
     DIRECTORY,
     FOUND,
@@ -29,7 +29,6 @@ from sparsam.provenance.writer import Writer
 OBJECTS = ("group", "dataset", "attribute", "datatype", "link")
 """What lies inside a file of HDF5."""
 CALLS = ("create", "open", "read", "write", "fsync", "rename")
-MOST = (1 << 63) - 1
 
 
 class Fold:
@@ -101,11 +100,11 @@ class Fold:
         self.state.say(program.key, "config", self.time, str(facts["name"]), facts["value"], None)
 
     def _on_metric(self, program: Process, facts: dict[str, Any]) -> None:
-        scope = _text(facts.get("scope"))
+        scope = text_of(facts.get("scope"))
         self.state.say(program.key, "metric", self.time, str(facts["name"]), facts["value"], scope)
 
     def _on_scope(self, program: Process, facts: dict[str, Any]) -> None:
-        state, name, parent = self.state, str(facts["id"]), _text(facts.get("parent"))
+        state, name, parent = self.state, str(facts["id"]), text_of(facts.get("parent"))
         state.say(program.key, "scope", self.time, str(facts["name"]), parent, name)
         one = state.scopes[program.group, name]
         if one is None:
@@ -125,7 +124,7 @@ class Fold:
 
     def _on_touched(self, program: Process, facts: dict[str, Any]) -> None:
         place = self.state.places[self.host, str(facts["path"])]
-        size, changed = _whole(facts["size"]), _whole(facts["changed"])
+        size, changed = whole(facts["size"]), whole(facts["changed"])
         if place is not None and place.file is not None:
             entity = self._current(self.state.files[place.file])
             if entity.size in (None, size):
@@ -136,22 +135,22 @@ class Fold:
         self.state.say(program.key, "unseen", self.time, str(facts["what"]), None, None)
 
     def _on_lost(self, program: Process, facts: dict[str, Any]) -> None:
-        program.lost = _amount(facts["records"])
+        program.lost = amount(facts["records"])
         self.state.changed["program"][program.key] = program
 
     # files
 
     def _on_open(self, program: Process, facts: dict[str, Any]) -> None:
-        path, mode, scope = str(facts["path"]), str(facts["mode"]), _text(facts.get("scope"))
+        path, mode, scope = str(facts["path"]), str(facts["mode"]), text_of(facts.get("scope"))
         state = self.state
         if facts.get("failed"):
             there = state.places[self.host, path]
             if there is not None and there.file is not None:
                 self._count(program, "open", state.files[there.file].current, scope, failed=1)
             return
-        handle, seconds = _handle(facts), _seconds(facts.get("seconds", 0))
-        inode = _inode(facts.get("inode"))
-        size, changed = _whole(facts.get("size")), _whole(facts.get("changed"))
+        handle, seconds = handle_of(facts), seconds_of(facts.get("seconds", 0))
+        inode = inode_of(facts.get("inode"))
+        size, changed = whole(facts.get("size")), whole(facts.get("changed"))
         fresh = bool(facts.get("created"))
         place = self._place(path)
         file = self._file(place, inode, size, changed, fresh)
@@ -173,7 +172,7 @@ class Fold:
 
     def _on_opens(self, program: Process, facts: dict[str, Any]) -> None:
         """Opens for reading that were counted alone."""
-        count = _amount(facts["count"])
+        count = amount(facts["count"])
         file = self._file(self._place(str(facts["path"])))
         self._count(program, "open", file.current, None, count=count)
 
@@ -190,7 +189,7 @@ class Fold:
 
     def _on_fsync(self, program: Process, facts: dict[str, Any]) -> None:
         session = self._session(program, facts)
-        seconds = _seconds(facts.get("seconds", 0))
+        seconds = seconds_of(facts.get("seconds", 0))
         self._count(program, "fsync", session.entity, session.scope, seconds=seconds)
 
     def _on_close(self, program: Process, facts: dict[str, Any]) -> None:
@@ -201,18 +200,18 @@ class Fold:
         for kind in ("read", "write"):
             if facts.get(kind + "s"):
                 self._count(
-                    program, kind, session.entity, session.scope, count=_amount(facts[kind + "s"]),
-                    size=_amount(facts.get("bytes_" + kind, 0)), seconds=_seconds(facts.get("seconds_" + kind, 0)),
+                    program, kind, session.entity, session.scope, count=amount(facts[kind + "s"]),
+                    size=amount(facts.get("bytes_" + kind, 0)), seconds=seconds_of(facts.get("seconds_" + kind, 0)),
                 )  # fmt: skip
         entity = state.entities[session.entity]
         if (session.wrote or entity.size is None) and ("size" in facts or "changed" in facts):
-            entity.size = _whole(facts.get("size", entity.size))
-            entity.changed = _whole(facts.get("changed", entity.changed))
+            entity.size = whole(facts.get("size", entity.size))
+            entity.changed = whole(facts.get("changed", entity.changed))
             state.changed["entity"][entity.key] = entity
         self._close(session)
 
     def _on_rename(self, program: Process, facts: dict[str, Any]) -> None:
-        source, target, scope = str(facts["source"]), str(facts["target"]), _text(facts.get("scope"))
+        source, target, scope = str(facts["source"]), str(facts["target"]), text_of(facts.get("scope"))
         names, known = [source], self.state.places[self.host, source]
         if known is None or known.file is None:  # a folder, or a file that was never seen
             names = [x.path for x in self.state.inside(self.host, source)] or names
@@ -241,7 +240,7 @@ class Fold:
             self._unlink(place)
 
     def _on_mkdir(self, program: Process, facts: dict[str, Any]) -> None:
-        place, scope = self._place(str(facts["path"])), _text(facts.get("scope"))
+        place, scope = self._place(str(facts["path"])), text_of(facts.get("scope"))
         made = self._made("directory", DIRECTORY, place, 1)
         made.by = program.key
         self._count(program, "create", made.key, scope)
@@ -252,8 +251,8 @@ class Fold:
         kind, name, call = str(facts["object"]), str(facts["name"]), str(facts["call"])
         if kind not in OBJECTS or call not in CALLS:
             raise ValueError(kind, call)
-        count, size = _amount(facts.get("count", 1)), _amount(facts.get("bytes", 0))
-        seconds = _seconds(facts.get("seconds", 0))
+        count, size = amount(facts.get("count", 1)), amount(facts.get("bytes", 0))
+        seconds = seconds_of(facts.get("seconds", 0))
         if call in ("create", "write") and not session.wrote:
             self._write(program, session, keeps=True, first=False)
         elif call == "read":
@@ -292,7 +291,7 @@ class Fold:
     # what they share
 
     def _session(self, program: Process, facts: dict[str, Any]) -> Session:
-        handle = _handle(facts)
+        handle = handle_of(facts)
         found = self.state.sessions[program.key, handle]
         if found is None:
             raise KeyError(handle)
@@ -520,48 +519,3 @@ class Fold:
         call.failed += failed
         call.last = self.time
         self.state.changed["call"][call.key] = call
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
-
-
-def _whole(value: Any) -> int | None:
-    if value is None:
-        return None
-    if type(value) is not int or not -MOST <= value <= MOST:
-        raise ValueError(value)
-    return value
-
-
-def _amount(value: Any) -> int:
-    made = int(value)
-    if not 0 <= made <= MOST:
-        raise ValueError(value)
-    return made
-
-
-def _seconds(value: Any) -> float:
-    made = float(value)
-    if not math.isfinite(made):
-        raise ValueError(value)
-    return made
-
-
-def _handle(facts: dict[str, Any]) -> int | str:
-    handle = facts["handle"]
-    if type(handle) is not int and type(handle) is not str:
-        raise TypeError(handle)
-    return handle
-
-
-def _inode(value: Any) -> tuple[int, int] | None:
-    """Device and number."""
-    if not value:
-        return None
-    device, number = value[0], value[1]
-    if type(device) is not int or type(number) is not int:
-        raise TypeError(value)
-    if not (0 <= device < 1 << 64 and 0 <= number < 1 << 64):
-        raise ValueError(value)
-    return (device, number)

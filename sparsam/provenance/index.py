@@ -2,16 +2,16 @@
 
 import json
 import os
-import secrets
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from sparsam.errors import InputOutput
-from sparsam.provenance import ingest, tables, undo, walks
+from sparsam.provenance import ingest, tables, walks
 from sparsam.provenance.graph import Call, Entity, History, Program, tell
 from sparsam.provenance.ids import entity_id, program_id
 from sparsam.provenance.log import Damage
@@ -90,7 +90,7 @@ class Index:
     """
 
     def __init__(self, base: sqlite3.Connection, folder: Path) -> None:
-        self._base, self._folder = base, folder
+        self.base, self._folder = base, folder
         self._hosts = {key: tables.unpacked(name) for key, name in base.execute("SELECT key, name FROM host")}
         self._nodes: dict[int, Node] = {}
         self._names: dict[int, str] = {}
@@ -118,13 +118,13 @@ class Index:
         if self._summed:
             with suppress(sqlite3.DatabaseError):
                 self._keep_counts()
-        self._base.close()
+        self.base.close()
 
     # one at a time
 
     def at(self, path: str, host: str | None = None) -> Entity | None:
         """What lies at a path now, or lay there last; None for a path that was never seen."""
-        rows = self._base.execute(
+        rows = self.base.execute(
             "SELECT file.current, since, last, began, place.generation, host FROM place LEFT JOIN file "
             "ON file.key = place.file WHERE path = ?",
             (tables.packed(path),),
@@ -137,7 +137,7 @@ class Index:
 
     def sources(self, entity: str, most: int = -1) -> list[str]:
         """What it was made from directly, in order; not itself, and not more than ``most``."""
-        return self.ids(walks.sources(self._base, self.key(entity), most, self._firsts))
+        return self.ids(walks.sources(self.base, self.key(entity), most, self._firsts))
 
     def lineage(self, entity: str) -> list[str]:
         """Everything it was made from, nearest first; not itself."""
@@ -149,7 +149,7 @@ class Index:
 
     def walk(self, *, up: bool) -> Callable[[str], list[str]]:
         """As :meth:`lineage` or :meth:`impact`, from one entity after the other; what was reached once is not given again."""
-        go = walks.Upward(self._base) if up else walks.Downward(self._base)
+        go = walks.Upward(self.base) if up else walks.Downward(self.base)
         return lambda entity: self.ids(go(self.key(entity)))
 
     def lies_at(self, entity: Entity) -> list[str]:
@@ -173,7 +173,7 @@ class Index:
     @property
     def damages(self) -> tuple[Damage, ...]:
         """Of all logs, by run and name."""
-        found = (ingest.Known.of(row) for row in self._base.execute("SELECT * FROM log"))
+        found = (ingest.Known.of(row) for row in self.base.execute("SELECT * FROM log"))
         by_name = sorted(found, key=lambda x: (x.run, x.name))
         damages = (x.damage(self._folder / "runs" / x.run / x.name) for x in by_name)
         return tuple(x for x in damages if x is not None)
@@ -182,12 +182,12 @@ class Index:
 
     def run_names(self) -> list[str]:
         """All runs, oldest first."""
-        rows = self._base.execute("SELECT run FROM program WHERE rank IS NOT NULL ORDER BY began, rank")
+        rows = self.base.execute("SELECT run FROM program WHERE rank IS NOT NULL ORDER BY began, rank")
         return list(dict.fromkeys(tables.unpacked(run) for (run,) in rows))
 
     def programs_in(self, run: str) -> Iterator[Program]:
         """The programs of a run, in the order in which they began to tell."""
-        rows = self._base.execute(
+        rows = self.base.execute(
             "SELECT key FROM program WHERE run = ? AND rank IS NOT NULL ORDER BY rank", (tables.packed(run),)
         )
         yield from (self.program(key) for (key,) in rows.fetchall())
@@ -195,7 +195,7 @@ class Index:
     def counts(self, run: str) -> tuple[int, int]:
         """How many files a run read that it had not written, and how many it wrote; kept for the next time."""
         name = tables.packed(run)
-        known = self._base.execute("SELECT read, written FROM summary WHERE run = ?", (name,)).fetchone()
+        known = self.base.execute("SELECT read, written FROM summary WHERE run = ?", (name,)).fetchone()
         if known is not None:
             return int(known[0]), int(known[1])
         own = "(SELECT key FROM program WHERE run = ?1 AND rank IS NOT NULL)"
@@ -203,26 +203,26 @@ class Index:
         read = (
             f"SELECT DISTINCT entity FROM call WHERE program IN {own} AND kind = {tables.CALLS.index('read')}"
         )
-        (both,) = self._base.execute(f"SELECT count(*) FROM ({read} EXCEPT {written})", (name,)).fetchone()
-        (wrote,) = self._base.execute(f"SELECT count(*) FROM ({written})", (name,)).fetchone()
+        (both,) = self.base.execute(f"SELECT count(*) FROM ({read} EXCEPT {written})", (name,)).fetchone()
+        (wrote,) = self.base.execute(f"SELECT count(*) FROM ({written})", (name,)).fetchone()
         self._summed[run] = (both, wrote)
         return both, wrote
 
     def _keep_counts(self) -> None:
         """For the next time, unless somebody has ingested meanwhile."""
-        seen = self._base.execute("PRAGMA data_version").fetchone()
-        self._base.execute("COMMIT")
-        self._base.execute("PRAGMA busy_timeout = 100")
-        self._base.execute("BEGIN IMMEDIATE")
-        if self._base.execute("PRAGMA data_version").fetchone() == seen:
+        seen = self.base.execute("PRAGMA data_version").fetchone()
+        self.base.execute("COMMIT")
+        self.base.execute("PRAGMA busy_timeout = 100")
+        self.base.execute("BEGIN IMMEDIATE")
+        if self.base.execute("PRAGMA data_version").fetchone() == seen:
             rows = ((tables.packed(run), *counts) for run, counts in self._summed.items())
-            self._base.executemany("INSERT OR REPLACE INTO summary VALUES (?, ?, ?)", rows)
-        self._base.execute("COMMIT")
+            self.base.executemany("INSERT OR REPLACE INTO summary VALUES (?, ?, ?)", rows)
+        self.base.execute("COMMIT")
 
     def inputs(self, run: str) -> list[Entity]:
         """Files that a run read and that it had not written."""
         own = "(SELECT key FROM program WHERE run = ?1 AND rank IS NOT NULL)"
-        rows = self._base.execute(
+        rows = self.base.execute(
             f"SELECT DISTINCT entity.key FROM call JOIN entity ON entity.key = call.entity WHERE call.program IN {own} "
             f"AND call.kind = {tables.CALLS.index('read')} AND entity.kind = {tables.KINDS.index('file')} "
             f"AND (by IS NULL OR by NOT IN {own}) ORDER BY entity.key",
@@ -232,7 +232,7 @@ class Index:
 
     def calls_of(self, run: str) -> Iterator[tuple[Call, Entity]]:
         """Every call of a run, in the order in which they came to be, and on what it was."""
-        rows = self._base.execute(
+        rows = self.base.execute(
             "SELECT * FROM call WHERE program IN (SELECT key FROM program WHERE run = ? AND rank IS NOT NULL) ORDER BY key",
             (tables.packed(run),),
         )
@@ -270,10 +270,10 @@ class Index:
 
     def hold(self, keys: Iterable[int]) -> None:
         """Have entities at hand, with the names of their places."""
-        for rows in self._chunks(_ENTITIES, keys):
+        for rows in self.chunks(_ENTITIES, keys):
             nodes = [tables.node(row) for row in rows]
             places = {x for one in nodes for x in (one.place, *one.names)} - self._places.keys()
-            for found in self._chunks("SELECT key, path FROM place WHERE key IN", places):
+            for found in self.chunks("SELECT key, path FROM place WHERE key IN", places):
                 self._places |= {key: tables.unpacked(path) for key, path in found}
             for one, row in zip(nodes, rows, strict=True):
                 name = entity_id(
@@ -282,6 +282,10 @@ class Index:
                 self._nodes[one.key], self._names[one.key], self._keys[name] = one, name, one.key
                 if row[-1] is not None:
                     self._there[one.key] = set(tables.keys_of(row[-1]))
+
+    def at_hand(self) -> AbstractSet[int]:
+        """Entities, by their numbers."""
+        return self._nodes.keys()
 
     def let_go(self, keys: Iterable[int]) -> None:
         """Of entities that were at hand."""
@@ -293,16 +297,17 @@ class Index:
             kept = {x for one in self._nodes.values() for x in (one.place, *one.names)}
             self._places = {key: name for key, name in self._places.items() if key in kept}
 
-    def _chunks(self, query: str, keys: Iterable[int]) -> Iterator[list[tuple[Any, ...]]]:
+    def chunks(self, query: str, keys: Iterable[int]) -> Iterator[list[tuple[Any, ...]]]:
+        """Rows of a query that ends in ``IN``, for so many numbers at once."""
         wanted = sorted(keys)
         for at in range(0, len(wanted), CHUNK):
             part = wanted[at : at + CHUNK]
-            yield self._base.execute(f"{query} ({', '.join('?' * len(part))})", part).fetchall()
+            yield self.base.execute(f"{query} ({', '.join('?' * len(part))})", part).fetchall()
 
     def all_keys(self, table: str, last: int = 0) -> Iterator[list[int]]:
         """Of a table, in order, a chunk at a time."""
         while True:
-            rows = self._base.execute(
+            rows = self.base.execute(
                 f"SELECT key FROM {table} WHERE key > ? ORDER BY key LIMIT ?", (last, CHUNK)
             ).fetchall()
             if not rows:
@@ -313,7 +318,7 @@ class Index:
     def writer(self, program: int) -> Writer:
         """Of a program, by its number."""
         if program not in self._writers:
-            (name,) = self._base.execute("SELECT name FROM program WHERE key = ?", (program,)).fetchone()
+            (name,) = self.base.execute("SELECT name FROM program WHERE key = ?", (program,)).fetchone()
             self._writers[program] = tables.writer_from(name)
         return self._writers[program]
 
@@ -321,14 +326,14 @@ class Index:
         self, key: int, kinds: tuple[str, ...] = ("type", "config", "metric", "scope", "unseen")
     ) -> Program:
         """By its number, with what it told of itself."""
-        row = self._base.execute("SELECT * FROM program WHERE key = ?", (key,)).fetchone()
+        row = self.base.execute("SELECT * FROM program WHERE key = ?", (key,)).fetchone()
         one = tables.process(row)
         parent = None if one.parent is None else program_id(self.writer(one.parent))
         made = Program(
             program_id(one.writer), one.writer, one.run, one.facts, one.began, one.ended, one.status, parent, one.forked,
             lost=one.lost,
         )  # fmt: skip
-        said = self._base.execute(
+        said = self.base.execute(
             f"SELECT kind, time, name, value, scope FROM said WHERE program = ? AND kind IN ({', '.join('?' * len(kinds))}) "
             "ORDER BY key",
             (key, *kinds),
@@ -347,7 +352,7 @@ class Index:
     def program_keys(self) -> dict[str, int]:
         """The numbers of all programs that told anything, in the order in which they began to."""
         if self._program_keys is None:
-            rows = self._base.execute("SELECT key, name FROM program WHERE rank IS NOT NULL ORDER BY rank")
+            rows = self.base.execute("SELECT key, name FROM program WHERE rank IS NOT NULL ORDER BY rank")
             self._program_keys = {program_id(tables.writer_from(name)): key for key, name in rows}
         return self._program_keys
 
@@ -373,7 +378,7 @@ class Index:
 
     def used(self) -> Iterator[tuple[str, str]]:
         """Every program with every entity that it read, once."""
-        rows = self._base.execute(
+        rows = self.base.execute(
             "SELECT DISTINCT program, entity FROM call WHERE kind = ? ORDER BY program, entity",
             (tables.CALLS.index("read"),),
         )
@@ -388,88 +393,8 @@ class Index:
         """Every call, in the order in which they came to be."""
         for keys in self.all_keys("call"):
             yield from self.told(
-                self._base.execute("SELECT * FROM call WHERE key BETWEEN ? AND ?", (keys[0], keys[-1]))
+                self.base.execute("SELECT * FROM call WHERE key BETWEEN ? AND ?", (keys[0], keys[-1]))
             )
-
-    # for the graph in RDF, which follows
-
-    def graph(self) -> tuple[str, int | None, str, str | None]:
-        """The index's own name; up to which batch the graph in RDF was made, the numbers of then, and the graph's mark."""
-        found: tuple[str, int | None, str, str | None] = self._base.execute(
-            "SELECT name, batch, counters, sync FROM graph"
-        ).fetchone()
-        return found
-
-    def last_batch(self) -> int:
-        """Before what nobody closed was closed."""
-        return int(self._base.execute("SELECT max(key) FROM batch WHERE NOT final").fetchone()[0])
-
-    def stale(self) -> list[tuple[str, int, str]]:
-        """What was undone since the graph was made: kind, number, and name in the graph."""
-        return self._base.execute("SELECT kind, key, name FROM stale").fetchall()
-
-    def changed_since(self, kind: str, batch: int, counters: Mapping[str, int]) -> set[int]:
-        """Rows that changed after a batch; new ones aside."""
-        rows = self._base.execute(
-            f"SELECT DISTINCT key FROM undo_{kind} WHERE batch > ?", (batch,)
-        ).fetchall()
-        if kind == "program":
-            rows += self._base.execute(
-                "SELECT DISTINCT program FROM said WHERE key > ?", (counters.get("said", 0),)
-            ).fetchall()
-        return {key for (key,) in rows}
-
-    def names_of(self, kind: str, keys: list[int]) -> Iterator[str]:
-        """In the graph."""
-        for rows in self._chunks(f"{undo.NAMED[kind]} IN", keys):
-            yield from (undo.node_name(kind, row) for row in rows)
-
-    def parts(self, kind: str, keys: list[int], last: int) -> Iterator[list[int]]:
-        """These numbers, and all after ``last``, a chunk at a time."""
-        for at in range(0, len(keys), CHUNK):
-            yield keys[at : at + CHUNK]
-        yield from self.all_keys(kind, last)
-
-    def programs_at_hand(self, keys: list[int]) -> Iterator[Program]:
-        """Of those that told anything."""
-        for (key,) in self._all("SELECT key FROM program WHERE rank IS NOT NULL AND key IN", keys):
-            yield self.program(key)
-
-    def entities_at_hand(self, keys: list[int]) -> Iterator[Entity]:
-        """Of those that are still there."""
-        there = [key for (key,) in self._all("SELECT key FROM entity WHERE key IN", keys)]
-        fresh = set(there) - self._nodes.keys()
-        for key in there:
-            yield self.entity(key)
-        self.let_go(fresh)
-
-    def calls_at_hand(self, keys: list[int]) -> Iterator[tuple[int, Call, Entity, dict[str, str]]]:
-        """With their numbers, what they were on, and the names of their scopes."""
-        rows = self._all("SELECT * FROM call WHERE key IN", keys)
-        for row, call in zip(rows, self.told(rows), strict=True):
-            scope = {}
-            if call.scope is not None:
-                found = self._base.execute(
-                    "SELECT name FROM said WHERE program = ? AND kind = 'scope' AND scope = ? ORDER BY key DESC LIMIT 1",
-                    (row[1], row[4]),
-                ).fetchone()
-                scope = {} if found is None else {call.scope: tables.unpacked(found[0])}
-            yield row[0], call, self.entities[call.entity], scope
-
-    def _all(self, query: str, keys: list[int]) -> list[tuple[Any, ...]]:
-        return sorted(row for rows in self._chunks(query, keys) for row in rows)
-
-    def followed(self) -> str:
-        """The graph says what the index says; its mark."""
-        last, sync = self.last_batch(), secrets.token_hex(8)
-        (counters,) = self._base.execute("SELECT counters FROM batch WHERE key = ?", (last,)).fetchone()
-        self._base.execute("COMMIT")
-        self._base.execute("BEGIN IMMEDIATE")
-        self._base.execute("UPDATE graph SET batch = ?, counters = ?, sync = ?", (last, counters, sync))
-        self._base.execute("DELETE FROM stale")
-        self._base.execute("COMMIT")
-        self._base.execute("BEGIN")
-        return sync
 
 
 class _Entities(Mapping[str, Entity]):
@@ -483,12 +408,12 @@ class _Entities(Mapping[str, Entity]):
 
     def __iter__(self) -> Iterator[str]:
         for keys in self._index.all_keys("entity"):
-            fresh = set(keys) - self._index._nodes.keys()
+            fresh = set(keys) - self._index.at_hand()
             yield from self._index.ids(keys)
             self._index.let_go(fresh)
 
     def __len__(self) -> int:
-        return int(self._index._base.execute("SELECT count(*) FROM entity").fetchone()[0])
+        return int(self._index.base.execute("SELECT count(*) FROM entity").fetchone()[0])
 
 
 class _Programs(Mapping[str, Program]):

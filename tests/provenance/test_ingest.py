@@ -246,7 +246,7 @@ def test_old_batches_are_joined(tmp_path: Path) -> None:
     for writer, content in logs_of(told.records).items():
         put(tmp_path, writer, content)
     found = index_of(tmp_path, records=3)
-    (batches,) = found._base.execute("SELECT count(*) FROM batch").fetchone()
+    (batches,) = found.base.execute("SELECT count(*) FROM batch").fetchone()
     assert 20 < batches < 90
     found.close()
     early = Told()
