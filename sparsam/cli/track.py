@@ -93,21 +93,20 @@ def _track(
     chosen = Selection(frozenset(off or ()), tuple(include or ()), left_out, every=every)
     made = track(command, folder=folder, run=run, selection=chosen, hashes=hashes)
     found = made.found
-    written = [x for x in found.entities.values() if x.by is not None and x.kind == "file"]
-    read = {x.entity for x in found.calls.values() if x.kind == "read"} - {x.id for x in written}
+    read, written = found.counts(made.run)
     import sys
 
     if as_json:
         facts = {
             "run": made.run, "folder": str(made.folder), "status": made.status, "programs": max(0, len(found.programs) - 1),
-            "read": len(read), "written": len(written), "hashed": made.hashed, "lost": made.merged.lost,
+            "read": read, "written": written, "hashed": made.hashed, "lost": made.merged.lost,
             "unseen": [what for x in found.programs.values() for what in x.unseen],
             "damaged": [x.file for x in made.merged.damages],
         }  # fmt: skip
         print(json.dumps(facts), file=sys.stderr)
         return made.status
     lines = [
-        f"run {made.run}: {max(0, len(found.programs) - 1)} programs, {len(read)} files read, {len(written)} written, "
+        f"run {made.run}: {max(0, len(found.programs) - 1)} programs, {read} files read, {written} written, "
         f"{made.hashed} hashed; sparsam lineage FILE tells where one came from"
     ]
     lines += [

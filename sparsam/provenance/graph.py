@@ -207,6 +207,11 @@ class History:
         there = self._lying.get(entity.id, ())
         return [x for x in entity.names if x in there]
 
+    def lying(self) -> Iterator[tuple[str, str, Entity]]:
+        """Host, path, and what lies there, by host and path."""
+        for (host, path), name in sorted(self.current.items()):
+            yield host, path, self.entities[name]
+
     def program_of(self, entity: Entity) -> Program | None:
         """The program that wrote it."""
         return self.programs.get(entity.by or "")

@@ -90,7 +90,7 @@ class Index:
     """
 
     def __init__(self, base: sqlite3.Connection, folder: Path) -> None:
-        self.base, self._folder = base, folder
+        self.base, self.folder = base, folder
         self._hosts = {key: tables.unpacked(name) for key, name in base.execute("SELECT key, name FROM host")}
         self._nodes: dict[int, Node] = {}
         self._names: dict[int, str] = {}
@@ -159,6 +159,19 @@ class Index:
         there = self._there.get(key, ())
         return [self._places[x] for x in self._nodes[key].names if x in there]
 
+    def lying(self) -> Iterator[tuple[str, str, Entity]]:
+        """Host, path, and what lies there, by host and path."""
+        for host, key in sorted((name, key) for key, name in self._hosts.items()):
+            rows = self.base.execute(
+                "SELECT path, file.current FROM place JOIN file ON file.key = place.file WHERE host = ? ORDER BY path",
+                (key,),
+            )
+            while part := rows.fetchmany(CHUNK):
+                fresh = {entity for _, entity in part} - self.at_hand()
+                for path, entity in part:
+                    yield host, tables.unpacked(path), self.entity(entity)
+                self.let_go(fresh)
+
     def program_of(self, entity: Entity) -> Program | None:
         """The program that wrote it, with its settings, without its results and scopes."""
         key = self.key(entity.id)
@@ -175,7 +188,7 @@ class Index:
         """Of all logs, by run and name."""
         found = (ingest.Known.of(row) for row in self.base.execute("SELECT * FROM log"))
         by_name = sorted(found, key=lambda x: (x.run, x.name))
-        damages = (x.damage(self._folder / "runs" / x.run / x.name) for x in by_name)
+        damages = (x.damage(self.folder / "runs" / x.run / x.name) for x in by_name)
         return tuple(x for x in damages if x is not None)
 
     # many at a time

@@ -57,6 +57,9 @@ def assert_same(ours: Index, wanted: History, draw: random.Random, sample: int =
             del facts["derived"], facts["reads"]
         assert told == theirs
         assert ours.lies_at(one) == wanted.lies_at(one)
+    assert [(host, path, x.id) for host, path, x in ours.lying()] == [
+        (host, path, x.id) for host, path, x in wanted.lying()
+    ]
     assert list(ours.all_calls()) == list(wanted.all_calls())
     names = sorted({path for one in wanted.entities.values() for path in one.names})
     for path in [*names, "/never"]:

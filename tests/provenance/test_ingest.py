@@ -17,7 +17,7 @@ from test_history import Told
 from test_index import assert_same, index_of, logs_of, put
 
 from sparsam.cli import main
-from sparsam.provenance import ingest, questions
+from sparsam.provenance import ingest, questions, tracked
 from sparsam.provenance.index import Index, indexed
 from sparsam.provenance.ingest import Ingest
 from sparsam.provenance.runs import recorded
@@ -312,3 +312,21 @@ def test_what_was_made_from_many_files_is_summed_up(tmp_path: Path, capsys: Any)
     steps = json.loads(capsys.readouterr().out)["steps"]
     assert len(steps) == 1501 and len(steps[0]["from"]) == questions.MOST_SOURCES and steps[0]["from_more"]
     assert "from_more" not in steps[1]
+
+
+def test_a_long_run_is_hashed_in_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through an index of its own that goes when the program ends; hashed and counted as from memory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(x for x in sys.path if x))
+    (tmp_path / "in").write_text("x")
+    code = "for at in range(5): open(f'out{at}', 'w').write(open('in').read())"
+    for run, most in (("short", 1 << 25), ("long", 0)):
+        monkeypatch.setattr(tracked, "IN_MEMORY", most)
+        made = tracked.track([sys.executable, "-c", code], run=run)
+        assert isinstance(made.found, Index) == (run == "long")
+        assert made.hashed == 6 and made.found.counts(run) == (1, 5) and made.merged.lost == 0
+        out = made.found.at(str(tmp_path / "out3"))
+        assert out is not None and out.sha256 == questions.sha256_of("out3")
+    monkeypatch.setattr(tracked, "opened", lambda base: (_ for _ in ()).throw(OSError(28, "no space")))
+    made = tracked.track([sys.executable, "-c", code], run="no-room")
+    assert not isinstance(made.found, Index) and made.hashed == 6
