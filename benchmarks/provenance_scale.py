@@ -2,6 +2,7 @@
 
     python benchmarks/provenance_scale.py                     # ten million events; half an hour, 6 GB of disk
     python benchmarks/provenance_scale.py --events 200000     # a minute; stores nothing
+    python benchmarks/provenance_scale.py --graph             # the store for SPARQL, of 20,000 events
 
 The history is that of a team: data sets are prepared shard by shard (written aside and renamed), trainings read shards in
 several epochs with forked workers, write checkpoints aside and rename them, overwrite the last one and append to a log;
@@ -237,6 +238,24 @@ def profile(base: Path, run: str) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - started, "answers": len(rows)}
 
 
+def graph(base: Path, *_: str) -> dict[str, Any]:
+    """The store for SPARQL brought up to date."""
+    from sparsam.provenance import store
+
+    started = time.perf_counter()
+    store.built(base / ".sparsam")
+    return {"seconds": time.perf_counter() - started}
+
+
+def sparql(base: Path, run: str) -> dict[str, Any]:
+    """A question in SPARQL, to the store as it is."""
+    from sparsam.provenance import store
+
+    started = time.perf_counter()
+    answer = store.query(store.sparql_of("io-profile", run=run), base / ".sparsam")
+    return {"seconds": time.perf_counter() - started, "answers": len(answer.rows)}
+
+
 def rebuilt(base: Path, path: str) -> dict[str, Any]:
     """As before there was an index: all logs into memory."""
     import sparsam.provenance as provenance
@@ -259,7 +278,7 @@ def command(base: Path, *words: str) -> dict[str, Any]:
 
 
 WORKS: dict[str, Callable[..., dict[str, Any]]] = {
-    x.__name__: x for x in (ingest, lineage, impact, runs, profile, rebuilt, command)
+    x.__name__: x for x in (ingest, lineage, impact, runs, profile, graph, sparql, rebuilt, command)
 }
 
 
@@ -290,12 +309,44 @@ def size_of(folder: Path) -> int:
     return sum(x.stat().st_size for x in folder.rglob("*") if x.is_file())
 
 
+def graphs() -> None:
+    """The store for SPARQL, made and followed."""
+    with tempfile.TemporaryDirectory() as place:
+        base = Path(place)
+        team, rows = Team(base), []
+        for count in team.history(20_000, 100):
+            last = count
+        rows.append({"events": last} | measured("index", "ingest", base))
+        rows.append({"events": last} | measured("store made", "graph", base))
+        size = size_of(base / ".sparsam" / "graph")
+        rows[-1]["bytes an event"] = round(size / last)
+        rows.append({"events": last} | measured("a question", "sparql", base, team.last[0], times=3))
+        more = team.trained(0, 100)
+        rows.append({"events": more} | measured("one more run ingested", "ingest", base))
+        rows.append({"events": more} | measured("and followed", "graph", base))
+        rows.append({"events": last + more} | measured("a question", "sparql", base, team.last[0], times=3))
+    from tables import store
+
+    notes = [
+        "as provenance-scale, with data sets of 100 shards; a question is the profile of a run, in a process of its own",
+        "the store writes every derivation out: a checkpoint from n files is n statements",
+    ]
+    store(
+        "provenance-scale-graph",
+        "The store for SPARQL follows",
+        "python benchmarks/provenance_scale.py --graph",
+        rows,
+        notes,
+    )
+
+
 def main() -> None:
     """All of it, in a folder that is thrown away."""
     options = argparse.ArgumentParser()
     options.add_argument("--events", type=int, default=10_000_000)
     options.add_argument("--length", type=int, default=100_000)
     options.add_argument("--shards", type=int, default=SHARDS)
+    options.add_argument("--graph", action="store_true")
     options.add_argument("--work", nargs="+")
     asked = options.parse_args()
     if asked.work:
@@ -308,6 +359,9 @@ def main() -> None:
         if work != "command":  # the libraries' import is no part of it
             spent -= before.ru_utime + before.ru_stime
         print(json.dumps(found | {"processor": spent, "peak": used.ru_maxrss}))
+        return
+    if asked.graph:
+        graphs()
         return
     rows = []
     with tempfile.TemporaryDirectory() as place:
