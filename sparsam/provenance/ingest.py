@@ -262,8 +262,10 @@ class Ingest:
     def _take(self, there: dict[tuple[str, str], tuple[int, int]]) -> None:
         known, last = self.known(), self._last()
         top = json.loads(last[4]).get("log", 0)
+        new = []
         for at, name in enumerate((x for x in there if x not in known), top + 1):
             known[name] = Known(at, *name)
+            new.append(at)
         logs = {x.key: x for x in known.values()}
         unread = [x for x in known.values() if x.size < 0 or max(x.offset, 0) < there[x.run, x.name][0]]
         piece = min(LARGEST, max(SMALLEST, PIECES // max(1, len(unread))))
@@ -280,7 +282,8 @@ class Ingest:
         left, ended = sum(x.size - x.offset for x in streams.values()), False
         while not ended:
             self._begin(disk)
-            count, progress = 0, dict[int, Taken]()
+            self._write_logs(disk, [logs[x] for x in new])  # all at once: their numbers go with the batch
+            count, progress, new = 0, dict[int, Taken](), []
             # smaller and smaller ones at the end: records that come a little late take back a little
             most = min(self.records, max(FEWEST, left // 2 // TYPICAL))
             for one, key, told in in_order:

@@ -82,9 +82,9 @@ def assert_same(ours: Index, wanted: History, draw: random.Random, sample: int =
 def test_the_index_answers_as_the_history_in_any_steps(tmp_path: Path, seed: int) -> None:
     """Logs appear and grow in any order, cut anywhere, late records among them; batches of any size."""
     draw = random.Random(seed)
-    logs = logs_of(random_records(seed, count=draw.choice([60, 120, 240]), programs=draw.randint(1, 6)))
+    logs = logs_of(random_records(seed, count=draw.choice([60, 120, 240]), programs=draw.randint(1, 8)))
     reached = dict.fromkeys(logs, 0)
-    steps = draw.randint(1, 5)
+    steps = draw.randint(1, 6)
     for step in range(steps):
         for writer, content in logs.items():
             if step == steps - 1:
@@ -94,7 +94,7 @@ def test_the_index_answers_as_the_history_in_any_steps(tmp_path: Path, seed: int
             if reached[writer]:
                 put(tmp_path, writer, content[: reached[writer]])
         if any(reached.values()):
-            assert_same(index_of(tmp_path, records=draw.choice([7, 50, 1000])), recorded(tmp_path), draw)
+            assert_same(index_of(tmp_path, records=draw.choice([1, 7, 50, 1000])), recorded(tmp_path), draw)
 
 
 @pytest.mark.parametrize("seed", range(0, 100, 10))

@@ -80,6 +80,18 @@ def test_only_new_records_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     same(tmp_path)
 
 
+def test_logs_that_begin_in_another_order_than_they_are_named(tmp_path: Path) -> None:
+    """Going back to between their beginnings takes the later one from its first record again."""
+    for pid, clock, run in ((9, 100, "a"), (1, 10, "b"), (5, 50, "c")):
+        told = Told(clock=clock)
+        for at in range(3):
+            told.read(pid, f"/in{pid}-{at}")
+        put(tmp_path, Writer("here", pid, 1), logs_of(told.records)[Writer("here", pid, 1)], run=run)
+        if pid != 9:
+            index_of(tmp_path, records=1).close()
+    same(tmp_path)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_a_crash_leaves_an_index_to_go_on_with(tmp_path: Path, seed: int) -> None:
     """Killed anywhere, several times over; afterwards all is there once."""
