@@ -225,7 +225,8 @@ def runs(base: Path, *_: str) -> dict[str, Any]:
     from sparsam.provenance import questions
 
     started = time.perf_counter()
-    rows = questions.runs(_index(base))
+    with _index(base) as found:
+        rows = questions.runs(found)
     return {"seconds": time.perf_counter() - started, "answers": len(rows)}
 
 

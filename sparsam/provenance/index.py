@@ -22,6 +22,11 @@ from sparsam.provenance.writer import Writer
 
 CHUNK = 500
 """Rows that are asked for at once."""
+_FILE, _READ = tables.KINDS.index("file"), tables.CALLS.index("read")
+_OWN, _RUN = (
+    "program",
+    "program.run = ?1 AND program.rank IS NOT NULL",
+)  # in this order; a key without affinity (+) finds the index
 _ENTITIES = (
     "SELECT entity.*, CASE WHEN file.current = entity.key THEN file.paths END FROM entity "
     "LEFT JOIN file ON file.key = entity.file WHERE entity.key IN"
@@ -211,11 +216,9 @@ class Index:
         known = self.base.execute("SELECT read, written FROM summary WHERE run = ?", (name,)).fetchone()
         if known is not None:
             return int(known[0]), int(known[1])
-        own = "(SELECT key FROM program WHERE run = ?1 AND rank IS NOT NULL)"
-        written = f"SELECT key FROM entity WHERE by IN {own} AND kind = {tables.KINDS.index('file')}"
-        read = (
-            f"SELECT DISTINCT entity FROM call WHERE program IN {own} AND kind = {tables.CALLS.index('read')}"
-        )
+        wrote_file = f"CROSS JOIN entity ON entity.by = +program.key AND entity.kind = {_FILE}"
+        written = f"SELECT entity.key FROM {_OWN} {wrote_file} WHERE {_RUN}"
+        read = f"SELECT entity FROM {_OWN} CROSS JOIN call ON call.program = +program.key AND call.kind = {_READ} WHERE {_RUN}"
         (both,) = self.base.execute(f"SELECT count(*) FROM ({read} EXCEPT {written})", (name,)).fetchone()
         (wrote,) = self.base.execute(f"SELECT count(*) FROM ({written})", (name,)).fetchone()
         self._summed[run] = (both, wrote)
@@ -234,11 +237,10 @@ class Index:
 
     def inputs(self, run: str) -> list[Entity]:
         """Files that a run read and that it had not written."""
-        own = "(SELECT key FROM program WHERE run = ?1 AND rank IS NOT NULL)"
         rows = self.base.execute(
-            f"SELECT DISTINCT entity.key FROM call JOIN entity ON entity.key = call.entity WHERE call.program IN {own} "
-            f"AND call.kind = {tables.CALLS.index('read')} AND entity.kind = {tables.KINDS.index('file')} "
-            f"AND (by IS NULL OR by NOT IN {own}) ORDER BY entity.key",
+            f"SELECT DISTINCT entity.key FROM {_OWN} CROSS JOIN call ON call.program = +program.key AND call.kind = {_READ} "
+            f"CROSS JOIN entity ON entity.key = call.entity AND entity.kind = {_FILE} WHERE {_RUN} "
+            f"AND (by IS NULL OR by NOT IN (SELECT key FROM program WHERE {_RUN})) ORDER BY entity.key",
             (tables.packed(run),),
         )
         return [self.entities[x] for x in self.ids([key for (key,) in rows])]
@@ -246,7 +248,7 @@ class Index:
     def calls_of(self, run: str) -> Iterator[tuple[Call, Entity]]:
         """Every call of a run, in the order in which they came to be, and on what it was."""
         rows = self.base.execute(
-            "SELECT * FROM call WHERE program IN (SELECT key FROM program WHERE run = ? AND rank IS NOT NULL) ORDER BY key",
+            f"SELECT call.* FROM {_OWN} CROSS JOIN call ON call.program = +program.key WHERE {_RUN} ORDER BY call.key",
             (tables.packed(run),),
         )
         for one in self.told(rows):
