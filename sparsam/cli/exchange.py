@@ -1,6 +1,7 @@
 """``sparsam provenance``: what was recorded goes out to other systems and theirs comes in; documents of PROV are checked."""
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -103,7 +104,8 @@ def _export(
         raise Usage(f"sparsam provenance export wants --to: {', '.join(FORMATS)}.", code="usage")
     if as_json and out is None:
         raise Usage("--json says what was written into a file: give --out FILE.", code="usage")
-    made = write(_recorded(folder) if imported is None else _alone(imported, folder), to)
+    with _recorded(folder) if imported is None else nullcontext(_alone(imported, folder)) as found:
+        made = write(found, to)
     if out is None:
         sys.stdout.buffer.write(made + b"\n")
     else:
@@ -186,7 +188,8 @@ def _load(server: str | None, graph: str | None, replace: bool, folder: Path | N
 
     if server is None:
         raise Usage("sparsam provenance load wants --server URL.", code="usage")
-    sent = load(_recorded(folder), server, graph=graph, replace=replace)
+    with _recorded(folder) as found:
+        sent = load(found, server, graph=graph, replace=replace)
     if as_json:
         return answer({"statements": sent})
     print(f"{sent:,} statements sent")

@@ -1,7 +1,8 @@
 """The commands of provenance: ``track`` runs a program and records its files; the others ask what was recorded."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,11 +12,12 @@ import typer
 from sparsam.cli.answers import answer
 from sparsam.cli.options import Debug, Json, examples
 from sparsam.cli.show import new_console, new_table, plain
+from sparsam.cli.steps import told_steps
 from sparsam.cli.working import working
 
 if TYPE_CHECKING:
-    from sparsam.provenance.graph import History
-    from sparsam.provenance.questions import RunFacts, Step
+    from sparsam.provenance.index import Recorded
+    from sparsam.provenance.questions import RunFacts
 
 app = typer.Typer()
 
@@ -91,21 +93,20 @@ def _track(
     chosen = Selection(frozenset(off or ()), tuple(include or ()), left_out, every=every)
     made = track(command, folder=folder, run=run, selection=chosen, hashes=hashes)
     found = made.found
-    written = [x for x in found.entities.values() if x.by is not None and x.kind == "file"]
-    read = {x.entity for x in found.calls.values() if x.kind == "read"} - {x.id for x in written}
+    read, written = found.counts(made.run)
     import sys
 
     if as_json:
         facts = {
             "run": made.run, "folder": str(made.folder), "status": made.status, "programs": max(0, len(found.programs) - 1),
-            "read": len(read), "written": len(written), "hashed": made.hashed, "lost": made.merged.lost,
+            "read": read, "written": written, "hashed": made.hashed, "lost": made.merged.lost,
             "unseen": [what for x in found.programs.values() for what in x.unseen],
             "damaged": [x.file for x in made.merged.damages],
         }  # fmt: skip
         print(json.dumps(facts), file=sys.stderr)
         return made.status
     lines = [
-        f"run {made.run}: {max(0, len(found.programs) - 1)} programs, {len(read)} files read, {len(written)} written, "
+        f"run {made.run}: {max(0, len(found.programs) - 1)} programs, {read} files read, {written} written, "
         f"{made.hashed} hashed; sparsam lineage FILE tells where one came from"
     ]
     lines += [
@@ -132,10 +133,11 @@ def _lineage(
     debug: Debug = False,
 ) -> int:
     with working(as_json, debug):
-        from sparsam.provenance.questions import lineage
+        from sparsam.provenance.questions import MOST_SOURCES, lineage
 
-        steps = lineage(_recorded(folder), file)
-    return _told("made from", steps, as_json)
+        with _recorded(folder) as found:
+            steps = lineage(found, file, most=MOST_SOURCES if as_json else 0)
+    return told_steps("made from", steps, as_json)
 
 
 @app.command(
@@ -151,10 +153,11 @@ def _impact(
     debug: Debug = False,
 ) -> int:
     with working(as_json, debug):
-        from sparsam.provenance.questions import impact
+        from sparsam.provenance.questions import MOST_SOURCES, impact
 
-        steps = impact(_recorded(folder), file)
-    return _told("what was made from it", steps, as_json)
+        with _recorded(folder) as found:
+            steps = impact(found, file, most=MOST_SOURCES if as_json else 0)
+    return told_steps("what was made from it", steps, as_json)
 
 
 @app.command(
@@ -176,7 +179,8 @@ def _verify(
 
         if missing := [x for x in paths if not Path(x).exists()]:
             raise InputOutput(f"{missing[0]} is not there.", code="path-missing")
-        findings = verify(_recorded(folder), paths)
+        with _recorded(folder, check=True) as found:
+            findings = verify(found, paths)
     problem = (
         Refused(f"{len(findings)} things are not as they were recorded.", code="not-as-recorded")
         if findings
@@ -213,7 +217,8 @@ def _reproduce(
         from sparsam.errors import Refused
         from sparsam.provenance.questions import reproduce
 
-        made = reproduce(_recorded(folder), file)
+        with _recorded(folder) as found:
+            made = reproduce(found, file)
     problem = None
     if made.missing:
         problem = Refused(
@@ -253,7 +258,8 @@ def _runs(folder: Folder = None, as_json: Json = False, debug: Debug = False) ->
     with working(as_json, debug):
         from sparsam.provenance.questions import runs
 
-        rows = runs(_recorded(folder))
+        with _recorded(folder) as found:
+            rows = runs(found)
     return _listed("runs", rows, as_json)
 
 
@@ -281,7 +287,8 @@ def _best(
         if wrong := [x for x in where or () if "=" not in x]:
             raise Usage(f"--where wants SETTING=VALUE; got {wrong[0]!r}.", code="usage")
         asked = dict(x.split("=", 1) for x in where or ())
-        rows = best(_recorded(folder), metric, lowest=lowest, where=asked)
+        with _recorded(folder) as found:
+            rows = best(found, metric, lowest=lowest, where=asked)
     return _listed(f"runs by {metric}", rows, as_json, settings=True)
 
 
@@ -301,7 +308,8 @@ def _diff(
     with working(as_json, debug):
         from sparsam.provenance.questions import diff
 
-        rows = diff(_recorded(folder), first, second)
+        with _recorded(folder) as found:
+            rows = diff(found, first, second)
     if as_json:
         return answer({"differences": [vars(x) for x in rows]})
     table = new_table("differences", "what", "name", first, second)
@@ -326,7 +334,8 @@ def _io_profile(
     with working(as_json, debug):
         from sparsam.provenance.questions import bottleneck, io_profile
 
-        rows = io_profile(_recorded(folder), run)
+        with _recorded(folder) as found:
+            rows = io_profile(found, run)
     if as_json:
         return answer({"calls": [vars(x) for x in rows], "bottleneck": bottleneck(rows)})
     table = new_table(f"calls of {run}", "call", "on", "count", "MB", "seconds", "MB/s", "failed")
@@ -382,7 +391,8 @@ def _query(
             if key == "id":
                 from sparsam.provenance.questions import entity_at
 
-                value = entity_at(_recorded(folder), value).id
+                with _recorded(folder) as recorded:
+                    value = entity_at(recorded, value).id
             made = store.sparql_of(question, **{key: value})
             print(json.dumps({"sparql": made}) if as_json else made)
             return 0
@@ -429,28 +439,25 @@ def _short(value: Any) -> str:
     )
 
 
-def _recorded(folder: Path | None) -> "History":
-    from sparsam.provenance.runs import recorded
+@contextmanager
+def _recorded(folder: Path | None, *, check: bool = False) -> "Iterator[Recorded]":
+    import sqlite3
 
-    return recorded(folder)
+    from sparsam.errors import InputOutput
+    from sparsam.provenance.index import Index, indexed
+
+    found = indexed(folder, check=check)
+    try:
+        yield found
+    except sqlite3.DatabaseError as error:
+        raise InputOutput(
+            f"the index of what was recorded is damaged ({error}). Remove .sparsam/index; it is made anew from the logs.",
+            code="index-damaged",
+        ) from error
+    finally:
+        if isinstance(found, Index):
+            found.close()
 
 
 def _time(nanoseconds: int) -> str:
     return f"{datetime.fromtimestamp(nanoseconds / 1e9, UTC):%Y-%m-%d %H:%M:%S}"
-
-
-def _told(title: str, steps: "Sequence[Step]", as_json: bool) -> int:
-    if as_json:
-        return answer({"steps": [x.to_json() for x in steps]})
-    table = new_table(
-        f"{steps[0].entity.names[-1]}: {title}", "file", "generation", "size", "SHA-256", "now", "by"
-    )
-    for x in steps:
-        one, by = x.entity, x.program
-        command = "" if by is None else " ".join(str(word) for word in by.facts.get("argv", ()))
-        table.add_row(
-            plain(one.names[-1]), str(one.generation), "" if one.size is None else f"{one.size:,}", (one.sha256 or "")[:12],
-            x.state + (", written unseen" if one.outside else ""), plain(command),
-        )  # fmt: skip
-    new_console().print(table)
-    return 0

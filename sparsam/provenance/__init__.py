@@ -4,8 +4,8 @@
         ...
         sparsam.provenance.record_metric("accuracy", 0.91)
 
-    found = sparsam.provenance.recorded()
-    found.lineage(found.at("/path/model.safetensors").id)
+    with sparsam.provenance.index() as found:     # recorded() reads all into memory
+        found.lineage(found.at("/path/model.safetensors").id)
 
 Nothing here imports torch.
 """
@@ -16,6 +16,7 @@ TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from sparsam.provenance.graph import Call, Entity, History, Program, history
+    from sparsam.provenance.index import Index, indexed
     from sparsam.provenance.log import Damage, Log, Merged, Record, Writer, merge, read_all
     from sparsam.provenance.runs import (
         record_config,
@@ -29,8 +30,9 @@ if TYPE_CHECKING:
     from sparsam.provenance.tracking import Selection, Tracker
 
 __all__ = [
-    "Call", "Damage", "Entity", "History", "Log", "Merged", "Program", "Record", "Selection", "Tracker", "Writer", "history",
-    "merge", "read_all", "record_config", "record_derived", "record_metric", "record_type", "recorded", "run", "scope",
+    "Call", "Damage", "Entity", "History", "Index", "Log", "Merged", "Program", "Record", "Selection", "Tracker", "Writer",
+    "history", "indexed", "merge", "read_all", "record_config", "record_derived", "record_metric", "record_type", "recorded",
+    "run", "scope",
 ]  # fmt: skip
 
 
@@ -38,9 +40,9 @@ def __getattr__(name: str) -> object:
     """The public names, loaded when they are first asked for: a tracked program imports none of them."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from sparsam.provenance import graph, log, runs, tracking
+    from sparsam.provenance import graph, index, log, runs, tracking
 
-    for home in (graph, log, tracking, runs):
+    for home in (graph, index, log, tracking, runs):
         if hasattr(home, name):
             found = getattr(home, name)
             globals()[name] = found

@@ -1,7 +1,8 @@
 """From logs to a graph: which version of which file came from which, through which program.
 
-:func:`history` is a pure function of the merged records. A file is more than its path: it keeps what it is when it is renamed
-or linked, and each time it is written it becomes a new *generation*, an entity of its own. What a program reads binds to the
+:func:`history` is a pure function of the merged records (by the rules in :mod:`sparsam.provenance.fold`). A file is more than
+its path: it keeps what it is when it is renamed or linked, and each time it is written it becomes a new *generation*, an entity
+of its own. What a program reads binds to the
 generation that lay there when it was opened; what it writes derives from every generation that the program had opened for
 reading before the written file was closed, and, where it was not emptied first, from the generation before it.
 A file that is read while it is being written is kept out of what would make it its own ancestor.
@@ -13,16 +14,18 @@ started anew (exec) share nothing but files.
 Where a file is not as it was last seen (size, time of change, inode), something unseen wrote it: the new generation says so.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from sparsam.provenance.log import Merged, Record, Writer
+from sparsam.provenance.fold import CALLS, OBJECTS, Fold
+from sparsam.provenance.ids import entity_id, program_id
+from sparsam.provenance.log import Merged, Writer
+from sparsam.provenance.state import State
 
-OBJECTS = ("group", "dataset", "attribute", "datatype", "link")
-"""What lies inside a file of HDF5."""
-CALLS = ("create", "open", "read", "write", "fsync", "rename")
+__all__ = [
+    "CALLS", "OBJECTS", "Call", "Entity", "History", "Program", "entity_id", "history", "in_order", "program_id",
+]  # fmt: skip
 
 
 @dataclass
@@ -38,7 +41,7 @@ class Entity:
         size: bytes, when last seen.
         changed: time of change (ns since 1970), when last seen.
         sha256: of its bytes, if worked out.
-        derived: ids of what it was made from, as far as they are not told by ``reads``.
+        derived: ids of what it was made from, as far as they are not told by ``reads``, in the order in which they began.
         reads: (list of :attr:`History.reads`, how many of its first) that it was made from as well.
         revision: id of the generation before it.
         within: id of the file that an object lies in.
@@ -58,7 +61,7 @@ class Entity:
     size: int | None = None
     changed: int | None = None
     sha256: str | None = None
-    derived: set[str] = field(default_factory=set)
+    derived: list[str] = field(default_factory=list)
     reads: list[tuple[str, int]] = field(default_factory=list)
     revision: str | None = None
     within: str | None = None
@@ -137,6 +140,14 @@ class History:
         self.foreign += other.foreign
         self.stated |= other.stated - own
 
+    def __enter__(self) -> "History":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Nothing is to be let go of."""
+
+    _lying: dict[str, set[str]] | None = field(default=None, init=False, repr=False, compare=False)
+
     def at(self, path: str, host: str | None = None) -> Entity | None:
         """What lies at a path now, or lay there last; None for a path that was never seen."""
         for (where, name), found in self.current.items():
@@ -145,20 +156,46 @@ class History:
         last = [x for x in self.entities.values() if path in x.names and host in (None, x.host)]
         return max(last, key=lambda x: (x.began, x.generation), default=None)
 
-    def sources(self, entity: str) -> list[str]:
-        """What it was made from directly, in order; not itself."""
+    def sources(self, entity: str, most: int = -1) -> list[str]:
+        """What it was made from directly, in order; not itself, and not more than ``most``."""
         one = self.entities[entity]
-        found = dict.fromkeys(sorted(one.derived))
+        found = dict.fromkeys(one.derived)
         for key, count in one.reads:
             found |= dict.fromkeys(self.reads[key][:count])
-        return [x for x in found if x != entity and x in self.entities]
+        listed = [x for x in found if x != entity]
+        return listed if most < 0 else listed[:most]
 
     def lineage(self, entity: str) -> list[str]:
         """Everything it was made from, nearest first; not itself."""
-        return list(_reach(entity, self.sources))
+        return self.walk(up=True)(entity)
 
     def impact(self, entity: str) -> list[str]:
         """Everything that was made from it, nearest first; not itself."""
+        return self.walk(up=False)(entity)
+
+    def walk(self, *, up: bool) -> Callable[[str], list[str]]:
+        """As :meth:`lineage` or :meth:`impact`, from one entity after the other; what was reached once is not given again."""
+        edges = self.sources if up else self._targets()
+        reached, gone_on = set[str](), set[str]()
+
+        def go(start: str) -> list[str]:
+            front, found = [start], []
+            while front:
+                following = []
+                for one in front:
+                    if one in gone_on:
+                        continue
+                    gone_on.add(one)
+                    fresh = [x for x in edges(one) if x not in reached and x != start]
+                    reached.update(fresh)
+                    following += fresh
+                    found += fresh
+                front = following
+            return found
+
+        return go
+
+    def _targets(self) -> Callable[[str], list[str]]:
         onward: dict[str, list[str]] = {}
         among: dict[str, list[tuple[int, str]]] = {}
         for one in self.entities.values():
@@ -167,477 +204,144 @@ class History:
             for key, count in one.reads:
                 among.setdefault(key, []).append((count, one.id))
         place: dict[str, list[tuple[str, int]]] = {}
-        for key in among:
-            for at, source in enumerate(self.reads[key]):
+        for key, reads in self.reads.items():
+            for at, source in enumerate(reads if key in among else ()):
                 place.setdefault(source, []).append((key, at))
 
         def targets(source: str) -> list[str]:
-            found = dict.fromkeys(sorted(onward.get(source, [])))
+            found = dict.fromkeys(onward.get(source, []))
             for key, at in place.get(source, []):
                 found |= dict.fromkeys(name for count, name in among[key] if count > at)
             return [x for x in found if x != source]
 
-        return list(_reach(entity, targets))
+        return targets
 
+    def lies_at(self, entity: Entity) -> list[str]:
+        """The names under which it lies now, of those that it had."""
+        if self._lying is None:
+            self._lying = {}
+            for (_, path), name in self.current.items():
+                self._lying.setdefault(name, set()).add(path)
+        there = self._lying.get(entity.id, ())
+        return [x for x in entity.names if x in there]
 
-def _reach(start: str, edges: Callable[[str], list[str]]) -> Iterator[str]:
-    seen, front = {start}, [start]
-    while front:
-        following = []
-        for one in front:
-            for other in edges(one):
-                if other not in seen:
-                    seen.add(other)
-                    following.append(other)
-                    yield other
-        front = following
+    def lying(self) -> Iterator[tuple[str, str, Entity]]:
+        """Host, path, and what lies there, by host and path."""
+        for (host, path), name in sorted(self.current.items()):
+            yield host, path, self.entities[name]
+
+    def program_of(self, entity: Entity) -> Program | None:
+        """The program that wrote it."""
+        return self.programs.get(entity.by or "")
+
+    def run_names(self) -> list[str]:
+        """All runs, oldest first."""
+        return list(dict.fromkeys(x.run for x in sorted(self.programs.values(), key=lambda x: x.began)))
+
+    def programs_in(self, run: str) -> Iterator[Program]:
+        """The programs of a run, in the order in which they began to tell."""
+        yield from (x for x in self.programs.values() if x.run == run)
+
+    def _of(self, run: str) -> set[str]:
+        return {x.id for x in self.programs.values() if x.run == run}
+
+    def counts(self, run: str) -> tuple[int, int]:
+        """How many files a run read that it had not written, and how many it wrote."""
+        own = self._of(run)
+        written = {x.id for x in self.entities.values() if x.by in own and x.kind == "file"}
+        read = {x.entity for x in self.calls.values() if x.program in own and x.kind == "read"}
+        return len(read - written), len(written)
+
+    def inputs(self, run: str) -> list[Entity]:
+        """Files that a run read and that it had not written."""
+        own = self._of(run)
+        read = {x.entity for x in self.calls.values() if x.program in own and x.kind == "read"}
+        return [
+            x for name, x in self.entities.items() if name in read and x.by not in own and x.kind == "file"
+        ]
+
+    def calls_of(self, run: str) -> Iterator[tuple[Call, Entity]]:
+        """Every call of a run, in the order in which they came to be, and on what it was."""
+        own = self._of(run)
+        yield from ((x, self.entities[x.entity]) for x in self.calls.values() if x.program in own)
+
+    def all_calls(self) -> Iterator[Call]:
+        """Every call, in the order in which they came to be."""
+        yield from self.calls.values()
+
+    def used(self) -> Iterator[tuple[str, str]]:
+        """Every program with every entity that it read, once."""
+        yield from dict.fromkeys((x.program, x.entity) for x in self.calls.values() if x.kind == "read")
 
 
 def history(merged: Merged) -> History:
     """The graph of merged records; the same for the same records, whatever order their logs were read in."""
-    made = _Builder()
+    state = State()
+    fold = Fold(state)
     for record in merged.records:
-        made.add(record)
-    return made.finished(merged)
+        fold.add(record.time, record.writer, record.number, record.kind, record.facts)
+    fold.finish()
+    return _told(state, merged)
 
 
-def program_id(writer: Writer) -> str:
-    """Stable, of a process."""
-    return (
-        "program-"
-        + hashlib.sha256(f"{writer.host}\0{writer.pid}\0{writer.started}".encode()).hexdigest()[:24]
-    )
-
-
-def _entity_id(record: Record, what: str) -> str:
-    writer = record.writer
-    text = f"{writer.host}\0{writer.pid}\0{writer.started}\0{record.number}\0{what}"
-    return "entity-" + hashlib.sha256(text.encode()).hexdigest()[:24]
-
-
-@dataclass
-class _File:
-    """A file as such, whatever it is called."""
-
-    current: str  # its generation
-    inode: tuple[int, int] | None
-    paths: set[str]
-    generation: int
-    writers: int = 0  # open sessions that have written
-
-
-@dataclass
-class _Session:
-    """From an open to its close."""
-
-    program: str
-    scope: str | None
-    file: _File
-    entity: str  # bound at the open, or made at the first write
-    mode: str
-    opened: int
-    wrote: bool = False
-
-
-class _Builder:
-    """Takes records in the order of time."""
-
-    def __init__(self) -> None:
-        self.found = History()
-        self.files: dict[tuple[str, str], _File] = {}
-        self.inodes: dict[tuple[str, int, int], _File] = {}
-        self.sessions: dict[tuple[str, Any], _Session] = {}
-        self.group: dict[str, str] = {}  # program: the first of those that share memory
-        self.listed: dict[str, set[str]] = {}  # what stands in each list of reads
-        self.scopes: dict[str, dict[str, str | None]] = {}  # group: scope, the scope around it
-        self.open_scopes: dict[str, dict[str, None]] = {}
-        self.in_progress: set[str] = set()  # generations that were read before their writer closed them
-        self.objects: dict[tuple[str, str, str], str] = {}  # (file generation, kind, name): entity
-
-    # programs
-
-    def program(self, record: Record) -> Program:
-        key = program_id(record.writer)
-        if key not in self.found.programs:
-            self.found.programs[key] = Program(key, record.writer, began=record.time)
-            self.group[key] = key
-        return self.found.programs[key]
-
-    def add(self, record: Record) -> None:
-        program = self.program(record)
-        handler = getattr(self, "_on_" + record.kind.replace("-", "_"), None)
-        if handler is not None:
-            try:
-                handler(record, program, record.facts)
-            except (KeyError, TypeError, ValueError, AttributeError):
-                program.unseen.append(f"record {record.number} ({record.kind}) has other facts than expected")
-
-    def _on_process(self, record: Record, program: Program, facts: dict[str, Any]) -> None:
-        program.run, program.began = str(facts.get("run", "")), record.time
-        program.facts = {key: value for key, value in facts.items() if key not in ("run", "parent", "forked")}
-        if facts.get("parent"):
-            host, pid, started = facts["parent"]
-            program.parent = program_id(Writer(str(host), int(pid), int(started)))
-            program.forked = bool(facts.get("forked"))
-            if program.forked:
-                self.group[program.id] = self.group.get(program.parent, program.parent)
-
-    def _on_end(self, record: Record, program: Program, facts: dict[str, Any]) -> None:
-        program.ended, program.status = record.time, facts.get("status")
-
-    def _on_type(self, record: Record, program: Program, facts: dict[str, Any]) -> None:
-        program.types.append(str(facts["name"]))
-
-    def _on_config(self, record: Record, program: Program, facts: dict[str, Any]) -> None:
-        program.configuration[str(facts["name"])] = facts["value"]
-
-    def _on_metric(self, record: Record, program: Program, facts: dict[str, Any]) -> None:
-        program.metrics.append((record.time, str(facts["name"]), facts["value"], facts.get("scope")))
-
-    def _on_scope(self, record: Record, program: Program, facts: dict[str, Any]) -> None:
-        program.scopes[str(facts["id"])] = (str(facts["name"]), facts.get("parent"))
-        group = self.group.get(program.id, program.id)
-        self.scopes.setdefault(group, {})[str(facts["id"])] = facts.get("parent")
-        self.open_scopes.setdefault(group, {})[str(facts["id"])] = None
-
-    def _on_scope_end(self, record: Record, program: Program, facts: dict[str, Any]) -> None:
-        self.open_scopes.get(self.group.get(program.id, program.id), {}).pop(str(facts["id"]), None)
-
-    def _on_touched(self, record: Record, program: Program, facts: dict[str, Any]) -> None:
-        file = self.files.get((record.writer.host, str(facts["path"])))
-        if file is not None:
-            entity = self.found.entities[file.current]
-            if entity.size in (None, facts["size"]):
-                entity.size, entity.changed = facts["size"], facts["changed"]
-
-    def _on_unseen(self, record: Record, program: Program, facts: dict[str, Any]) -> None:
-        program.unseen.append(str(facts["what"]))
-
-    def _on_lost(self, record: Record, program: Program, facts: dict[str, Any]) -> None:
-        program.lost = int(facts["records"])
-
-    # files
-
-    def _on_open(self, record: Record, program: Program, facts: dict[str, Any]) -> None:
-        path, mode, scope = str(facts["path"]), str(facts["mode"]), facts.get("scope")
-        if facts.get("failed"):
-            key = self.files.get((record.writer.host, path))
-            if key is not None:
-                self._count(record, program, "open", key.current, scope, failed=1)
-            return
-        inode = tuple(facts["inode"]) if facts.get("inode") else None
-        fresh = bool(facts.get("created"))
-        file = self._file(record, path, inode, facts.get("size"), facts.get("changed"), fresh)
-        session = _Session(program.id, scope, file, file.current, mode, record.time)
-        handle = (program.id, facts["handle"])
-        if handle in self.sessions:
-            self._close(self.sessions.pop(handle), unfinished=True)
-        self.sessions[handle] = session
-        before = self.found.entities[file.current]
-        if fresh or facts.get("emptied"):
-            self._write(record, program, session, keeps=False, first=fresh)
-        elif "r" in mode:
-            self._read(record, session)
-        self._count(
-            record,
-            program,
-            "create" if fresh else "open",
-            session.entity,
-            scope,
-            seconds=facts.get("seconds", 0),
-        )
-        before.names = before.names if path in before.names else [*before.names, path]
-
-    def _on_opens(self, record: Record, program: Program, facts: dict[str, Any]) -> None:
-        """Opens for reading that were counted alone."""
-        file = self._file(record, str(facts["path"]))
-        self._count(record, program, "open", file.current, None, count=int(facts["count"]))
-
-    def _on_writing(self, record: Record, program: Program, facts: dict[str, Any]) -> None:
-        """The first write through a handle that did not empty its file."""
-        session = self.sessions[program.id, facts["handle"]]
-        if not session.wrote:
-            self._write(record, program, session, keeps=True, first=False)
-
-    def _on_reading(self, record: Record, program: Program, facts: dict[str, Any]) -> None:
-        """A mapping or a late read through a handle that was opened for writing, too."""
-        self._read(record, self.sessions[program.id, facts["handle"]])
-
-    def _on_fsync(self, record: Record, program: Program, facts: dict[str, Any]) -> None:
-        session = self.sessions[program.id, facts["handle"]]
-        self._count(record, program, "fsync", session.entity, session.scope, seconds=facts.get("seconds", 0))
-
-    def _on_close(self, record: Record, program: Program, facts: dict[str, Any]) -> None:
-        session = self.sessions.pop((program.id, facts["handle"]))
-        if facts.get("writes") and not session.wrote:
-            self._write(record, program, session, keeps=True, first=False)
-        for kind in ("read", "write"):
-            if facts.get(kind + "s"):
-                self._count(
-                    record, program, kind, session.entity, session.scope, count=facts[kind + "s"],
-                    size=facts.get("bytes_" + kind, 0), seconds=facts.get("seconds_" + kind, 0),
-                )  # fmt: skip
-        entity = self.found.entities[session.entity]
-        if session.wrote or entity.size is None:
-            entity.size, entity.changed = facts.get("size", entity.size), facts.get("changed", entity.changed)
-        self._close(session)
-
-    def _on_rename(self, record: Record, program: Program, facts: dict[str, Any]) -> None:
-        host, source, target = record.writer.host, str(facts["source"]), str(facts["target"])
-        names = [source]
-        if (host, source) not in self.files:  # a folder, or a file that was never seen
-            inside = [name for where, name in self.files if where == host and name.startswith(source + "/")]
-            names = inside or names
-        for name in names:
-            file = self._file(record, name)
-            new = target + name[len(source) :]
-            self._unlink(host, new)
-            self.files.pop((host, name), None)
-            self.files[host, new] = file
-            file.paths.discard(name)
-            file.paths.add(new)
-            entity = self.found.entities[file.current]
-            entity.names = [*entity.names, new]
-            self._count(record, program, "rename", entity.id, facts.get("scope"))
-
-    def _on_link(self, record: Record, program: Program, facts: dict[str, Any]) -> None:
-        host, target = record.writer.host, str(facts["target"])
-        file = self._file(record, str(facts["source"]))
-        self._unlink(host, target)
-        self.files[host, target] = file
-        file.paths.add(target)
-        self.found.entities[file.current].names.append(target)
-
-    def _on_remove(self, record: Record, program: Program, facts: dict[str, Any]) -> None:
-        self._unlink(record.writer.host, str(facts["path"]))
-
-    def _on_mkdir(self, record: Record, program: Program, facts: dict[str, Any]) -> None:
-        path = str(facts["path"])
-        made = _entity_id(record, "directory")
-        self.found.entities[made] = Entity(
-            made, "directory", path, record.writer.host, 1, record.time, [path], by=program.id
-        )
-        self._count(record, program, "create", made, facts.get("scope"))
-
-    def _on_object(self, record: Record, program: Program, facts: dict[str, Any]) -> None:
-        """A call on an object in a file."""
-        session = self.sessions[program.id, facts["handle"]]
-        kind, name, call = str(facts["object"]), str(facts["name"]), str(facts["call"])
-        if call in ("create", "write") and not session.wrote:
-            self._write(record, program, session, keeps=True, first=False)
-        elif call == "read":
-            self._read(record, session)
-        key = (session.entity, kind, name)
-        if key not in self.objects:
-            self.objects[key] = made = _entity_id(record, f"{kind} {name}")
-            file = self.found.entities[session.entity]
-            entity = Entity(
-                made, kind, name, record.writer.host, file.generation, record.time, [name], within=file.id
-            )
-            if session.wrote and call in ("create", "write"):
-                entity.by = program.id
-            self.found.entities[made] = entity
-        self._count(
-            record, program, call, self.objects[key], session.scope, count=facts.get("count", 1),
-            size=facts.get("bytes", 0), seconds=facts.get("seconds", 0), failed=int(bool(facts.get("failed"))),
+def _told(state: State, merged: Merged) -> History:
+    """By their ids in place of their numbers."""
+    found = History(damages=merged.damages)
+    ids = {x.key: program_id(x.writer) for x in state.program_of.values()}
+    names = {x.key: x.path for x in state.place_of.values()}
+    lists = {
+        x.key: ids[x.group] + ("" if x.scope is None else f" {x.scope}")
+        for x in state.lists.values()
+        if x is not None
+    }
+    told = [x for x in state.program_of.values() if x.rank is not None]
+    for x in sorted(told, key=lambda x: x.rank or 0):
+        parent = None if x.parent is None else ids[x.parent]
+        found.programs[ids[x.key]] = Program(
+            ids[x.key], x.writer, x.run, x.facts, x.began, x.ended, x.status, parent, x.forked, lost=x.lost
         )  # fmt: skip
-
-    def _on_derived(self, record: Record, program: Program, facts: dict[str, Any]) -> None:
-        """The user's own word that a file was made from others."""
-        target = self.found.entities[self._file(record, str(facts["target"])).current]
-        target.derived |= {self._file(record, str(name)).current for name in facts["sources"]} - {target.id}
-
-    def _on_hash(self, record: Record, program: Program, facts: dict[str, Any]) -> None:
-        file = self.files.get((record.writer.host, str(facts["path"])))
-        if file is None:
-            return
-        entity = self.found.entities[file.current]
-        if (entity.size, entity.changed) == (facts.get("size"), facts.get("changed")):
-            entity.sha256 = str(facts["sha256"])
-
-    # what they share
-
-    def _file(
-        self,
-        record: Record,
-        path: str,
-        inode: tuple[int, ...] | None = None,
-        size: int | None = None,
-        changed: int | None = None,
-        fresh: bool = False,
-    ) -> _File:
-        """The file at a path, found anew where it is not as it was left."""
-        host = record.writer.host
-        node = (host, inode[0], inode[1]) if inode is not None else None
-        file = self.files.get((host, path))
-        if file is not None and fresh:  # made anew: what was known has gone unseen
-            self._unlink(host, path)
-            file = None
-        if file is not None and node is not None and file.inode not in (None, node[1:]):
-            self._unlink(host, path)  # something unseen was put in its place
-            file = self._found(record, path, node, size, changed, outside=True)
-        if file is None and node is not None and not fresh:
-            other = self.inodes.get(node)
-            if other is not None and other.paths and self._unchanged(other, size, changed):
-                other.paths.add(path)  # a link, or a name that was given unseen
-                self.found.entities[other.current].names.append(path)
-                file = self.files[host, path] = other
-        if file is None:
-            file = self._found(record, path, node, size, changed)
-        elif not self._unchanged(file, size, changed) and not self._being_written(file):
-            file.generation += 1
-            old, file.current = file.current, _entity_id(record, f"outside {path}")
-            self._entity(record, path, file, size, changed, outside=True).revision = old
-        if node is not None:
-            file.inode = node[1:]
-            self.inodes[node] = file
-        return file
-
-    def _found(
-        self,
-        record: Record,
-        path: str,
-        node: Any,
-        size: int | None,
-        changed: int | None,
-        outside: bool = False,
-    ) -> _File:
-        file = _File(_entity_id(record, f"found {path}"), node[1:] if node else None, {path}, 0)
-        self.files[record.writer.host, path] = file
-        self._entity(record, path, file, size, changed, outside)
-        return file
-
-    def _entity(
-        self,
-        record: Record,
-        path: str,
-        file: _File,
-        size: int | None,
-        changed: int | None,
-        outside: bool = False,
-    ) -> Entity:
-        made = Entity(
-            file.current, "file", path, record.writer.host, file.generation, record.time, [path], size, changed,
-            outside=outside,
+    for program, kind, when, name, value, scope in state.said:
+        tell(found.programs[ids[program]], kind, when, name, value, scope)
+    of: dict[int, str] = {}
+    for one in state.entities.values():
+        writer = state.program_of[one.program].writer
+        of[one.key] = entity_id(writer, one.number, one.form, one.kind, names[one.place])
+    for one in state.entities.values():
+        found.entities[of[one.key]] = Entity(
+            of[one.key], one.kind, names[one.place], state.program_of[one.program].writer.host, one.generation, one.began,
+            [names[x] for x in one.names], one.size, one.changed, one.sha256,
+            [of[x] for x in sorted(state.derived.get(one.key, ()))],
+            [] if one.reads is None else [(lists[one.reads], one.count)],
+            None if one.revision is None else of.get(one.revision),
+            None if one.within is None else of[one.within], None if one.by is None else ids[one.by], one.outside,
+            one.unfinished,
         )  # fmt: skip
-        self.found.entities[made.id] = made
-        return made
+    for call in state.calls.values():
+        if call is not None:
+            program_name, entity = ids[call.program], of[call.entity]
+            found.calls[call.kind, program_name, entity, call.scope] = Call(
+                call.kind, program_name, entity, call.scope, call.count, call.bytes, call.seconds, call.failed, call.first,
+                call.last,
+            )  # fmt: skip
+    found.reads = {lists[key]: [of[x] for x in reads] for key, reads in state.reads.items()}
+    for place in sorted(state.place_of.values(), key=lambda x: x.since):
+        if place.file is not None:
+            found.current[place.host, place.path] = of[state.files[place.file].current]
+    return found
 
-    def _unchanged(self, file: _File, size: int | None, changed: int | None) -> bool:
-        entity = self.found.entities[file.current]
-        same_size = size is None or entity.size is None or size == entity.size
-        same_time = changed is None or entity.changed is None or changed == entity.changed
-        return same_size and same_time
 
-    def _being_written(self, file: _File) -> bool:
-        return file.writers > 0
-
-    def _unlink(self, host: str, path: str) -> None:
-        file = self.files.pop((host, path), None)
-        if file is None:
-            return
-        file.paths.discard(path)
-        if not file.paths and file.inode is not None:
-            self.inodes.pop((host, *file.inode), None)
-
-    def _write(
-        self, record: Record, program: Program, session: _Session, *, keeps: bool, first: bool
-    ) -> None:
-        """A new generation begins. ``keeps``: what was there stays part of it. ``first``: there was nothing before."""
-        file = session.file
-        old = self.found.entities[file.current]
-        path = next(iter(sorted(file.paths)), old.path)
-        if first:
-            self.found.entities.pop(old.id)  # nothing had been there
-        file.generation += 1
-        file.current = session.entity = _entity_id(record, f"written {path}")
-        made = self._entity(record, path, file, None, None)
-        made.names, made.by = sorted(file.paths) or [path], program.id
-        if not first:
-            made.revision = old.id
-            if keeps and old.size != 0:
-                made.derived.add(old.id)
-                self._read(record, session, old.id)
-        session.wrote = True
-        file.writers += 1
-
-    def _read(self, record: Record, session: _Session, entity: str | None = None) -> None:
-        """Put it into the list of the processes that share memory, and of each scope that is open."""
-        entity = entity or session.entity
-        if self._being_written(session.file) and entity == session.file.current:
-            self.in_progress.add(entity)
-        group = self.group.get(session.program, session.program)
-        scopes = self.scopes.get(group, {})
-        # a thread, or a forked worker, without a scope of its own may read for any that is open
-        front = [session.scope] if session.scope is not None else list(self.open_scopes.get(group, ()))
-        inside: dict[str, None] = {}
-        for first in front:
-            scope: str | None = first
-            while scope is not None and scope not in inside:
-                inside[scope] = None
-                scope = scopes.get(scope)
-        keys = [group, *(f"{group} {scope}" for scope in inside)]
-        for key in keys:
-            if entity not in self.listed.setdefault(key, set()):
-                self.listed[key].add(entity)
-                self.found.reads.setdefault(key, []).append(entity)
-
-    def _close(self, session: _Session, *, unfinished: bool = False) -> None:
-        """What was read until now is in what was written."""
-        if not session.wrote:
-            return
-        session.file.writers -= 1
-        entity = self.found.entities[session.entity]
-        entity.unfinished |= unfinished
-        group = self.group.get(session.program, session.program)
-        key = group if session.scope is None else f"{group} {session.scope}"
-        count = len(self.found.reads.get(key, ()))
-        if not count:
-            return
-        if entity.id not in self.in_progress:
-            entity.reads.append((key, count))
-            return
-        for source in self.found.reads[key][:count]:
-            if (
-                source != entity.id
-                and source in self.found.entities
-                and entity.id not in self.found.lineage(source)
-            ):
-                entity.derived.add(source)
-
-    def _count(
-        self,
-        record: Record,
-        program: Program,
-        kind: str,
-        entity: str,
-        scope: str | None,
-        *,
-        count: int = 1,
-        size: int = 0,
-        seconds: float = 0.0,
-        failed: int = 0,
-    ) -> None:
-        key = (kind, program.id, entity, scope)
-        call = self.found.calls.setdefault(key, Call(kind, program.id, entity, scope, first=record.time))
-        call.count += int(count)
-        call.bytes += int(size)
-        call.seconds += float(seconds)
-        call.failed += failed
-        call.last = record.time
-
-    def finished(self, merged: Merged) -> History:
-        """Close what nobody closed, and give the graph."""
-        for session in self.sessions.values():
-            self._close(session, unfinished=self.found.programs[session.program].ended is None)
-        self.sessions.clear()
-        # calls on entities that turned out not to have been there
-        self.found.calls = {
-            key: one for key, one in self.found.calls.items() if one.entity in self.found.entities
-        }
-        self.found.current = {key: file.current for key, file in self.files.items()}
-        self.found.damages = merged.damages
-        return self.found
+def tell(program: Program, kind: str, when: int, name: str, value: Any, scope: str | None) -> None:
+    """Put down what a program told of itself."""
+    if kind == "type":
+        program.types.append(name)
+    elif kind == "config":
+        program.configuration[name] = value
+    elif kind == "metric":
+        program.metrics.append((when, name, value, scope))
+    elif kind == "scope":
+        program.scopes[str(scope)] = (name, value)
+    else:
+        program.unseen.append(name)
 
 
 def in_order(entities: Iterable[Entity]) -> list[Entity]:

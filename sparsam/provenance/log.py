@@ -16,12 +16,17 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sparsam.errors import InputOutput
 from sparsam.provenance.writer import HEAD, LARGEST, MAGIC, SUFFIX, Log, Writer
 
-__all__ = ["Damage", "Log", "Merged", "Record", "Recovered", "Writer", "logs_in", "merge", "read", "read_all"]
+__all__ = [
+    "Damage", "Log", "Merged", "Record", "Recovered", "Stream", "Taken", "Writer", "logs_in", "merge", "read", "read_all",
+    "writer_of",
+]  # fmt: skip
+
+_scan = json.JSONDecoder().raw_decode
 
 
 @dataclass(frozen=True)
@@ -62,66 +67,153 @@ class Recovered:
     damage: Damage | None = None
 
 
+def writer_of(file: str | os.PathLike[str]) -> Writer:
+    """Whose log a file is, by its name.
+
+    Raises:
+        InputOutput: ``log-unreadable`` where it is named like no log of ours.
+    """
+    place = Path(file)
+    try:
+        host, pid, started = place.name.removesuffix(SUFFIX).rsplit("-", 2)
+        return Writer(host, int(pid), int(started))
+    except ValueError as error:
+        raise InputOutput(f"{place} is no log that can be read: {error}", code="log-unreadable") from error
+
+
+class Taken(NamedTuple):
+    """A record as it is taken from a log, and where the log stands after it; of two, the earlier one is the lesser."""
+
+    time: int
+    writer: Writer
+    number: int
+    kind: str
+    facts: dict[str, Any]
+    end: int
+    """Offset of the next record."""
+    taken: int
+    """Records in the log up to it."""
+    told: int
+    """Records that the process has said to have lost."""
+
+
+class Stream:
+    """The records of one log from an offset on, read a piece at a time; a file that grows is read to where it ended at first.
+
+    Args:
+        file: the log.
+        offset, number, time, count, told: as the last :class:`Taken` says; by default from the beginning.
+        piece: bytes that are read at once.
+
+    Raises:
+        InputOutput: ``log-unreadable`` where the file cannot be opened or is named like no log of ours.
+    """
+
+    def __init__(
+        self, file: str | os.PathLike[str], *, offset: int = 0, number: int = -1, time: int = 0, count: int = 0,
+        told: int = 0, piece: int = 1 << 20,
+    ) -> None:  # fmt: skip
+        self.file, self.piece = Path(file), piece
+        self.offset, self.number, self.time, self.count, self.told = offset, number, time, count, told
+        self.writer = writer_of(file)
+        self.reason = ""
+        try:
+            with open(file, "rb") as opened:
+                self.size = os.fstat(opened.fileno()).st_size
+                if offset == 0 and self.size:
+                    if opened.read(len(MAGIC)) == MAGIC:
+                        self.offset = len(MAGIC)
+                    else:
+                        self.reason = "it does not begin as a log"
+        except OSError as error:
+            raise InputOutput(
+                f"{self.file} is no log that can be read: {error}", code="log-unreadable"
+            ) from error
+
+    @property
+    def damage(self) -> Damage | None:
+        """Why no more could be read; None where all was."""
+        if self.offset < self.size:
+            return Damage(str(self.file), self.offset, self.reason, self.size - self.offset)
+        missing = self.number + 1 - self.count - self.told
+        if missing > 0:
+            return Damage(str(self.file), self.offset, f"{missing} records are missing in between", 0)
+        return None
+
+    def _more(self, buffer: bytes, at: int, need: int) -> bytes:
+        """From ``at`` on, with at least ``need`` bytes if the file has them; the file is not kept open."""
+        rest = buffer[at:]
+        start = self.offset + len(rest)
+        wanted = min(max(self.piece, need) - len(rest), self.size - start)
+        if wanted <= 0:
+            return rest
+        try:
+            with open(self.file, "rb", buffering=0) as file:
+                file.seek(start)
+                return rest + file.read(wanted)
+        except OSError:
+            return rest
+
+    def __iter__(self) -> Iterator[Taken]:
+        buffer, at, head, writer = b"", 0, HEAD.size, self.writer
+        unpack, sum_of, scan = HEAD.unpack_from, zlib.crc32, _scan
+        if self.reason:
+            return
+        while self.offset < self.size:
+            if at + head > len(buffer):
+                buffer, at = self._more(buffer, at, head), 0
+                if head > len(buffer):
+                    self.reason = "a record is cut off"
+                    return
+            length, crc, number = unpack(buffer, at)
+            if length > LARGEST:
+                self.reason = f"a record claims {length} bytes"
+                return
+            if at + head + length > len(buffer):
+                buffer, at = self._more(buffer, at, head + length), 0
+                if head + length > len(buffer):
+                    self.reason = "a record is cut off"
+                    return
+            end = at + head + length
+            if sum_of(buffer[at + 8 : end]) != crc:
+                self.reason = "the sum of a record does not fit"
+                return
+            if number <= self.number:
+                self.reason = f"record {number} follows record {self.number}"
+                return
+            try:
+                text = buffer[at + head : end].decode()
+                (when, kind, facts), stop = scan(text, 0)
+                when, kind = int(when), str(kind)
+                if stop != len(text) or type(facts) is not dict:
+                    raise ValueError(text)
+            except (ValueError, TypeError, RecursionError, OverflowError, StopIteration):
+                self.reason = "a record is no JSON of ours"
+                return
+            if number >> 63:
+                self.reason = f"a record claims number {number}"
+                return
+            if not self.time <= when < 1 << 63:
+                self.reason = "a record has an impossible time" if when < 0 or when >> 63 else "a time falls"
+                return
+            if kind == "lost" and type(facts.get("records")) is int:
+                self.told = max(self.told, facts["records"])
+            self.number, self.time = number, when
+            self.count += 1
+            self.offset += end - at
+            at = end
+            yield Taken(when, writer, number, kind, facts, self.offset, self.count, self.told)
+
+
 def read(file: str | os.PathLike[str]) -> Recovered:
     """All records in front of the first damage.
 
     Raises:
         InputOutput: ``log-unreadable`` where the file cannot be opened or is named like no log of ours.
     """
-    place = Path(file)
-    try:
-        host, pid, started = place.name.removesuffix(SUFFIX).rsplit("-", 2)
-        writer = Writer(host, int(pid), int(started))
-        content = place.read_bytes()
-    except (OSError, ValueError) as error:
-        raise InputOutput(f"{place} is no log that can be read: {error}", code="log-unreadable") from error
-    found: list[Record] = []
-    at, reason = len(MAGIC), ""
-    if content[: len(MAGIC)] != MAGIC:
-        return Recovered(
-            (), Damage(str(place), 0, "it does not begin as a log", len(content)) if content else None
-        )
-    while at < len(content):
-        record, size, reason = _next(content, at, writer, found)
-        if record is None:
-            break
-        found.append(record)
-        at += size
-    damage = Damage(str(place), at, reason, len(content) - at) if at < len(content) else None
-    if damage is None and (missing := _missing(found)):
-        damage = Damage(str(place), at, f"{missing} records are missing in between", 0)
-    return Recovered(tuple(found), damage)
-
-
-def _missing(found: list[Record]) -> int:
-    """How many numbers were left out beyond the losses that the process itself has told of."""
-    told = max((int(x.facts.get("records", 0)) for x in found if x.kind == "lost"), default=0)
-    there = found[-1].number + 1 - len(found) if found else 0
-    return max(0, there - told)
-
-
-def _next(content: bytes, at: int, writer: Writer, found: list[Record]) -> tuple[Record | None, int, str]:
-    """The record at an offset and its size, or why there is none."""
-    if at + HEAD.size > len(content):
-        return None, 0, "a record is cut off"
-    length, crc, number = HEAD.unpack_from(content, at)
-    end = at + HEAD.size + length
-    if length > LARGEST:
-        return None, 0, f"a record claims {length} bytes"
-    if end > len(content):
-        return None, 0, "a record is cut off"
-    if zlib.crc32(content[at + 8 : end]) != crc:
-        return None, 0, "the sum of a record does not fit"
-    if found and number <= found[-1].number:
-        return None, 0, f"record {number} follows record {found[-1].number}"
-    try:
-        when, kind, facts = json.loads(content[at + HEAD.size : end])
-        record = Record(writer, number, int(when), str(kind), dict(facts))
-        if not 0 <= record.time < 1 << 63:
-            return None, 0, "a record has an impossible time"
-    except (ValueError, TypeError, RecursionError, OverflowError):
-        return None, 0, "a record is no JSON of ours"
-    return record, HEAD.size + length, ""
+    stream = Stream(file)
+    records = tuple(Record(x.writer, x.number, x.time, x.kind, x.facts) for x in stream)
+    return Recovered(records, stream.damage)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,8 @@
-"""Questions to what was recorded: where from, what depends on it, is it as it was, how was it made, which run was best."""
+"""Questions to what was recorded: where from, what depends on it, is it as it was, how was it made, which run was best.
+
+Each takes a history in memory (:class:`sparsam.provenance.graph.History`) or the index on disk
+(:class:`sparsam.provenance.index.Index`), and answers the same from both.
+"""
 
 import hashlib
 import os
@@ -9,8 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from sparsam.errors import Refused, Usage
-from sparsam.provenance.graph import Entity, History, Program, in_order
+from sparsam.provenance.graph import Entity, Program, in_order
+from sparsam.provenance.index import Recorded
 from sparsam.provenance.log import Damage
+
+MOST_SOURCES = 1000
+"""That a step names; a checkpoint that was made from a hundred thousand files says that there are more."""
 
 UNCHANGED, CHANGED, GONE, UNKNOWN, TOUCHED = "unchanged", "changed", "gone", "never seen", "touched"
 REPLACED = "replaced"
@@ -20,12 +28,13 @@ program has written a newer generation, or removed it."""
 
 @dataclass(frozen=True)
 class Step:
-    """One generation in an answer, and how it came to be."""
+    """One generation in an answer, and how it came to be; ``more``: there are more direct sources than are named."""
 
     entity: Entity
     program: Program | None
     sources: tuple[str, ...]
     state: str
+    more: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Plain facts."""
@@ -33,6 +42,7 @@ class Step:
         return {
             "id": one.id, "path": one.names[-1], "names": one.names, "kind": one.kind, "generation": one.generation,
             "size": one.size, "sha256": one.sha256, "state": self.state, "from": list(self.sources),
+            **({"from_more": True} if self.more else {}),
             "changed_unseen": one.outside, "unfinished": one.unfinished,
             "by": None if by is None else {
                 "id": by.id, "run": by.run, "command": by.facts.get("argv"), "cwd": by.facts.get("cwd"),
@@ -42,7 +52,7 @@ class Step:
         }  # fmt: skip
 
 
-def entity_at(found: History, path: str | os.PathLike[str]) -> Entity:
+def entity_at(found: Recorded, path: str | os.PathLike[str]) -> Entity:
     """What lies at a path, or lay there last.
 
     Raises:
@@ -60,12 +70,11 @@ def entity_at(found: History, path: str | os.PathLike[str]) -> Entity:
     return one
 
 
-def state_of(found: History, one: Entity) -> str:
+def state_of(found: Recorded, one: Entity) -> str:
     """Whether a generation still lies where it lay last, as it was; the bytes are read where a hash is known."""
     if one.kind != "file" or one.id in found.imported:
         return UNKNOWN
-    current = {key[1] for key, value in found.current.items() if value == one.id}
-    places = [name for name in one.names if name in current]
+    places = found.lies_at(one)
     if not places:
         return REPLACED
     try:
@@ -88,26 +97,33 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     return made.hexdigest()
 
 
-def _step(found: History, name: str) -> Step:
+def _step(found: Recorded, name: str, most: int) -> Step:
     one = found.entities[name]
-    return Step(one, found.programs.get(one.by or ""), tuple(found.sources(name)), state_of(found, one))
+    sources = found.sources(name, most + 1) if most else []
+    return Step(one, found.program_of(one), tuple(sources[:most]), state_of(found, one), len(sources) > most)
 
 
-def lineage(found: History, path: str | os.PathLike[str]) -> list[Step]:
-    """The file, and everything it was made from, nearest first. Raises as :func:`entity_at`."""
+def lineage(found: Recorded, path: str | os.PathLike[str], *, most: int = MOST_SOURCES) -> list[Step]:
+    """The file, and everything it was made from, nearest first; each step names at most so many of its direct sources.
+
+    Raises as :func:`entity_at`.
+    """
     one = entity_at(found, path)
-    return [_step(found, name) for name in (one.id, *found.lineage(one.id))]
+    return [_step(found, name, most) for name in (one.id, *found.lineage(one.id))]
 
 
-def impact(found: History, path: str | os.PathLike[str]) -> list[Step]:
-    """The file, and everything that was made from it (from any of its generations since the first), nearest first."""
+def impact(found: Recorded, path: str | os.PathLike[str], *, most: int = MOST_SOURCES) -> list[Step]:
+    """The file, and everything that was made from it (from any of its generations since the first), nearest first.
+
+    Raises as :func:`entity_at`.
+    """
     one = entity_at(found, path)
-    names = dict.fromkeys([one.id])
+    names, further = dict.fromkeys([one.id]), found.walk(up=False)
     older: Entity | None = one
     while older is not None:
-        names |= dict.fromkeys(found.impact(older.id))
+        names |= dict.fromkeys(further(older.id))
         older = found.entities.get(older.revision or "")
-    return [_step(found, name) for name in names]
+    return [_step(found, name, most) for name in names]
 
 
 @dataclass(frozen=True)
@@ -119,7 +135,7 @@ class Finding:
     detail: str
 
 
-def verify(found: History, paths: Sequence[str | os.PathLike[str]]) -> list[Finding]:
+def verify(found: Recorded, paths: Sequence[str | os.PathLike[str]]) -> list[Finding]:
     """What has changed or gone of files (or of all files in folders) and of everything they were made from; damaged logs.
 
     Files in a folder that were never seen are left alone; one that is named is not.
@@ -129,7 +145,7 @@ def verify(found: History, paths: Sequence[str | os.PathLike[str]]) -> list[Find
     """
     files = [file for path in paths for file in _files(Path(path))]
     named = {Path(path) for path in paths}
-    findings, seen, known = [], set(), 0
+    findings, seen, known, further = [], set(), 0, found.walk(up=True)
     for file in files:
         one = found.at(os.path.realpath(file))
         if one is None:
@@ -137,7 +153,7 @@ def verify(found: History, paths: Sequence[str | os.PathLike[str]]) -> list[Find
                 findings.append(Finding(str(file), UNKNOWN, "no tracked program wrote or read it"))
             continue
         known += 1
-        for name in (one.id, *found.lineage(one.id)):
+        for name in (one.id, *further(one.id)):
             if name in seen:
                 continue
             seen.add(name)
@@ -197,14 +213,14 @@ class Recipe:
     missing: tuple[str, ...] = field(default=())
 
 
-def reproduce(found: History, path: str | os.PathLike[str]) -> Recipe:
+def reproduce(found: Recorded, path: str | os.PathLike[str]) -> Recipe:
     """The command that wrote a file, and the state of each input that nobody wrote (generation 0) or that another run wrote.
 
     Raises:
         Refused: ``path-unknown``; ``not-made`` for a file that no tracked program wrote.
     """
     one = entity_at(found, path)
-    by = found.programs.get(one.by or "")
+    by = found.program_of(one)
     if by is None:
         raise Refused(
             f"{one.names[-1]} was read, but no tracked program wrote it; there is no command to repeat.",
@@ -214,8 +230,8 @@ def reproduce(found: History, path: str | os.PathLike[str]) -> Recipe:
     while root.parent in found.programs and root.parent not in seen:
         root = found.programs[str(root.parent)]
         seen.add(root.id)
-    own = {x.id for x in found.programs.values() if x.run == root.run}
-    inputs = [_step(found, name) for name in found.lineage(one.id)]
+    own = {x.id for x in found.programs_in(root.run)}
+    inputs = [_step(found, name, 0) for name in found.lineage(one.id)]
     given = tuple(x for x in inputs if x.entity.by not in own)
     missing = tuple(x.entity.names[-1] for x in given if x.state in (GONE, CHANGED, REPLACED))
     argv = tuple(str(x) for x in root.facts.get("argv", ()))
@@ -246,31 +262,37 @@ class RunFacts:
     lost: int
 
 
-def runs(found: History) -> list[RunFacts]:
+def _run(found: Recorded, name: str) -> RunFacts:
+    began, command, ended = 0, tuple[str, ...](), None
+    metrics: dict[str, tuple[int, Any]] = {}
+    configuration: dict[str, Any] = {}
+    types: dict[str, None] = {}
+    programs = lost = 0
+    for one in found.programs_in(name):
+        if not programs or one.began < began:
+            began, command = one.began, tuple(str(x) for x in one.facts.get("argv", ()))
+        if one.ended is not None:
+            ended = one.ended if ended is None else max(ended, one.ended)
+        for when, metric, value, _ in one.metrics:
+            if metric not in metrics or when >= metrics[metric][0]:
+                metrics[metric] = (when, value)
+        configuration |= one.configuration
+        types |= dict.fromkeys(one.types)
+        programs += 1
+        lost += one.lost
+    told = {key: value for key, (_, value) in metrics.items()}
+    return RunFacts(
+        name, began, ended, command, programs, *found.counts(name), told, configuration, tuple(types), lost
+    )  # fmt: skip
+
+
+def runs(found: Recorded) -> list[RunFacts]:
     """All runs, oldest first. A metric is its last value."""
-    made = []
-    for name in dict.fromkeys(x.run for x in sorted(found.programs.values(), key=lambda x: x.began)):
-        own = [x for x in found.programs.values() if x.run == name]
-        first = min(own, key=lambda x: x.began)
-        ids = {x.id for x in own}
-        written = {x.id for x in found.entities.values() if x.by in ids and x.kind == "file"}
-        read = {x.entity for x in found.calls.values() if x.program in ids and x.kind == "read"} - written
-        told = sorted((metric for x in own for metric in x.metrics), key=lambda x: x[0])
-        settings = {key: value for x in own for key, value in x.configuration.items()}
-        ends = [x.ended for x in own]
-        made.append(
-            RunFacts(
-                name, first.began, max((x for x in ends if x is not None), default=None),
-                tuple(str(x) for x in first.facts.get("argv", ())), len(own), len(read), len(written),
-                {key: value for _, key, value, _ in told}, settings, tuple(dict.fromkeys(t for x in own for t in x.types)),
-                sum(x.lost for x in own),
-            )
-        )  # fmt: skip
-    return made
+    return [_run(found, name) for name in found.run_names()]
 
 
 def best(
-    found: History, metric: str, *, lowest: bool = False, where: Mapping[str, Any] | None = None
+    found: Recorded, metric: str, *, lowest: bool = False, where: Mapping[str, Any] | None = None
 ) -> list[RunFacts]:
     """Runs with a metric, the best first; ``where`` names settings they must have.
 
@@ -301,19 +323,19 @@ class Difference:
     second: Any
 
 
-def diff(found: History, first: str, second: str) -> list[Difference]:
+def diff(found: Recorded, first: str, second: str) -> list[Difference]:
     """Settings, results, command and inputs (by content where it is known) in which two runs differ.
 
     Raises:
         Usage: ``run-unknown``.
     """
-    known = {x.name: x for x in runs(found)}
+    known = found.run_names()
     for name in (first, second):
         if name not in known:
             raise Usage(
                 f"no run is called {name!r}; there are {', '.join(known) or 'none'}.", code="run-unknown"
             )
-    a, b = known[first], known[second]
+    a, b = _run(found, first), _run(found, second)
     made = [] if a.command == b.command else [Difference("command", "", list(a.command), list(b.command))]
     for what, left, right in (
         ("setting", a.configuration, b.configuration), ("metric", a.metrics, b.metrics),
@@ -325,14 +347,8 @@ def diff(found: History, first: str, second: str) -> list[Difference]:
     return made
 
 
-def _inputs(found: History, run: str) -> dict[str, str]:
-    own = {x.id for x in found.programs.values() if x.run == run}
-    read = {x.entity for x in found.calls.values() if x.program in own and x.kind == "read"}
-    given = [
-        found.entities[x]
-        for x in read
-        if found.entities[x].by not in own and found.entities[x].kind == "file"
-    ]
+def _inputs(found: Recorded, run: str) -> dict[str, str]:
+    given = found.inputs(run)
     return {x.names[-1]: x.sha256 or f"generation {x.generation}, {x.size} bytes" for x in in_order(given)}
 
 
@@ -354,25 +370,22 @@ class Profile:
         return self.bytes / self.seconds / 1e6 if self.bytes and self.seconds else None
 
 
-def io_profile(found: History, run: str) -> list[Profile]:
+def io_profile(found: Recorded, run: str) -> list[Profile]:
     """What a run did to which file, the longest first.
 
     Raises:
         Usage: ``run-unknown``.
     """
-    own = {x.id for x in found.programs.values() if x.run == run}
-    if not own:
+    rows: dict[tuple[str, str, str], list[float]] = {}
+    for call, one in found.calls_of(run):
+        sums = rows.setdefault((call.kind, one.names[-1], one.kind), [0, 0, 0, 0])
+        for at, value in enumerate((call.count, call.bytes, call.seconds, call.failed)):
+            sums[at] += value
+    if not rows and run not in found.run_names():
         raise Usage(
-            f"no run is called {run!r}; there are {', '.join(x.name for x in runs(found)) or 'none'}.",
+            f"no run is called {run!r}; there are {', '.join(found.run_names()) or 'none'}.",
             code="run-unknown",
         )
-    rows: dict[tuple[str, str, str], list[float]] = {}
-    for call in found.calls.values():
-        if call.program in own:
-            one = found.entities[call.entity]
-            sums = rows.setdefault((call.kind, one.names[-1], one.kind), [0, 0, 0, 0])
-            for at, value in enumerate((call.count, call.bytes, call.seconds, call.failed)):
-                sums[at] += value
     made = [
         Profile(*key, int(n), int(size), seconds, int(failed))
         for key, (n, size, seconds, failed) in rows.items()

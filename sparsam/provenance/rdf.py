@@ -5,14 +5,15 @@ for reading and generated what it wrote; io:Call stands beside it with counts an
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from sparsam.errors import Usage
-from sparsam.provenance.graph import Entity, History, Program
+from sparsam.provenance.graph import Call, Entity, Program
+from sparsam.provenance.index import Recorded
 from sparsam.provenance.terms import (
     CALL_CLASSES,
     IO,
@@ -71,50 +72,53 @@ def when(nanoseconds: int) -> datetime:
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=nanoseconds // 1000)
 
 
-def triples(found: History) -> Iterator[Triple]:
+def triples(found: Recorded) -> Iterator[Triple]:
     """Every statement, in a fixed order; those of imported documents last."""
+    scopes = {}
     for program in found.programs.values():
+        scopes[program.id] = {key: name for key, (name, _) in program.scopes.items()}
         if program.id not in found.stated:
-            yield from _program(program)
+            yield from program_triples(program)
     for entity in found.entities.values():
         if entity.id not in found.stated:
-            yield from _entity(found, entity)
-    yield from _calls(found)
+            yield from entity_triples(found, entity)
+    for number, call in enumerate(found.all_calls()):
+        if call.program not in found.stated:
+            yield from call_triples(number, call, scopes[call.program])
+    yield from _used(found)
     yield from found.foreign
 
 
-def _calls(found: History) -> Iterator[Triple]:
-    used: dict[tuple[str, str], None] = {}
-    for number, call in enumerate(found.calls.values()):
-        if call.program in found.stated:
+def _used(found: Recorded) -> Iterator[Triple]:
+    for program_id, entity_id in found.used():
+        if program_id in found.stated:
             continue
-        node, program = (
-            iri(f"call-{number}-{call.program.removeprefix('program-')}"),
-            found.programs[call.program],
-        )
-        yield node, RDF_TYPE, Iri(PROV + "Activity")
-        yield node, RDF_TYPE, Iri(IO + CALL_CLASSES[call.kind])
-        yield node, PROV + "wasAssociatedWith", iri(call.program)
-        yield node, PROV + "startedAtTime", when(call.first)
-        yield node, PROV + "endedAtTime", when(call.last)
-        yield node, IO + "count", call.count
-        if call.bytes:
-            yield node, IO + "bytes", call.bytes
-        if call.seconds:
-            yield node, IO + "elapsed", Decimal(f"{call.seconds:.9f}")
-        if call.failed:
-            yield node, IO + "failed", call.failed
-        if call.scope is not None and call.scope in program.scopes:
-            yield node, IO + "scope", program.scopes[call.scope][0]
-        yield iri(call.entity), IO + RELATIONS[call.kind], node
-        if call.kind == "read":
-            used[call.program, call.entity] = None
-    for program_id, entity_id in used:
         if found.entities[entity_id].by != program_id:  # what it wrote and read again is no input
             yield iri(program_id + "-run"), PROV + "used", iri(entity_id)
 
 
-def _program(one: Program) -> Iterator[Triple]:
+def call_triples(number: int, call: Call, scopes: Mapping[str, str]) -> Iterator[Triple]:
+    """Of calls counted together; scopes by their ids."""
+    node = iri(f"call-{number}-{call.program.removeprefix('program-')}")
+    yield node, RDF_TYPE, Iri(PROV + "Activity")
+    yield node, RDF_TYPE, Iri(IO + CALL_CLASSES[call.kind])
+    yield node, PROV + "wasAssociatedWith", iri(call.program)
+    yield node, PROV + "startedAtTime", when(call.first)
+    yield node, PROV + "endedAtTime", when(call.last)
+    yield node, IO + "count", call.count
+    if call.bytes:
+        yield node, IO + "bytes", call.bytes
+    if call.seconds:
+        yield node, IO + "elapsed", Decimal(f"{call.seconds:.9f}")
+    if call.failed:
+        yield node, IO + "failed", call.failed
+    if call.scope is not None and call.scope in scopes:
+        yield node, IO + "scope", scopes[call.scope]
+    yield iri(call.entity), IO + RELATIONS[call.kind], node
+
+
+def program_triples(one: Program) -> Iterator[Triple]:
+    """Of a program: the agent, its execution, who it ran for, what it told of itself."""
     agent, run = iri(one.id), iri(one.id + "-run")
     facts = one.facts
     yield agent, RDF_TYPE, Iri(PROV + "SoftwareAgent")
@@ -172,7 +176,8 @@ def _program(one: Program) -> Iterator[Triple]:
         yield agent, IO + relation, node
 
 
-def _entity(found: History, one: Entity) -> Iterator[Triple]:
+def entity_triples(found: Recorded, one: Entity) -> Iterator[Triple]:
+    """Of an entity, its calls aside."""
     node = iri(one.id)
     yield node, RDF_TYPE, Iri(PROV + "Entity")
     yield node, RDF_TYPE, Iri(IO + OBJECT_CLASSES[one.kind])
@@ -199,17 +204,24 @@ def _entity(found: History, one: Entity) -> Iterator[Triple]:
         yield node, PROV + "wasDerivedFrom", iri(source)
 
 
-def quads(found: History) -> Iterator[Any]:
+def quads(found: Recorded) -> Iterator[Any]:
     """The statements as pyoxigraph's. Raises Usage ``extra-missing``."""
+    return quads_of(triples(found))
+
+
+def quads_of(statements: Iterable[Triple]) -> Iterator[Any]:
+    """As pyoxigraph's. Raises Usage ``extra-missing``."""
     ox = oxigraph()
     nodes: dict[str, Any] = {}
 
     def node(name: str) -> Any:
         if name not in nodes:
+            if len(nodes) > 100_000:
+                nodes.clear()
             nodes[name] = ox.BlankNode(name[2:]) if name.startswith("_:") else ox.NamedNode(name)
         return nodes[name]
 
-    for subject, predicate, value in triples(found):
+    for subject, predicate, value in statements:
         yield ox.Quad(
             node(subject), node(predicate), node(value) if isinstance(value, Iri) else literal(value)
         )
@@ -253,7 +265,7 @@ def oxigraph() -> Any:
     return pyoxigraph
 
 
-def write(found: History, to: str) -> bytes:
+def write(found: Recorded, to: str) -> bytes:
     """The graph in one of :data:`FORMATS`.
 
     Raises:
@@ -285,7 +297,7 @@ def write(found: History, to: str) -> bytes:
     return made
 
 
-def prov_json(found: History) -> dict[str, Any]:
+def prov_json(found: Recorded) -> dict[str, Any]:
     """The same statements as PROV-JSON; see :mod:`sparsam.provenance.prov_json`."""
     from sparsam.provenance.prov_json import document
 

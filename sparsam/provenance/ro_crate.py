@@ -12,7 +12,9 @@ from typing import Any
 from urllib.parse import quote
 
 from sparsam.provenance.graph import Entity, History, Program
+from sparsam.provenance.index import Recorded
 from sparsam.provenance.rdf import text, when
+from sparsam.provenance.runs import recorded
 from sparsam.provenance.terms import IO
 
 CONTEXT = ["https://w3id.org/ro/crate/1.1/context", "https://w3id.org/ro/terms/workflow-run/context"]
@@ -25,9 +27,9 @@ WORKFLOW = "https://bioschemas.org/profiles/ComputationalWorkflow/1.0-RELEASE"
 Node = dict[str, Any]
 
 
-def crate(found: History) -> bytes:
-    """The metadata of a crate, as JSON-LD."""
-    return _Crate(found).made()
+def crate(found: Recorded) -> bytes:
+    """The metadata of a crate, as JSON-LD; made from a history in memory, into which an index is read."""
+    return _Crate(found if isinstance(found, History) else recorded(found.folder)).made()
 
 
 def _ref(name: str) -> Node:

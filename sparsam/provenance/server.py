@@ -17,7 +17,7 @@ from urllib.parse import quote, urlsplit
 
 from sparsam.errors import InputOutput, Refused, Usage
 from sparsam.provenance import rdf
-from sparsam.provenance.graph import History
+from sparsam.provenance.index import Recorded
 from sparsam.provenance.store import ROWS, SECONDS, Answer, check_question, plain, with_prefixes
 
 USER, PASSWORD = "SPARSAM_SERVER_USER", "SPARSAM_SERVER_PASSWORD"
@@ -56,7 +56,7 @@ def query(address: str, text: str, *, seconds: float = SECONDS, rows: int = ROWS
 
 
 def load(
-    found: History, address: str, *, graph: str | None = None, replace: bool = False, seconds: float = 600.0
+    found: Recorded, address: str, *, graph: str | None = None, replace: bool = False, seconds: float = 600.0
 ) -> int:
     """Put the graph into a server; how many statements were sent.
 

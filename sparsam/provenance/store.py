@@ -1,6 +1,7 @@
 """The graph on disk, and guarded questions to it in SPARQL.
 
-The store lies in ``.sparsam/graph`` and is made from the logs whenever these have changed; it holds nothing that they do not.
+The store lies in ``.sparsam/graph`` and follows the index of the logs; it holds nothing that they do not. Where documents were
+imported it is made anew, in memory, whenever logs or documents have changed.
 Questions run in a process of their own, on the store opened for reading alone, within limits of time and rows.
 """
 
@@ -17,7 +18,9 @@ from typing import Any
 from sparsam.errors import Refused, Usage
 from sparsam.provenance import rdf
 from sparsam.provenance.adapters import imported
-from sparsam.provenance.graph import History
+from sparsam.provenance.follow import MARK, follow
+from sparsam.provenance.index import Recorded, alone, opened
+from sparsam.provenance.ingest import locked
 from sparsam.provenance.log import logs_in
 from sparsam.provenance.runs import names_of_runs, recorded
 from sparsam.provenance.terms import prefixes
@@ -50,40 +53,57 @@ class Answer:
 
 
 def built(folder: str | os.PathLike[str] | None = None) -> Path:
-    """The store of all runs, made anew where the logs have changed since.
+    """The store of all runs and all that was imported, brought up to date.
 
     Raises:
         Usage: ``extra-missing``.
         InputOutput: ``runs-missing``.
     """
-    ox, base = rdf.oxigraph(), Path(folder if folder is not None else runs_folder())
+    rdf.oxigraph()
+    base = Path(folder if folder is not None else runs_folder())
+    if imported.names(base):
+        (base / "index").mkdir(exist_ok=True)
+        with locked(_lock(base)):
+            _made_anew(base)
+        return base / "graph"
+    with alone(base):
+        pass  # what is not there is said before anything is made
+    with locked(_lock(base)), alone(base), opened(base) as index:
+        follow(index, base / "graph")
+    return base / "graph"
+
+
+def _lock(base: Path) -> Path:
+    return base / "index" / "graph-lock"
+
+
+def _made_anew(base: Path) -> None:
+    """The whole store, where logs or imported documents are not those that it was made from."""
     place, state = base / "graph", _state(base)
-    mark = place / "made-from.json"
+    mark = place / MARK
     if mark.is_file() and json.loads(mark.read_text()) == state:
-        return place
-    found = recorded(base)
+        return
     fresh = Path(tempfile.mkdtemp(prefix="graph-", dir=base))
     try:
-        fill(ox.Store(str(fresh)), found)
-        (fresh / mark.name).write_text(json.dumps(state))
+        fill(rdf.oxigraph().Store(str(fresh)), recorded(base))
+        (fresh / MARK).write_text(json.dumps(state))
         if place.exists():
             shutil.rmtree(place)
         os.replace(fresh, place)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-    return place
-
-
-def fill(store: Any, found: History) -> None:
-    """Put a history into a store of pyoxigraph's."""
-    store.bulk_extend(rdf.quads(found))
-    store.flush()
 
 
 def _state(base: Path) -> list[list[Any]]:
     files = [file for run in names_of_runs(base) for file in logs_in(base / "runs" / run)]
     files += [x for x in imported.files(base) if x.exists()]
     return [[str(x.relative_to(base)), x.stat().st_size, x.stat().st_mtime_ns] for x in files]
+
+
+def fill(store: Any, found: Recorded) -> None:
+    """Put a history into a store of pyoxigraph's."""
+    store.bulk_extend(rdf.quads(found))
+    store.flush()
 
 
 def check_question(text: str) -> None:
@@ -118,6 +138,12 @@ def query(
         raise Usage(f"seconds is above 0 and rows at least 1; got {seconds} and {rows}.", code="query-limits")
     check_question(text)
     place = built(folder)
+    with locked(_lock(place.parent), shared=True):
+        columns, found = _asked(place, text, seconds, rows)
+    return Answer(tuple(columns), tuple(tuple(x) for x in found[:rows]), len(found) > rows)
+
+
+def _asked(place: Path, text: str, seconds: float, rows: int) -> Any:
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_ask, args=(str(place), text, rows, sender), daemon=True)
@@ -140,8 +166,7 @@ def query(
         receiver.close()
     if kind == "error":
         raise Refused(f"this is no question that the store understands: {value}", code="query-invalid")
-    columns, found = value
-    return Answer(tuple(columns), tuple(tuple(x) for x in found[:rows]), len(found) > rows)
+    return value
 
 
 def _ask(place: str, text: str, rows: int, sender: Any) -> None:

@@ -1,12 +1,15 @@
 """Running a command with tracking on: what ``sparsam track`` does."""
 
+import atexit
 import os
 import platform
 import shutil
 import signal
+import sqlite3
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +17,17 @@ from typing import Any
 
 from sparsam.errors import InputOutput, Usage
 from sparsam.provenance.capture import start
-from sparsam.provenance.graph import History, history
-from sparsam.provenance.log import Merged, read_all
+from sparsam.provenance.graph import history
+from sparsam.provenance.index import Index, Recorded, opened
+from sparsam.provenance.log import Merged, logs_in, read_all
 from sparsam.provenance.questions import sha256_of
 from sparsam.provenance.runs import check_name
 from sparsam.provenance.tracking import Selection, runs_folder
 from sparsam.provenance.writer import Log
 
 HASHES = ("all", "written", "none")
+IN_MEMORY = 1 << 25
+"""Bytes of logs, up to which a run's graph is made in memory."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +39,14 @@ class Tracked:
         folder: of its logs.
         status: its exit code; 128 + n where signal n ended it.
         found: the graph of this run.
-        merged: its records.
+        merged: its records; none where there are very many, but what was damaged and lost all the same.
         hashed: files whose content was hashed.
     """
 
     run: str
     folder: Path
     status: int
-    found: History
+    found: Recorded
     merged: Merged
     hashed: int
 
@@ -85,16 +91,41 @@ def track(
     log.flush()
     told = start.environment(base, run, chosen, log.writer)
     status = _run([program, *command[1:]], os.environ | told)
-    merged = read_all(log.folder)
-    if len({record.writer for record in merged.records}) == 1:
+    found, merged = _of_run(log.folder)
+    if len(found.programs) == 1:
         log.add(
             "unseen", what="no Python program of this interpreter's kind was started: its files were not seen"
         )
-    hashed = _hashed(log, history(merged), hashes)
+    hashed = _hashed(log, found, hashes)
     log.add("end", status=status)
     log.close()
-    merged = read_all(log.folder)
-    return Tracked(run, Path(log.folder), status, history(merged), merged, hashed)
+    found, merged = _of_run(log.folder, found)
+    return Tracked(run, Path(log.folder), status, found, merged, hashed)
+
+
+def _of_run(folder: str, known: Recorded | None = None) -> tuple[Recorded, Merged]:
+    """The graph of one run: in memory, or where its logs are long in an index that is thrown away afterwards."""
+    if isinstance(known, Index) or sum(x.stat().st_size for x in logs_in(folder)) > IN_MEMORY:
+        try:
+            found = _aside(folder, known)
+            return found, Merged((), found.damages, sum(x.lost for x in found.programs.values()))
+        except (OSError, sqlite3.Error):
+            pass  # no room for it
+    merged = read_all(folder)
+    return history(merged), merged
+
+
+def _aside(folder: str, known: Recorded | None) -> Index:
+    if isinstance(known, Index):
+        known.close()
+        return opened(known.folder)
+    base = os.path.dirname(os.path.dirname(folder))
+    aside = Path(tempfile.mkdtemp(prefix="run-", dir=base))
+    atexit.register(shutil.rmtree, aside, ignore_errors=True)
+    (aside / "index").mkdir()
+    (aside / "runs").mkdir()
+    (aside / "runs" / os.path.basename(folder)).symlink_to(os.path.abspath(folder))
+    return opened(aside)
 
 
 def _run(command: Sequence[str], environment: dict[str, str]) -> int:
@@ -116,12 +147,11 @@ def _run(command: Sequence[str], environment: dict[str, str]) -> int:
     return code if code >= 0 else 128 - code
 
 
-def _hashed(log: Log, found: History, hashes: str) -> int:
+def _hashed(log: Log, found: Recorded, hashes: str) -> int:
     count = 0
     if hashes == "none":
         return count
-    for (host, path), name in sorted(found.current.items()):
-        one = found.entities[name]
+    for host, path, one in found.lying():
         if one.kind != "file" or host != log.writer.host or (hashes == "written" and one.by is None):
             continue
         try:

@@ -97,7 +97,8 @@ class _Reader:
                 if word == "wasRevisionOf" and known[key].startswith(OURS):
                     continue  # where ours was emptied first, nothing of the old is in it
                 sources = {self.id(str(x), "entity") for x in self.facts[known[key]].get(PROV + word, ())}
-                entity.derived |= (sources - {key}) & set(self.history.entities)
+                found = (sources - {key}) & set(self.history.entities)
+                entity.derived = sorted(found.union(entity.derived))
         self.calls(calls, types)
         self.history.stated = {*self.history.programs, *self.history.entities}
         return self.history

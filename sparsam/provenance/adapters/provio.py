@@ -16,6 +16,7 @@ from typing import Any
 
 from sparsam.provenance.adapters.turtle import BASE, Recovery, blocks
 from sparsam.provenance.graph import Call, Entity, History, Program
+from sparsam.provenance.index import Recorded
 from sparsam.provenance.log import Writer
 from sparsam.provenance.rdf import Iri, Triple, Typed, oxigraph, quads, text
 from sparsam.provenance.terms import PREFIXES, RELATIONS, XSD
@@ -155,7 +156,8 @@ class _Reader:
         for subject in self.facts:
             for source in self.values(subject, "wasDerivedFrom"):
                 if subject in self.of and source in self.of:
-                    self.history.entities[self.of[subject]].derived.add(self.of[source])
+                    derived = self.history.entities[self.of[subject]].derived
+                    derived[:] = dict.fromkeys([*derived, self.of[source]])
 
     def calls(self) -> None:
         for subject in list(self.facts):
@@ -242,7 +244,7 @@ def _number(value: Any) -> float | str:
 # ours in their words
 
 
-def as_provio(found: History) -> bytes:
+def as_provio(found: Recorded) -> bytes:
     """Turtle that PROV-IO's own questions understand, beside ours: every setting with the accuracy it led to.
 
     Quality is the run's metric called accuracy or Quality, else the last that it recorded; Version the setting called version,

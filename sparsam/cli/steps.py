@@ -1,0 +1,65 @@
+"""Answers that are many files: one in a line, or in a line for each folder where there are too many."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sparsam.cli.answers import answer
+from sparsam.cli.show import new_console, new_table, plain
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from sparsam.provenance.questions import Step
+
+MOST_ROWS = 100
+"""Of files in words; of more, the nearer half is listed and the others are summed up by folder."""
+
+
+def told_steps(title: str, steps: "Sequence[Step]", as_json: bool) -> int:
+    """Print an answer that is many files; the exit code."""
+    if as_json:
+        return answer({"steps": [x.to_json() for x in steps]})
+    table = new_table(
+        f"{steps[0].entity.names[-1]}: {title}", "file", "generation", "size", "SHA-256", "now", "by"
+    )
+    for x in steps if len(steps) <= MOST_ROWS else steps[: MOST_ROWS // 2]:
+        one, by = x.entity, x.program
+        command = "" if by is None else " ".join(str(word) for word in by.facts.get("argv", ()))
+        table.add_row(
+            plain(one.names[-1]), str(one.generation), "" if one.size is None else f"{one.size:,}", (one.sha256 or "")[:12],
+            x.state + (", written unseen" if one.outside else ""), plain(command),
+        )  # fmt: skip
+    console = new_console()
+    console.print(table)
+    if len(steps) > MOST_ROWS:
+        console.print(_by_folder(steps[MOST_ROWS // 2 :]))
+    return 0
+
+
+def _by_folder(steps: "Sequence[Step]") -> "Table":
+    """Many files in a row for each folder, the fullest first."""
+    folders: dict[str, list[Step]] = {}
+    for x in steps:
+        folders.setdefault(os.path.dirname(x.entity.names[-1]), []).append(x)
+    table = new_table(
+        f"and {len(steps):,} more, by folder (--json names them all)",
+        "folder",
+        "generations",
+        "size",
+        "now",
+        "by",
+    )
+    listed = sorted(folders.items(), key=lambda item: (-len(item[1]), item[0]))
+    for name, inside in listed[:MOST_ROWS]:
+        states = Counter(x.state + (", written unseen" if x.entity.outside else "") for x in inside)
+        programs = len({x.entity.by for x in inside} - {None})
+        table.add_row(
+            plain(name), f"{len(inside):,}", f"{sum(x.entity.size or 0 for x in inside):,}",
+            ", ".join(f"{count:,} {state}" for state, count in states.most_common()),
+            f"{programs:,} programs" if programs else "",
+        )  # fmt: skip
+    if left := listed[MOST_ROWS:]:
+        table.add_row(f"{len(left):,} more folders", f"{sum(len(x) for _, x in left):,}", "", "", "")
+    return table
