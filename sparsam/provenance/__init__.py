@@ -15,6 +15,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from sparsam.provenance.decisions import record_account, record_calibration, record_decision
     from sparsam.provenance.graph import Call, Entity, History, Program, history
     from sparsam.provenance.log import Damage, Log, Merged, Record, Writer, merge, read_all
     from sparsam.provenance.runs import (
@@ -25,12 +26,14 @@ if TYPE_CHECKING:
         recorded,
         run,
         scope,
+        stage,
     )
     from sparsam.provenance.tracking import Selection, Tracker
 
 __all__ = [
     "Call", "Damage", "Entity", "History", "Log", "Merged", "Program", "Record", "Selection", "Tracker", "Writer", "history",
-    "merge", "read_all", "record_config", "record_derived", "record_metric", "record_type", "recorded", "run", "scope",
+    "merge", "read_all", "record_account", "record_calibration", "record_config", "record_decision", "record_derived",
+    "record_metric", "record_type", "recorded", "run", "scope", "stage",
 ]  # fmt: skip
 
 
@@ -38,9 +41,9 @@ def __getattr__(name: str) -> object:
     """The public names, loaded when they are first asked for: a tracked program imports none of them."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from sparsam.provenance import graph, log, runs, tracking
+    from sparsam.provenance import decisions, graph, log, runs, tracking
 
-    for home in (graph, log, tracking, runs):
+    for home in (graph, log, tracking, runs, decisions):
         if hasattr(home, name):
             found = getattr(home, name)
             globals()[name] = found

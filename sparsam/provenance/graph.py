@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from sparsam.provenance.decisions import Account, take
 from sparsam.provenance.log import Merged, Record, Writer
 
 OBJECTS = ("group", "dataset", "attribute", "datatype", "link")
@@ -118,6 +119,8 @@ class History:
     current: dict[tuple[str, str], str] = field(default_factory=dict)
     """(host, path): the generation that lies there now."""
     damages: tuple[Any, ...] = ()
+    accounts: dict[str, Account] = field(default_factory=dict)
+    """Entity: what its maker told of how it was made."""
 
     def at(self, path: str, host: str | None = None) -> Entity | None:
         """What lies at a path now, or lay there last; None for a path that was never seen."""
@@ -233,6 +236,7 @@ class _Builder:
         self.listed: dict[str, set[str]] = {}  # what stands in each list of reads
         self.scopes: dict[str, dict[str, str | None]] = {}  # group: scope, the scope around it
         self.open_scopes: dict[str, dict[str, None]] = {}
+        self.stages: dict[str, str | None] = {}  # scopes that narrow nothing, and what is around each
         self.in_progress: set[str] = set()  # generations that were read before their writer closed them
         self.objects: dict[tuple[str, str, str], str] = {}  # (file generation, kind, name): entity
 
@@ -281,6 +285,8 @@ class _Builder:
         group = self.group.get(program.id, program.id)
         self.scopes.setdefault(group, {})[str(facts["id"])] = facts.get("parent")
         self.open_scopes.setdefault(group, {})[str(facts["id"])] = None
+        if facts.get("stage"):
+            self.stages[str(facts["id"])] = facts.get("parent")
 
     def _on_scope_end(self, record: Record, program: Program, facts: dict[str, Any]) -> None:
         self.open_scopes.get(self.group.get(program.id, program.id), {}).pop(str(facts["id"]), None)
@@ -429,6 +435,14 @@ class _Builder:
         target = self.found.entities[self._file(record, str(facts["target"])).current]
         target.derived |= {self._file(record, str(name)).current for name in facts["sources"]} - {target.id}
 
+    def _told(self, record: Record, program: Program, facts: dict[str, Any]) -> None:
+        """What a program decided about a file that it wrote."""
+        target = self._file(record, str(facts["path"])).current
+        ids = [self._file(record, str(name)).current for name in facts.get("sources", ())]
+        take(self.found.accounts, target, program.id, record.kind, facts, ids)
+
+    _on_account = _on_calibration = _on_decision = _told
+
     def _on_hash(self, record: Record, program: Program, facts: dict[str, Any]) -> None:
         file = self.files.get((record.writer.host, str(facts["path"])))
         if file is None:
@@ -571,8 +585,10 @@ class _Builder:
         session.file.writers -= 1
         entity = self.found.entities[session.entity]
         entity.unfinished |= unfinished
-        group = self.group.get(session.program, session.program)
-        key = group if session.scope is None else f"{group} {session.scope}"
+        group, scope = self.group.get(session.program, session.program), session.scope
+        while scope in self.stages:
+            scope = self.stages[scope]
+        key = group if scope is None else f"{group} {scope}"
         count = len(self.found.reads.get(key, ()))
         if not count:
             return

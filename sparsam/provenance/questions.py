@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsam.errors import Refused, Usage
+from sparsam.provenance.decisions import Account
 from sparsam.provenance.graph import Entity, History, Program, in_order
 from sparsam.provenance.log import Damage
 
@@ -26,6 +27,7 @@ class Step:
     program: Program | None
     sources: tuple[str, ...]
     state: str
+    account: Account | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain facts."""
@@ -37,8 +39,10 @@ class Step:
             "by": None if by is None else {
                 "id": by.id, "run": by.run, "command": by.facts.get("argv"), "cwd": by.facts.get("cwd"),
                 "user": by.facts.get("user"), "host": by.writer.host, "pid": by.writer.pid, "rank": by.facts.get("rank"),
-                "configuration": by.configuration,
+                "configuration": by.configuration, "code": by.facts.get("code"), "versions": by.facts.get("versions"),
+                "machine": by.facts.get("machine"), "status": by.status, "began": by.began, "ended": by.ended,
             },
+            "account": None if self.account is None else self.account.to_json(),
         }  # fmt: skip
 
 
@@ -88,13 +92,28 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
 
 def _step(found: History, name: str) -> Step:
     one = found.entities[name]
-    return Step(one, found.programs.get(one.by or ""), tuple(found.sources(name)), state_of(found, one))
+    by, sources = found.programs.get(one.by or ""), tuple(found.sources(name))
+    return Step(one, by, sources, state_of(found, one), found.accounts.get(name))
 
 
 def lineage(found: History, path: str | os.PathLike[str]) -> list[Step]:
     """The file, and everything it was made from, nearest first. Raises as :func:`entity_at`."""
     one = entity_at(found, path)
     return [_step(found, name) for name in (one.id, *found.lineage(one.id))]
+
+
+def intermediate(steps: Sequence[Step]) -> set[str]:
+    """Ids of generations in a lineage that a program wrote, used alone, and wrote over or removed: nobody else saw them."""
+    readers: dict[str, set[str]] = {}
+    for step in steps:
+        for source in step.sources:
+            readers.setdefault(source, set()).add(step.entity.by or "")
+    own = {
+        x.entity.id: {x.entity.by}
+        for x in steps[1:]
+        if x.state in (REPLACED, GONE) and x.entity.by is not None
+    }
+    return {name for name, by in own.items() if readers.get(name) == by}
 
 
 def impact(found: History, path: str | os.PathLike[str]) -> list[Step]:
@@ -213,8 +232,9 @@ def reproduce(found: History, path: str | os.PathLike[str]) -> Recipe:
         root = found.programs[str(root.parent)]
         seen.add(root.id)
     own = {x.id for x in found.programs.values() if x.run == root.run}
-    inputs = [_step(found, name) for name in found.lineage(one.id)]
-    given = tuple(x for x in inputs if x.entity.by not in own)
+    steps = [_step(found, name) for name in (one.id, *found.lineage(one.id))]
+    passing = intermediate(steps)
+    given = tuple(x for x in steps[1:] if x.entity.by not in own and x.entity.id not in passing)
     missing = tuple(x.entity.names[-1] for x in given if x.state in (GONE, CHANGED, REPLACED))
     argv = tuple(str(x) for x in root.facts.get("argv", ()))
     return Recipe(

@@ -346,9 +346,43 @@ class _Owner:
         self.id = number
 
 
+def _exchanges(module: ModuleType) -> None:
+    """Two folders that change places in one call of the system, which no function of ``os`` makes."""
+
+    def exchanging(old: Any) -> Any:
+        def call(one: Any, other: Any) -> Any:
+            done, tracker = old(one, other), _tracker()
+            if done and tracker is not None:
+                between = f"{os.fspath(other)}.exchanged"
+                for source, target in ((other, between), (one, other), (between, one)):
+                    tracker.moved(source, target)
+            return done
+
+        return call
+
+    _replace(module, "exchange", exchanging)
+
+
+def _looks(module: ModuleType) -> None:
+    """What a folder is, asked before something else is put in its place: nothing is made from what it holds."""
+
+    def looking(old: Any) -> Any:
+        def call(*args: Any, **more: Any) -> Any:
+            inside, files._inside.on = getattr(files._inside, "on", False), True
+            try:
+                return old(*args, **more)
+            finally:
+                files._inside.on = inside
+
+        return call
+
+    _replace(module, "is_artifact", looking)
+
+
 KNOWN: dict[str, Callable[[ModuleType], None]] = {
     "safetensors": _safetensors, "safetensors.torch": _safetensors_of, "safetensors.numpy": _safetensors_of, "torch": _torch,
     "pyarrow": _pyarrow, "pyarrow.parquet": _parquet, "h5py": _h5py,
+    "sparsam.artifact.manifest": _looks, "sparsam.artifact.staging": _exchanges,
 }  # fmt: skip
 
 
