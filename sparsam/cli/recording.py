@@ -324,13 +324,14 @@ def _settings(facts: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         yield "data", json.dumps(data)
     if facts.get("budget"):
         yield "budget", json.dumps(facts["budget"])
+    named_so: dict[str, int] = {}
     for one in [*methods, *([{"method": scheme["scheme"]} | scheme] if scheme else [])]:
+        name = str(one["method"])
+        named_so[name] = again = named_so.get(name, 0) + 1
         for key, value in one.items():
             if key not in ("method", "scheme", "paper", "title") and value is not None:
-                yield (
-                    f"{one['method']}.{key}",
-                    value if isinstance(value, bool | int | float | str) else json.dumps(value),
-                )
+                own = value if isinstance(value, bool | int | float | str) else json.dumps(value)
+                yield f"{name}{f' {again}' if again > 1 else ''}.{key}", own
 
 
 def _results(file: Path) -> dict[str, Any]:

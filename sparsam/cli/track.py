@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sparsam.cli.answers import answer
+from sparsam.cli.lineage import PageOut, To, file_of, print_recipe, told
 from sparsam.cli.options import Debug, Json, examples
 from sparsam.cli.show import new_console, new_table, plain
 from sparsam.cli.working import working
 
 if TYPE_CHECKING:
     from sparsam.provenance.graph import History
-    from sparsam.provenance.questions import RunFacts, Step
+    from sparsam.provenance.questions import RunFacts
 
 app = typer.Typer()
 
@@ -122,39 +123,52 @@ def _track(
 @app.command(
     "lineage",
     short_help="Where a file came from.",
-    help="Which files a file was made from, all the way, by which commands, and whether each is still as it was.",
-    epilog=examples("sparsam lineage out/model.safetensors", "sparsam lineage out/model.safetensors --json"),
+    help="Which files a file was made from, all the way, by which commands, and whether each is still as it was; of a "
+    "checkpoint that sparsam wrote also which settings, decisions and calibration rows. FILE may be a checkpoint's folder.",
+    epilog=examples(
+        "sparsam lineage out/model.safetensors",
+        "sparsam lineage out/model.safetensors --to html --out lineage.html",
+        "sparsam lineage out/model.safetensors --json",
+    ),
 )
 def _lineage(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A file that a tracked program touched.")],
+    to: To = "text",
+    out: PageOut = None,
     folder: Folder = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> int:
-    with working(as_json, debug):
+    with working(as_json, debug, models=False):
         from sparsam.provenance.questions import lineage
 
-        steps = lineage(_recorded(folder), file)
-    return _told("made from", steps, as_json)
+        found = _recorded(folder)
+        steps = lineage(found, file_of(file))
+    return told(found, steps, to, out, as_json, made_from=True)
 
 
 @app.command(
     "impact",
     short_help="What depends on a file.",
     help="Which files were made from a file, all the way.",
-    epilog=examples("sparsam impact data/train.parquet"),
+    epilog=examples(
+        "sparsam impact data/train.parquet", "sparsam impact data/train.parquet --to html --out impact.html"
+    ),
 )
 def _impact(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A file that a tracked program touched.")],
+    to: To = "text",
+    out: PageOut = None,
     folder: Folder = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> int:
-    with working(as_json, debug):
+    with working(as_json, debug, models=False):
         from sparsam.provenance.questions import impact
 
-        steps = impact(_recorded(folder), file)
-    return _told("what was made from it", steps, as_json)
+        found = _recorded(folder)
+        steps = impact(found, file_of(file))
+    return told(found, steps, to, out, as_json, made_from=False)
 
 
 @app.command(
@@ -170,7 +184,7 @@ def _verify(
     as_json: Json = False,
     debug: Debug = False,
 ) -> int:
-    with working(as_json, debug):
+    with working(as_json, debug, models=False):
         from sparsam.errors import InputOutput, Refused
         from sparsam.provenance.questions import verify
 
@@ -207,13 +221,11 @@ def _reproduce(
     as_json: Json = False,
     debug: Debug = False,
 ) -> int:
-    import shlex
-
-    with working(as_json, debug):
+    with working(as_json, debug, models=False):
         from sparsam.errors import Refused
         from sparsam.provenance.questions import reproduce
 
-        made = reproduce(_recorded(folder), file)
+        made = reproduce(_recorded(folder), file_of(file))
     problem = None
     if made.missing:
         problem = Refused(
@@ -226,20 +238,7 @@ def _reproduce(
             "inputs": [x.to_json() for x in made.inputs],
         }  # fmt: skip
         return answer(facts, problem)
-    print(plain(f"cd {shlex.quote(made.cwd)}"))
-    if made.code.get("commit"):
-        print(
-            plain(
-                f"git checkout {made.code['commit']}"
-                + ("   # and changes that were not committed" * made.code["changed"])
-            )
-        )
-    words = [
-        f"{key}={shlex.quote(str(value))}" for key, value in made.environment.items() if key != "VIRTUAL_ENV"
-    ]
-    print(plain(" ".join([*words, shlex.join(made.command)])))
-    for one in made.inputs:
-        print(plain(f"# {one.state}: {one.entity.names[-1]}"))
+    print_recipe(made)
     return 3 if problem else 0
 
 
@@ -250,7 +249,7 @@ def _reproduce(
     epilog=examples("sparsam runs"),
 )
 def _runs(folder: Folder = None, as_json: Json = False, debug: Debug = False) -> int:
-    with working(as_json, debug):
+    with working(as_json, debug, models=False):
         from sparsam.provenance.questions import runs
 
         rows = runs(_recorded(folder))
@@ -274,7 +273,7 @@ def _best(
     as_json: Json = False,
     debug: Debug = False,
 ) -> int:
-    with working(as_json, debug):
+    with working(as_json, debug, models=False):
         from sparsam.errors import Usage
         from sparsam.provenance.questions import best
 
@@ -298,7 +297,7 @@ def _diff(
     as_json: Json = False,
     debug: Debug = False,
 ) -> int:
-    with working(as_json, debug):
+    with working(as_json, debug, models=False):
         from sparsam.provenance.questions import diff
 
         rows = diff(_recorded(folder), first, second)
@@ -323,7 +322,7 @@ def _io_profile(
     as_json: Json = False,
     debug: Debug = False,
 ) -> int:
-    with working(as_json, debug):
+    with working(as_json, debug, models=False):
         from sparsam.provenance.questions import bottleneck, io_profile
 
         rows = io_profile(_recorded(folder), run)
@@ -364,7 +363,7 @@ def _query(
     as_json: Json = False,
     debug: Debug = False,
 ) -> int:
-    with working(as_json, debug) as shown:
+    with working(as_json, debug, models=False) as shown:
         from sparsam.errors import Usage
         from sparsam.provenance import store
 
@@ -461,20 +460,3 @@ def _recorded(folder: Path | None) -> "History":
 
 def _time(nanoseconds: int) -> str:
     return f"{datetime.fromtimestamp(nanoseconds / 1e9, UTC):%Y-%m-%d %H:%M:%S}"
-
-
-def _told(title: str, steps: "Sequence[Step]", as_json: bool) -> int:
-    if as_json:
-        return answer({"steps": [x.to_json() for x in steps]})
-    table = new_table(
-        f"{steps[0].entity.names[-1]}: {title}", "file", "generation", "size", "SHA-256", "now", "by"
-    )
-    for x in steps:
-        one, by = x.entity, x.program
-        command = "" if by is None else " ".join(str(word) for word in by.facts.get("argv", ()))
-        table.add_row(
-            plain(one.names[-1]), str(one.generation), "" if one.size is None else f"{one.size:,}", (one.sha256 or "")[:12],
-            x.state + (", written unseen" if one.outside else ""), plain(command),
-        )  # fmt: skip
-    new_console().print(table)
-    return 0

@@ -27,8 +27,8 @@ from sparsam.report.sheet import environment, style
 
 WIDTH, HEIGHT, ACROSS, GAP, BEND = 220.0, 46.0, 76.0, 18.0, 14.0
 MARGIN = 24.0
-LETTERS = 27
-"""Of a title; a wide letter counts as two."""
+LETTERS, SMALL_LETTERS = 23, 29
+"""Of a title and of a note; a wide letter counts as two."""
 SPOILT = (CHANGED, GONE, TOUCHED)
 WORDS = {
     UNCHANGED: "as recorded", CHANGED: "changed since", GONE: "gone", TOUCHED: "touched since", REPLACED: "replaced since",
@@ -146,13 +146,13 @@ def _box(node: Node, number: int, placed: Layout) -> str:
     kinds = [node.kind, *_flags(node)]
     x, y = _x(placed.layer[node.id]), _top(placed, node.id)
     behind = '<rect class="behind" x="5" y="5" width="220" height="46" rx="{0}"/>' if "group" in kinds else ""
-    round_ = 23 if node.kind == "program" else 5
+    round_, inset = (23, 18) if node.kind == "program" else (5, 14)
     words = (
         f"<title>{_xml(_whole(node))}</title>",
         behind.format(round_),
         f'<rect width="220" height="46" rx="{round_}"/>',
-        f'<text class="title" x="14" y="20">{_xml(_cut(title))}</text>',
-        f'<text class="note" x="14" y="36">{_xml(_cut(note, 32))}</text>',
+        f'<text class="title" x="{inset}" y="20">{_xml(_cut(title, LETTERS, node.kind == "file"))}</text>',
+        f'<text class="note" x="{inset}" y="36">{_xml(_cut(note, SMALL_LETTERS, False))}</text>',
     )
     place = f'transform="translate({x:.0f} {y:.1f})"'
     return f'<g id="n{number}" class="{" ".join(kinds)}" {place}>{"".join(words)}</g>'
@@ -175,14 +175,19 @@ def _words_of(node: Node) -> tuple[str, str]:
         first = node.programs[0]
         title = _command(first)
         if len(node.programs) > 1:
-            return title, f"{len(node.programs):,} programs"
+            own = [str(x) for x in first.facts.get("argv", ())]
+            last = [str(x) for x in node.programs[-1].facts.get("argv", ())]
+            alike = [a for a, b in zip(own, last, strict=False) if a == b]
+            title = _command_line(alike) if alike else title
+            return f"{title} …", f"{len(node.programs):,} programs"
         took = "" if first.ended is None else f"{_seconds((first.ended - first.began) / 1e9)} · "
         return title, f"{took}{_time(first.began)}"
     if len(node.steps) == 1:
         step = node.steps[0]
         one = step.entity
-        said = [WORDS[step.state], "" if one.size is None else size(one.size), os.path.dirname(one.names[-1])]
-        return _title(one.names[-1]), " · ".join(x for x in said if x)
+        version = f"generation {one.generation}" if one.generation > 1 else ""
+        said = [WORDS[step.state], "" if one.size is None else size(one.size), version]
+        return _ending(one.names[-1]), " · ".join(x for x in said if x)
     folder = os.path.commonpath([os.path.dirname(x.entity.names[-1]) or "/" for x in node.steps])
     total = sum(x.entity.size or 0 for x in node.steps)
     spoilt = sum(x.state in SPOILT for x in node.steps)
@@ -198,8 +203,11 @@ def _whole(node: Node) -> str:
 
 def _command(one: Program) -> str:
     words = [str(x) for x in one.facts.get("argv", ())]
-    if not words:
-        return f"process {one.writer.pid}"
+    return _command_line(words) if words else f"process {one.writer.pid}"
+
+
+def _command_line(words: Sequence[str]) -> str:
+    """A command in short: no folder of the program, no interpreter."""
     first = os.path.basename(words[0])
     if first.startswith("python") and len(words) > 1:
         rest = [
@@ -213,21 +221,34 @@ def _title(path: str) -> str:
     return os.path.basename(path) or path
 
 
+def _ending(path: str) -> str:
+    """A file's name, and its folder's."""
+    return "/".join(path.rsplit("/", 2)[-2:]).lstrip("/") or path
+
+
 def _letters(text: str) -> int:
     return sum(
         2 if unicodedata.east_asian_width(x) in "WF" else 0 if unicodedata.combining(x) else 1 for x in text
     )
 
 
-def _cut(text: str, most: int = LETTERS) -> str:
-    """Text that fits a box: its beginning and its end."""
+def _cut(text: str, most: int, both_ends: bool) -> str:
+    """Text that fits a box: its beginning, and its end where that tells files apart."""
     text = clean(text)
-    if _letters(text) <= most and len(text) <= 4 * most:
+    if len(text) <= 4 * most and _letters(text) <= most:
         return text
-    head, tail = most * 3 // 5, most - most * 3 // 5 - 1
-    if _letters(text[:head]) > head or _letters(text[-tail:]) > tail or len(text) > 10_000:
-        head, tail = head // 2, tail // 2
-    return f"{text[:head]}…{text[-tail:]}"
+    tail = most // 3 if both_ends else 0
+    return f"{_taken(text, most - 1 - tail)}…{_taken(text[::-1], tail)[::-1]}"
+
+
+def _taken(text: str, most: int) -> str:
+    """The beginning of a text, as many letters wide; marks above letters are no more than twice as many."""
+    wide = 0
+    for at, letter in enumerate(text):
+        wide += _letters(letter)
+        if wide > most or at >= 3 * most:
+            return text[:at]
+    return text
 
 
 def _xml(text: str) -> str:
@@ -344,8 +365,9 @@ def _row(step: Step) -> dict[str, str]:
 
 
 def _summary(drawn: Picture, steps: Sequence[Step]) -> str:
+    shown = [step for node in drawn.nodes for step in node.steps if step.entity.id != steps[0].entity.id]
     files, programs = len(steps) - 1 - drawn.passing, {x.program.id for x in steps if x.program is not None}
-    spoilt = sum(x.state in SPOILT for x in steps[1:])
+    spoilt = sum(x.state in SPOILT for x in shown)
     words = [_many(files, "file"), _many(len(programs), "program")]
     text = f"{words[0]} and {words[1]}"
     return f"{text}; {spoilt:,} not as recorded" if spoilt else text

@@ -376,13 +376,15 @@ def _looks(module: ModuleType) -> None:
 
         return call
 
-    _replace(module, "is_artifact", looking)
+    for name in ("is_artifact", "check_target"):
+        _replace(module, name, looking)
 
 
 KNOWN: dict[str, Callable[[ModuleType], None]] = {
     "safetensors": _safetensors, "safetensors.torch": _safetensors_of, "safetensors.numpy": _safetensors_of, "torch": _torch,
     "pyarrow": _pyarrow, "pyarrow.parquet": _parquet, "h5py": _h5py,
-    "sparsam.artifact.manifest": _looks, "sparsam.artifact.staging": _exchanges,
+    "sparsam.artifact.manifest": _looks, "sparsam.artifact.saving": _looks, "sparsam.report.page": _looks,
+    "sparsam.artifact.staging": _exchanges,
 }  # fmt: skip
 
 
