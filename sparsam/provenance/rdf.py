@@ -79,6 +79,9 @@ def triples(found: History) -> Iterator[Triple]:
     for program_id, entity_id in used:
         if found.entities[entity_id].by != program_id:  # what it wrote and read again is no input
             yield iri(program_id + "-run"), PROV + "used", iri(entity_id)
+    from sparsam.provenance.decisions_rdf import triples_of_accounts
+
+    yield from triples_of_accounts(found)
 
 
 def _program(one: Program) -> Iterator[Triple]:
@@ -96,6 +99,8 @@ def _program(one: Program) -> Iterator[Triple]:
         yield agent, IO + "workingFolder", str(facts["cwd"])
     if facts.get("code"):
         yield agent, IO + "commit", str(facts["code"].get("commit", ""))
+    for name, version in dict(facts.get("versions") or {}).items():
+        yield agent, IO + "version", f"{name} {version}"
     last: Iri = agent
     if facts.get("rank") is not None:
         thread = iri(f"{one.id}-rank")
