@@ -27,9 +27,9 @@ _COLUMNS = ("heads", "filters", "qkv", "o", "up", "down", "tokens")
 
 
 def file_of(name: str) -> str:
-    """Of a checkpoint's folder its weights; anything else as it is."""
-    weights = Path(name) / "model.safetensors"
-    return str(weights) if weights.is_file() else name
+    """Of a checkpoint's folder its weights, of an export's its graph; anything else as it is."""
+    inside = [Path(name) / x for x in ("model.safetensors", "model.onnx", "model.xml", "openvino_model.xml")]
+    return next((str(x) for x in inside if x.is_file()), name)
 
 
 def told(

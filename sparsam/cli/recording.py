@@ -278,12 +278,13 @@ def _tell(tracker: "Tracker", found: "History", made: Sequence["Entity"]) -> Non
     records = [Path(x) for x in paths if os.path.basename(x) == EVALUATION]
     folders = sorted({Path(x).parent for x in paths if os.path.basename(x) == FACTS})
     for folder in folders:
-        target = folder / WEIGHTS
-        if str(target) not in paths:
-            continue
         facts = _object(folder / FACTS).get("facts")
         facts = facts if isinstance(facts, dict) else {}
-        plan = _object(folder / CONFIGURATION).get("quantization_config", {}).get("plan")
+        exported = facts.get("export") if isinstance(facts.get("export"), dict) else {}
+        target = folder / str((exported or {}).get("file", WEIGHTS))
+        if str(target) not in paths:
+            continue
+        plan = facts.get("plan") or _object(folder / CONFIGURATION).get("quantization_config", {}).get("plan")
         record_account(target, dict(_settings(facts)), _results(folder / EVALUATION), tracker=tracker)
         data = [by_hash[x.get("sha256")] for x in facts.get("data", ()) if x.get("sha256") in by_hash]
         rows = {str(one["method"]): one for one in facts.get("calibration", ())}
