@@ -111,6 +111,8 @@ class Recording:
         if not made:
             if self.own:
                 self._discard()
+            if tracker.log.lost:
+                _say(f"not recorded: {tracker.log.lost} records could not be written")
             return
         if self.own:
             _tell_of_children(tracker, found, made)

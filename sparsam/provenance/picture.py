@@ -100,7 +100,11 @@ def _through(steps: Sequence[Step], passing: set[str]) -> Callable[[Step], list[
 def _boxes(
     found: History, shown: dict[str, Step], about: str, sources: Callable[[Step], list[str]]
 ) -> tuple[list[Node], list[tuple[str, str]]]:
-    order = sorted(shown.values(), key=lambda x: (x.entity.began, x.entity.generation, x.entity.id))
+    made_from = {name: [x for x in sources(step) if x in shown] for name, step in shown.items()}
+    order = [
+        shown[name]
+        for name in _sources_first(made_from, sorted(shown, key=lambda x: (shown[x].entity.began, x)))
+    ]
     level: dict[str, int] = {}
     programs: dict[str, tuple[Program, int]] = {}
     at: dict[str, str] = {}  # file: its program's box
@@ -108,7 +112,7 @@ def _boxes(
     fed: dict[str, dict[str, int]] = {}  # maker: what has an arrow to one of its boxes, and which
     for step in order:
         one = step.entity
-        own = sources(step)
+        own = made_from[one.id]
         if step.program is None:
             edges |= dict.fromkeys((x, one.id) for x in own)
             continue
@@ -121,7 +125,7 @@ def _boxes(
         if number:
             edges[f"{maker} {number - 1}", box] = None
         for source in own:
-            if at.get(source, "").rpartition(" ")[0] != maker and number < seen.get(source, number + 1):
+            if number < seen.get(source, number + 1):
                 seen[source] = number
                 edges[source, box] = None
         edges[box, one.id] = None
@@ -129,6 +133,26 @@ def _boxes(
     nodes += [Node(box, "program", (), (one,)) for box, (one, _) in programs.items()]
     known = {node.id for node in nodes}
     return nodes, [x for x in edges if known.issuperset(x)]
+
+
+def _sources_first(made_from: dict[str, list[str]], names: Sequence[str]) -> list[str]:
+    """Names so that sources stand before what is made from them; of a cycle, which users may tell of, as they were given."""
+    left = {name: len(sources) for name, sources in made_from.items()}
+    onward: dict[str, list[str]] = {}
+    for name in names:
+        for source in made_from[name]:
+            onward.setdefault(source, []).append(name)
+    found: dict[str, None] = {}
+    for first in [*(x for x in names if not left[x]), *names]:
+        waiting = [] if first in found else [first]
+        while waiting:
+            one = waiting.pop()
+            found[one] = None
+            for other in onward.get(one, ()):
+                left[other] -= 1
+                if not left[other] and other not in found:
+                    waiting.append(other)
+    return list(found)
 
 
 def _same_neighbours(nodes: Sequence[Node], edges: Sequence[tuple[str, str]]) -> dict[str, str]:
