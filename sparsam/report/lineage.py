@@ -226,10 +226,17 @@ def _ending(path: str) -> str:
     return "/".join(path.rsplit("/", 2)[-2:]).lstrip("/") or path
 
 
-def _letters(text: str) -> int:
-    return sum(
-        2 if unicodedata.east_asian_width(x) in "WF" else 0 if unicodedata.combining(x) else 1 for x in text
-    )
+def _letters(text: str) -> float:
+    """About how wide a text is, in widths of a usual small letter."""
+    return sum(_width(x) for x in text)
+
+
+def _width(letter: str) -> float:
+    if letter in "WMmw@%":
+        return 1.75
+    if unicodedata.combining(letter):
+        return 0.0
+    return 2.0 if unicodedata.east_asian_width(letter) in "WF" else 1.2 if letter.isupper() else 1.0
 
 
 def _cut(text: str, most: int, both_ends: bool) -> str:
@@ -243,9 +250,9 @@ def _cut(text: str, most: int, both_ends: bool) -> str:
 
 def _taken(text: str, most: int) -> str:
     """The beginning of a text, as many letters wide; marks above letters are no more than twice as many."""
-    wide = 0
+    wide = 0.0
     for at, letter in enumerate(text):
-        wide += _letters(letter)
+        wide += _width(letter)
         if wide > most or at >= 3 * most:
             return text[:at]
     return text
