@@ -39,11 +39,19 @@ class Step:
             "by": None if by is None else {
                 "id": by.id, "run": by.run, "command": by.facts.get("argv"), "cwd": by.facts.get("cwd"),
                 "user": by.facts.get("user"), "host": by.writer.host, "pid": by.writer.pid, "rank": by.facts.get("rank"),
-                "configuration": by.configuration, "code": by.facts.get("code"), "versions": by.facts.get("versions"),
-                "machine": by.facts.get("machine"), "status": by.status, "began": by.began, "ended": by.ended,
             },
             "account": None if self.account is None else self.account.to_json(),
         }  # fmt: skip
+
+
+def program_json(one: Program) -> dict[str, Any]:
+    """Plain facts; a metric is its last value."""
+    facts = {name: one.facts.get(name) for name in ("code", "versions", "machine", "container")}
+    return {
+        "id": one.id, "run": one.run, "command": one.facts.get("argv"), "began": one.began, "ended": one.ended,
+        "status": one.status, "types": one.types, "configuration": one.configuration,
+        "metrics": {name: value for _, name, value, _ in one.metrics}, "unseen": one.unseen, **facts,
+    }  # fmt: skip
 
 
 def entity_at(found: History, path: str | os.PathLike[str]) -> Entity:

@@ -21,7 +21,16 @@ from sparsam import __version__
 from sparsam.provenance.graph import History, Program
 from sparsam.provenance.layers import Layout, layout
 from sparsam.provenance.picture import Node, Picture, picture
-from sparsam.provenance.questions import CHANGED, GONE, REPLACED, TOUCHED, UNCHANGED, UNKNOWN, Step
+from sparsam.provenance.questions import (
+    CHANGED,
+    GONE,
+    REPLACED,
+    TOUCHED,
+    UNCHANGED,
+    UNKNOWN,
+    Step,
+    program_json,
+)
 from sparsam.report.figures import clean, size
 from sparsam.report.sheet import environment, style
 
@@ -77,10 +86,11 @@ def lineage_svg(found: History, steps: Sequence[Step], *, made_from: bool = True
 
 
 def lineage_json(steps: Sequence[Step]) -> dict[str, Any]:
-    """The answer as one object: generations with what made them, and the arrows between generations."""
+    """The answer as one object: generations, the programs that made them by id, and the arrows between generations."""
     return {
         "about": steps[0].entity.id,
         "steps": [x.to_json() for x in steps],
+        "programs": {x.program.id: program_json(x.program) for x in steps if x.program is not None},
         "derivations": [[source, x.entity.id] for x in steps for source in x.sources],
     }
 

@@ -259,11 +259,12 @@ def test_a_compressed_checkpoint_answers_where_it_came_from(
             f"--seed {seed}"
         )
         assert made["status"] == 0
-    steps = run("lineage small")["steps"]
+    answer = run("lineage small")
+    steps = answer["steps"]
     first, sources = steps[0], {x["path"]: x for x in steps[1:]}
     dense = sources[str(tmp_path / "dense" / "model.safetensors")]
     assert dense["state"] == "unchanged" and dense["sha256"] == questions.sha256_of("dense/model.safetensors")
-    told, by = first["account"], first["by"]
+    told, by = first["account"], answer["programs"][first["by"]["id"]]
     settings = told["configuration"]
     assert settings["method"] == "FTPP + Int8" and settings["seed"] == 5 and settings["FTPP.samples"] == 64
     assert len(settings["dense weights"]) == 64 and len(settings["held out rows"]) == 64
