@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperCommand
 
 from sparsam.cli.show import plain
+from sparsam.cli.working import Interrupted
 from sparsam.errors import SparsamError
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ class Recorded(TyperCommand):
             status = super().invoke(ctx)
             return status
         except BaseException as error:
-            status = error.exit_code if isinstance(error, SparsamError) else 1
+            stopped = isinstance(error, Interrupted | KeyboardInterrupt)
+            status = error.exit_code if isinstance(error, SparsamError) else 130 if stopped else 1
             raise
         finally:
             record.end(int(status or 0))
@@ -139,12 +141,12 @@ class Recording:
         shutil.rmtree(folder, ignore_errors=True)
         if self.fresh:
             base = folder.parent.parent
-            (base / ".gitignore").unlink(missing_ok=True)
-            for place in (folder.parent, base):
-                try:
-                    place.rmdir()
-                except OSError:  # somebody else writes there by now
-                    return
+            try:
+                folder.parent.rmdir()
+                (base / ".gitignore").unlink(missing_ok=True)
+                base.rmdir()
+            except OSError:  # somebody else writes there by now
+                return
 
 
 def _begin(command: str, settings: Mapping[str, Any]) -> Recording:
@@ -294,7 +296,11 @@ def _tell(tracker: "Tracker", found: "History", made: Sequence["Entity"]) -> Non
             record_calibration(
                 target, name, int(one["rows"]), split=str(one["of"]), sha256=str(one["sha256"]), sources=data, tracker=tracker
             )  # fmt: skip
-        for kind, name, value in decisions_of(plan) if isinstance(plan, dict) else ():
+        decided = list(decisions_of(plan)) if isinstance(plan, dict) else []
+        scheme = facts.get("quantization")
+        if isinstance(scheme, dict) and "bits" in scheme and not any(x[0] == "bit-width" for x in decided):
+            decided.append(("bit-width", "products", scheme["bits"]))  # weights that floats stand for
+        for kind, name, value in decided:
             record_decision(target, kind, name, value, calibration=_taken_on(kind, rows), tracker=tracker)
     if len(records) == 1:  # of several, none is the command's
         for name, value in _results(records[0]).items():

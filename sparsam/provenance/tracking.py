@@ -112,6 +112,8 @@ class Tracker:
             name = os.fsdecode(os.fspath(file))
         except TypeError:
             return None
+        if ("/site-packages/" in name or "/dist-packages/" in name) and not self.selection.code:
+            return None  # thousands while large libraries are imported: no look at the disk for them
         try:
             path = self._real(name)
         except (OSError, ValueError):  # no current folder, or a name that no system knows
