@@ -6,6 +6,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch or numpy start their threads
 os.environ["MKL_NUM_THREADS"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["SPARSAM_PROVENANCE"] = "0"  # commands under test leave no .sparsam behind; tests of that say so
 
 import ipaddress
 import random

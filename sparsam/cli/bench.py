@@ -10,6 +10,7 @@ import typer
 from sparsam.cli.answers import answer
 from sparsam.cli.options import Debug, Json, Label, Metric, SplitSeed, TaskName, Text, examples
 from sparsam.cli.prepare import load_task
+from sparsam.cli.recording import NoProvenance, Recorded
 from sparsam.cli.show import new_console, new_table, plain
 from sparsam.cli.working import working
 from sparsam.errors import InputOutput
@@ -39,6 +40,7 @@ BASELINES = {
 
 @app.command(
     "bench",
+    cls=Recorded,
     short_help="How fast a model is beside other runtimes.",
     help="Samples a second of checkpoints, reloaded and frozen, beside other ways to serve the dense model they came "
     "from: each in a process of its own, timed in turn, with and without tokenizing, in the order of the data and sorted by "
@@ -93,6 +95,7 @@ def _bench(
     text: Text = None,
     metric: Metric = None,
     as_json: Json = False,
+    no_provenance: NoProvenance = False,
     debug: Debug = False,
 ) -> int:
     with working(as_json, debug) as show:

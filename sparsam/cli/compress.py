@@ -29,6 +29,7 @@ from sparsam.cli.options import (
     share,
 )
 from sparsam.cli.prepare import check_out, load_task
+from sparsam.cli.recording import NoProvenance, Recorded
 from sparsam.cli.working import working
 
 app = typer.Typer()
@@ -36,6 +37,7 @@ app = typer.Typer()
 
 @app.command(
     "compress",
+    cls=Recorded,
     short_help="Make a fine-tuned encoder cheaper within a budget.",
     help="Make a fine-tuned encoder cheaper: drop tokens, heads and filters within a budget, put its products in integers, "
     "save it as an ordinary checkpoint with a plan, reload that and measure it.",
@@ -293,6 +295,7 @@ def _compress(
     no_truncate: NoTruncate = False,
     dry_run: DryRunFlag = False,
     as_json: Json = False,
+    no_provenance: NoProvenance = False,
     debug: Debug = False,
 ) -> int:
     given = {

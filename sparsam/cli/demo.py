@@ -9,6 +9,7 @@ from sparsam.cli.answers import answer_compressed
 from sparsam.cli.bench import speed_lines
 from sparsam.cli.options import Debug, Json, examples
 from sparsam.cli.prepare import check_out
+from sparsam.cli.recording import NoProvenance, Recorded
 from sparsam.cli.working import working
 
 app = typer.Typer()
@@ -16,6 +17,7 @@ app = typer.Typer()
 
 @app.command(
     "demo",
+    cls=Recorded,
     short_help="Train, compress and compare on built-in digits.",
     help="Train a small ViT on scikit-learn's handwritten digits, learn which patches it can do without, save it, "
     "reload it, compare, race it against the dense one, and write a report. Needs no network and no files; a few "
@@ -27,6 +29,7 @@ def _demo(
         Path, typer.Option("--out", metavar="DIR", help="Folder of both checkpoints and of report.html.")
     ] = Path("runs/demo"),
     as_json: Json = False,
+    no_provenance: NoProvenance = False,
     debug: Debug = False,
 ) -> int:
     with working(as_json, debug, out / "dense", out / "compressed") as show:

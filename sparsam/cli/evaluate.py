@@ -20,6 +20,7 @@ from sparsam.cli.options import (
     examples,
 )
 from sparsam.cli.prepare import load_task
+from sparsam.cli.recording import NoProvenance, Recorded
 from sparsam.cli.show import new_console
 from sparsam.cli.working import working
 from sparsam.errors import Usage
@@ -32,6 +33,7 @@ app = typer.Typer()
 
 @app.command(
     "evaluate",
+    cls=Recorded,
     short_help="Metric, kept tokens and counted work of a model.",
     help="Metric with its 95 % interval, kept tokens and counted work of a model on a split of a task.",
     epilog=examples(
@@ -66,6 +68,7 @@ def _evaluate(
         ),
     ] = False,
     as_json: Json = False,
+    no_provenance: NoProvenance = False,
     debug: Debug = False,
 ) -> int:
     with working(as_json, debug) as show:

@@ -7,6 +7,7 @@ import typer
 from sparsam.cli.answers import answer
 from sparsam.cli.options import Debug, Json, ModelName, Out, examples
 from sparsam.cli.prepare import check_out
+from sparsam.cli.recording import NoProvenance, Recorded
 from sparsam.cli.show import new_console, plain
 from sparsam.cli.working import working
 
@@ -15,6 +16,7 @@ app = typer.Typer()
 
 @app.command(
     "export",
+    cls=Recorded,
     short_help="A model for ONNX Runtime or OpenVINO.",
     help="A checkpoint, dense or compressed, as a graph for another runtime, in float32 or bfloat16: any batch, any length, "
     "tokens removed inside the graph, products in integers where the model has them so. The folder holds the graph, the "
@@ -37,6 +39,7 @@ def _export(
         ),
     ] = "f32",
     as_json: Json = False,
+    no_provenance: NoProvenance = False,
     debug: Debug = False,
 ) -> int:
     with working(as_json, debug) as show:

@@ -26,6 +26,7 @@ from sparsam.cli.options import (
     examples,
 )
 from sparsam.cli.prepare import check_out, load_task
+from sparsam.cli.recording import NoProvenance, Recorded
 from sparsam.cli.show import duration, new_console, plain
 from sparsam.cli.working import working
 
@@ -34,6 +35,7 @@ app = typer.Typer()
 
 @app.command(
     "finetune",
+    cls=Recorded,
     short_help="Fine-tune a pretrained encoder for a task.",
     help="Fine-tune a pretrained encoder for a task, on packed batches, and save it as an ordinary folder. MODEL is a "
     "folder, a hub id, or a ViT to make: vit:width=128,layers=4,heads=4,patch=4.",
@@ -64,6 +66,7 @@ def _finetune(
     no_truncate: NoTruncate = False,
     dry_run: DryRunFlag = False,
     as_json: Json = False,
+    no_provenance: NoProvenance = False,
     debug: Debug = False,
 ) -> int:
     with working(as_json, debug, out) as show:

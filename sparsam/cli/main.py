@@ -27,6 +27,7 @@ from sparsam.cli import (
     track,
 )
 from sparsam.cli.options import examples
+from sparsam.cli.recording import remember
 from sparsam.cli.show import plain
 from sparsam.cli.working import Interrupted
 from sparsam.errors import InputOutput, SparsamError, Usage
@@ -111,6 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     as_json, debug = "--json" in arguments, "--debug" in arguments
+    remember(arguments)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(

@@ -24,6 +24,7 @@ from sparsam.cli.options import (
     examples,
 )
 from sparsam.cli.prepare import load_task
+from sparsam.cli.recording import NoProvenance, Recorded
 from sparsam.cli.show import new_console, new_table, plain
 from sparsam.cli.working import working
 from sparsam.errors import Usage
@@ -39,6 +40,7 @@ Number = TypeVar("Number", int, float)
 
 @app.command(
     "pareto",
+    cls=Recorded,
     short_help="The whole accuracy-speed front of a model, as table and picture.",
     help="Compress a dense model to several budgets, reload and evaluate each, time them in turn beside the packed dense form, "
     "race other runtimes of the dense model against that form, too, and say which of all are worth having. Writes a checkpoint "
@@ -94,6 +96,7 @@ def _pareto(
     train_rows: TrainRows = None,
     no_truncate: NoTruncate = False,
     as_json: Json = False,
+    no_provenance: NoProvenance = False,
     debug: Debug = False,
 ) -> int:
     with working(as_json, debug, out) as show:

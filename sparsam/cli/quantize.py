@@ -20,6 +20,7 @@ from sparsam.cli.options import (
     examples,
 )
 from sparsam.cli.prepare import check_out, load_task
+from sparsam.cli.recording import NoProvenance, Recorded
 from sparsam.cli.show import new_console, new_table, plain
 from sparsam.cli.working import working
 from sparsam.errors import Usage
@@ -35,6 +36,7 @@ app = typer.Typer()
 
 @app.command(
     "quantize",
+    cls=Recorded,
     short_help="A model's weights in few bits, by one of many schemes.",
     help="Put the weights of a model's products in few bits by one scheme, save, reload, and say what it does: the error of "
     "every layer, how many answers stay the same, the size saved and packed, and whether it runs in integers here or is "
@@ -116,6 +118,7 @@ def _quantize(
     train_rows: TrainRows = None,
     no_truncate: NoTruncate = False,
     as_json: Json = False,
+    no_provenance: NoProvenance = False,
     debug: Debug = False,
 ) -> int:
     if list_:

@@ -7,6 +7,7 @@ import typer
 
 from sparsam.cli.answers import answer
 from sparsam.cli.options import Debug, Json, examples
+from sparsam.cli.recording import NoProvenance, Recorded
 from sparsam.cli.show import plain
 from sparsam.cli.working import working
 
@@ -15,6 +16,7 @@ app = typer.Typer()
 
 @app.command(
     "report",
+    cls=Recorded,
     short_help="One self-contained page from runs.",
     help="Write one self-contained HTML page: accuracy and cost, tokens kept layer by layer, speed where it was measured, "
     "sizes, machine, recipe and data. RUN is a folder that finetune or compress wrote, a folder that holds such folders, "
@@ -41,6 +43,7 @@ def _report(
         ),
     ] = None,
     as_json: Json = False,
+    no_provenance: NoProvenance = False,
     debug: Debug = False,
 ) -> int:
     with working(as_json, debug) as show:

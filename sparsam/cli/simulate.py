@@ -8,6 +8,7 @@ import typer
 
 from sparsam.cli.answers import answer
 from sparsam.cli.options import MOST_SEED, Debug, Json, examples
+from sparsam.cli.recording import NoProvenance, Recorded
 from sparsam.cli.show import new_console, new_table, plain
 from sparsam.cli.working import Interrupted, working
 from sparsam.errors import Usage
@@ -53,6 +54,7 @@ Seed = Annotated[
 
 @app.command(
     "simulate",
+    cls=Recorded,
     short_help="What a recorded run would take on sparse accelerators.",
     help="Run the layers of a trace, with the numbers that went into them, on simulated accelerators: cycles, speedup over "
     "each design's own dense baseline, energy by part, traffic, utilisation. TRACE is a folder that sparsam trace wrote; or a "
@@ -93,6 +95,7 @@ def _simulate(
         typer.Option("--check", help="Replay the schedules and compare with the dense product; slow."),
     ] = False,
     as_json: Json = False,
+    no_provenance: NoProvenance = False,
     debug: Debug = False,
 ) -> int:
     with working(as_json, debug, models=False) as show:
@@ -229,6 +232,7 @@ def _machines_command(
 
 @app.command(
     "explore",
+    cls=Recorded,
     short_help="A grid of a machine's parameters: cycles against energy.",
     help="Simulate a trace on every combination of some parameters of a machine, in several processes, and say which are worth "
     "having: no other takes at most as many cycles and at most as much energy. Writes explore.json, explore.md and "
@@ -269,6 +273,7 @@ def _explore(
         ),
     ] = None,
     as_json: Json = False,
+    no_provenance: NoProvenance = False,
     debug: Debug = False,
 ) -> int:
     with working(as_json, debug, models=False) as show:

@@ -20,6 +20,7 @@ from sparsam.cli.options import (
     examples,
 )
 from sparsam.cli.prepare import load_task
+from sparsam.cli.recording import NoProvenance, Recorded
 from sparsam.cli.show import new_console, new_table, plain, short_count
 from sparsam.cli.working import working
 
@@ -33,6 +34,7 @@ app = typer.Typer()
 
 @app.command(
     "trace",
+    cls=Recorded,
     short_help="What a model multiplies on real rows, for simulators.",
     help="Runs a model on rows of a task and writes each of its products with the numbers that went in: activations, "
     "weights, queries, keys and values, for simulators of accelerators. Removed tokens, heads and filters are not in it, a "
@@ -68,6 +70,7 @@ def _trace(
     text: Text = None,
     no_truncate: NoTruncate = False,
     as_json: Json = False,
+    no_provenance: NoProvenance = False,
     debug: Debug = False,
 ) -> int:
     with working(as_json, debug) as show:

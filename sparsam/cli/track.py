@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sparsam.cli.answers import answer
+from sparsam.cli.lineage import PageOut, To, file_of, print_recipe, told
 from sparsam.cli.options import Debug, Json, examples
 from sparsam.cli.show import new_console, new_table, plain
-from sparsam.cli.steps import told_steps
 from sparsam.cli.working import working
 
 if TYPE_CHECKING:
@@ -123,41 +123,54 @@ def _track(
 @app.command(
     "lineage",
     short_help="Where a file came from.",
-    help="Which files a file was made from, all the way, by which commands, and whether each is still as it was.",
-    epilog=examples("sparsam lineage out/model.safetensors", "sparsam lineage out/model.safetensors --json"),
+    help="Which files a file was made from, all the way, by which commands, and whether each is still as it was; of a "
+    "checkpoint that sparsam wrote also which settings, decisions and calibration rows. FILE may be a checkpoint's folder.",
+    epilog=examples(
+        "sparsam lineage out/model.safetensors",
+        "sparsam lineage out/model.safetensors --to html --out lineage.html",
+        "sparsam lineage out/model.safetensors --json",
+    ),
 )
 def _lineage(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A file that a tracked program touched.")],
+    to: To = "text",
+    out: PageOut = None,
     folder: Folder = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> int:
-    with working(as_json, debug):
-        from sparsam.provenance.questions import MOST_SOURCES, lineage
+    with ExitStack() as stack:
+        with working(as_json, debug, models=False):
+            from sparsam.provenance.questions import lineage
 
-        with _recorded(folder) as found:
-            steps = lineage(found, file, most=MOST_SOURCES if as_json else 0)
-    return told_steps("made from", steps, as_json)
+            found = stack.enter_context(_recorded(folder))
+            steps = lineage(found, file_of(file))
+        return told(found, steps, to, out, as_json, made_from=True)
 
 
 @app.command(
     "impact",
     short_help="What depends on a file.",
     help="Which files were made from a file, all the way.",
-    epilog=examples("sparsam impact data/train.parquet"),
+    epilog=examples(
+        "sparsam impact data/train.parquet", "sparsam impact data/train.parquet --to html --out impact.html"
+    ),
 )
 def _impact(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A file that a tracked program touched.")],
+    to: To = "text",
+    out: PageOut = None,
     folder: Folder = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> int:
-    with working(as_json, debug):
-        from sparsam.provenance.questions import MOST_SOURCES, impact
+    with ExitStack() as stack:
+        with working(as_json, debug, models=False):
+            from sparsam.provenance.questions import impact
 
-        with _recorded(folder) as found:
-            steps = impact(found, file, most=MOST_SOURCES if as_json else 0)
-    return told_steps("what was made from it", steps, as_json)
+            found = stack.enter_context(_recorded(folder))
+            steps = impact(found, file_of(file))
+        return told(found, steps, to, out, as_json, made_from=False)
 
 
 @app.command(
@@ -173,7 +186,7 @@ def _verify(
     as_json: Json = False,
     debug: Debug = False,
 ) -> int:
-    with working(as_json, debug):
+    with working(as_json, debug, models=False):
         from sparsam.errors import InputOutput, Refused
         from sparsam.provenance.questions import verify
 
@@ -211,14 +224,12 @@ def _reproduce(
     as_json: Json = False,
     debug: Debug = False,
 ) -> int:
-    import shlex
-
-    with working(as_json, debug):
+    with working(as_json, debug, models=False):
         from sparsam.errors import Refused
         from sparsam.provenance.questions import reproduce
 
         with _recorded(folder) as found:
-            made = reproduce(found, file)
+            made = reproduce(found, file_of(file))
     problem = None
     if made.missing:
         problem = Refused(
@@ -231,20 +242,7 @@ def _reproduce(
             "inputs": [x.to_json() for x in made.inputs],
         }  # fmt: skip
         return answer(facts, problem)
-    print(plain(f"cd {shlex.quote(made.cwd)}"))
-    if made.code.get("commit"):
-        print(
-            plain(
-                f"git checkout {made.code['commit']}"
-                + ("   # and changes that were not committed" * made.code["changed"])
-            )
-        )
-    words = [
-        f"{key}={shlex.quote(str(value))}" for key, value in made.environment.items() if key != "VIRTUAL_ENV"
-    ]
-    print(plain(" ".join([*words, shlex.join(made.command)])))
-    for one in made.inputs:
-        print(plain(f"# {one.state}: {one.entity.names[-1]}"))
+    print_recipe(made)
     return 3 if problem else 0
 
 
@@ -255,7 +253,7 @@ def _reproduce(
     epilog=examples("sparsam runs"),
 )
 def _runs(folder: Folder = None, as_json: Json = False, debug: Debug = False) -> int:
-    with working(as_json, debug):
+    with working(as_json, debug, models=False):
         from sparsam.provenance.questions import runs
 
         with _recorded(folder) as found:
@@ -280,7 +278,7 @@ def _best(
     as_json: Json = False,
     debug: Debug = False,
 ) -> int:
-    with working(as_json, debug):
+    with working(as_json, debug, models=False):
         from sparsam.errors import Usage
         from sparsam.provenance.questions import best
 
@@ -305,7 +303,7 @@ def _diff(
     as_json: Json = False,
     debug: Debug = False,
 ) -> int:
-    with working(as_json, debug):
+    with working(as_json, debug, models=False):
         from sparsam.provenance.questions import diff
 
         with _recorded(folder) as found:
@@ -331,7 +329,7 @@ def _io_profile(
     as_json: Json = False,
     debug: Debug = False,
 ) -> int:
-    with working(as_json, debug):
+    with working(as_json, debug, models=False):
         from sparsam.provenance.questions import bottleneck, io_profile
 
         with _recorded(folder) as found:
@@ -379,7 +377,7 @@ def _query(
     as_json: Json = False,
     debug: Debug = False,
 ) -> int:
-    with working(as_json, debug) as shown:
+    with working(as_json, debug, models=False) as shown:
         from sparsam.errors import Usage
         from sparsam.provenance import store
 

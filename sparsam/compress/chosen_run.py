@@ -86,6 +86,7 @@ class ChosenRun:
         self.batch = batch
         self.history: dict[str, dict[str, float]] = {}
         self.notes: tuple[str, ...] = ()
+        self.calibration: dict[str, NDArray[np.int64]] = {}
         self.identity: dict[str, Any] = {"budget": self.budget.to_json(), "batch": batch}
         self.facts = {
             "model": weights_digest(opened.model),
@@ -152,6 +153,7 @@ class ChosenRun:
         )  # fmt: skip
         run.identity |= self.identity
         run.apply()
+        self.calibration[type(method).__name__] = run.calibration_rows
         self.history |= run.history
         self.notes += run.notes
 
@@ -178,6 +180,7 @@ class ChosenRun:
         plans = [LayerPlan(tuple(one["heads"]), tuple(one["filters"])) for one in found]
         run.identity |= self.identity
         run.prune(plans)
+        self.calibration[type(self.structure).__name__] = run.calibration_rows
         self.history |= run.history
         self.notes += run.notes
 
@@ -219,6 +222,7 @@ class ChosenRun:
         )  # fmt: skip
         run.identity |= self.identity
         run.apply()
+        self.calibration[type(method).__name__] = run.calibration_rows
         self.history |= {f"{stage}-{name}": facts for name, facts in run.history.items()}
 
     def _tell(self, tokens: float | None) -> None:

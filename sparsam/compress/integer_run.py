@@ -91,7 +91,7 @@ class IntegerRun:
         for one in (self.model, self.teacher):
             one.to(compute_device()).eval()
         self._check()
-        self.rows = self._rows(wanted)
+        self.rows = self.calibration_rows = self._rows(wanted)
         self.widths: dict[tuple[int, str], Width] = {}
         self.history: dict[str, dict[str, float]] = {}
         self.notes: tuple[str, ...] = ()

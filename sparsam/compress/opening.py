@@ -1,11 +1,13 @@
 """Opening a model: from a folder, a hub id or an object, with what it takes to feed it."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sparsam import artifact
@@ -123,6 +125,22 @@ def _facts(folder: Path) -> Mapping[str, Any]:
     """What was saved with a model: where it came from and what it was trained on. Nothing for a foreign one."""
     facts = read_json(folder / artifact.FACTS).get("facts") if (folder / artifact.FACTS).is_file() else None
     return facts if isinstance(facts, dict) else {}
+
+
+def rows_record(method: str, rows: NDArray[np.int64]) -> dict[str, Any]:
+    """What a model keeps of the rows a method looked at: how many, and the SHA-256 of their numbers in the training split."""
+    numbers = np.sort(rows).astype("<i8").tobytes()
+    return {
+        "method": method,
+        "of": "train",
+        "rows": len(rows),
+        "sha256": hashlib.sha256(numbers).hexdigest(),
+    }
+
+
+def data_record(task: Task) -> list[dict[str, Any]]:
+    """What a model keeps of its task's files."""
+    return [{"file": file, "bytes": size, "sha256": digest} for file, size, digest in task.source_hashes()]
 
 
 def split_of(task: Task, name: str) -> Split:

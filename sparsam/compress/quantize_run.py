@@ -26,7 +26,15 @@ from sparsam.compress.debug import Debugged, layer_by_layer
 from sparsam.compress.evaluation import Evaluation, Progress, evaluate
 from sparsam.compress.ibert_run import IntegerOnlyMethod, integer_only
 from sparsam.compress.mixed_run import bytes_at
-from sparsam.compress.opening import Opened, feed_of, open_model, split_of, weight_bytes
+from sparsam.compress.opening import (
+    Opened,
+    data_record,
+    feed_of,
+    open_model,
+    rows_record,
+    split_of,
+    weight_bytes,
+)
 from sparsam.compress.start import removes_tokens
 from sparsam.compress.token_run import lengths_of_use
 from sparsam.errors import Refused, Usage
@@ -280,9 +288,11 @@ def quantize_model(
         "source": opened.name,
         "source_sha256": source,
         "task": task.name,
+        "data": data_record(task),
         "seed": wanted.seed,
         **held_out.record(task),
         "quantization": wanted.to_json() | {"samples": len(run.rows), "packed_bytes": run.packed_bytes()},
+        "calibration": [rows_record(wanted.scheme.name, run.rows)] if len(run.rows) else [],
     }
     on_main_process(lambda: artifact.save(opened.model.cpu(), out, processor=opened.processor, facts=facts))
     reloaded = open_model(str(out), task)

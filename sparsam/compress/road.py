@@ -16,7 +16,15 @@ from sparsam.compress.chosen_run import ChosenRun
 from sparsam.compress.evaluation import Evaluation, Progress, evaluate
 from sparsam.compress.limits import Limits, dense_figures, limits_of
 from sparsam.compress.method_run import Method, default_methods, is_searched, run_of, share_of
-from sparsam.compress.opening import Opened, feed_of, open_model, split_of, weight_bytes
+from sparsam.compress.opening import (
+    Opened,
+    data_record,
+    feed_of,
+    open_model,
+    rows_record,
+    split_of,
+    weight_bytes,
+)
 from sparsam.compress.remembered import remembered
 from sparsam.compress.start import start_compressing, start_finetuning
 from sparsam.compress.timer import timer_of
@@ -209,25 +217,28 @@ def compress(
     history: dict[str, dict[str, float]] = {}
     limits = _limits(budget, taught, wanted, task, batch, _work(out))
     notes = list(limits.notes)
+    calibration: dict[str, NDArray[np.int64]] = {}
     if searched:
         chosen = ChosenRun(
             opened, taught, task, feed, wanted, methods, limits, budget, settings, _work(out), progress, batch
         )
         chosen.identity |= _learned_from(task)
         chosen.apply()
-        history = chosen.history
+        history, calibration = chosen.history, chosen.calibration
         notes += chosen.notes
     for number, method in enumerate(() if searched else methods):
         target, work = share_of(number, methods, limits.budget), _work(out) / str(number)
         run = run_of(method, opened, taught, feed, wanted, target, settings, work, progress, task, batch)
         run.identity |= _learned_from(task)
         run.apply()
+        calibration[type(method).__name__] = run.calibration_rows
         history |= {f"{number}-{stage}": facts for stage, facts in run.history.items()}
         notes += run.notes
     plan = plan_of(opened.model) or dense_plan(opened.model)
     facts = _facts(opened, task, settings, history, source) | {
         "methods": [{"method": type(method).__name__, **asdict(method)} for method in methods],
         "budget": budget.to_json(),
+        "calibration": [rows_record(name, rows) for name, rows in calibration.items()],
     }
     on_main_process(lambda: artifact.save(opened.model.cpu(), out, processor=opened.processor, facts=facts))
     reloaded = open_model(str(out), task)
@@ -388,9 +399,7 @@ def _facts(
         "source": opened.name,
         "source_sha256": source,
         "task": task.name,
-        "data": [
-            {"file": file, "bytes": size, "sha256": digest} for file, size, digest in task.source_hashes()
-        ],
+        "data": data_record(task),
         "seed": settings.seed,
         **held_out.record(task),
         "settings": vars(settings),

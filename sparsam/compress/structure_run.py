@@ -92,7 +92,7 @@ class StructureRun:
         for one in (self.model, self.teacher):
             one.to(compute_device()).eval()
         self.target = budget.macs
-        self.rows = self._rows()
+        self.rows = self.calibration_rows = self._rows()
         self.history: dict[str, dict[str, float]] = {}
         self.notes: tuple[str, ...] = ()
         self.reconstructions: list[Reconstruction] = []

@@ -79,7 +79,7 @@ class TokenRun:
                 code="too-few-rows",
             )
         calibration = matched_rows(feed.lengths, wanted, min(CALIBRATION, len(feed) // 4), settings.seed)
-        self.rows = np.setdiff1d(np.arange(len(feed)), calibration)
+        self.rows, self.calibration_rows = np.setdiff1d(np.arange(len(feed)), calibration), calibration
         by_length = calibration[np.argsort(feed.lengths[calibration], kind="stable")]
         self.calibration = [
             feed.collate(part) for part in np.array_split(by_length, max(1, len(by_length) // 64))

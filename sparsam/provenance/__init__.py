@@ -15,6 +15,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from sparsam.provenance.decisions import record_account, record_calibration, record_decision
     from sparsam.provenance.graph import Call, Entity, History, Program, history
     from sparsam.provenance.index import Index, indexed
     from sparsam.provenance.log import Damage, Log, Merged, Record, Writer, merge, read_all
@@ -26,13 +27,14 @@ if TYPE_CHECKING:
         recorded,
         run,
         scope,
+        stage,
     )
     from sparsam.provenance.tracking import Selection, Tracker
 
 __all__ = [
     "Call", "Damage", "Entity", "History", "Index", "Log", "Merged", "Program", "Record", "Selection", "Tracker", "Writer",
-    "history", "indexed", "merge", "read_all", "record_config", "record_derived", "record_metric", "record_type", "recorded",
-    "run", "scope",
+    "history", "indexed", "merge", "read_all", "record_account", "record_calibration", "record_config", "record_decision",
+    "record_derived", "record_metric", "record_type", "recorded", "run", "scope", "stage",
 ]  # fmt: skip
 
 
@@ -40,9 +42,9 @@ def __getattr__(name: str) -> object:
     """The public names, loaded when they are first asked for: a tracked program imports none of them."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from sparsam.provenance import graph, index, log, runs, tracking
+    from sparsam.provenance import decisions, graph, index, log, runs, tracking
 
-    for home in (graph, index, log, tracking, runs):
+    for home in (graph, index, log, tracking, runs, decisions):
         if hasattr(home, name):
             found = getattr(home, name)
             globals()[name] = found

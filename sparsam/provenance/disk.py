@@ -182,7 +182,7 @@ class Disk(State):
         row = self._one("scope", "grp = ? AND id = ?", key[0], packed(key[1]))
         if row is None:
             return None
-        made = self.scopes[key] = Within(row[0], row[1], key[1], maybe(row[3]), bool(row[4]))
+        made = self.scopes[key] = Within(row[0], row[1], key[1], maybe(row[3]), bool(row[4]), bool(row[5]))
         return made
 
     def _object(self, key: tuple[int, str, str]) -> int | None:
@@ -299,7 +299,7 @@ class Disk(State):
             )  # fmt: skip
         if table == "list":
             return (x.key, x.group, packed(x.scope), x.count)
-        return (x.key, x.group, packed(x.id), packed(x.parent), x.open)
+        return (x.key, x.group, packed(x.id), packed(x.parent), x.open, x.stage)
 
     def _write_rows(self, table: str) -> None:
         if table == "session" and self._gone:
@@ -349,6 +349,14 @@ class Disk(State):
             ),
         )
         self.said.clear()
+        self.base.executemany(
+            "INSERT INTO account(entity, program, kind, facts, sources) VALUES (?, ?, ?, ?, ?)",
+            (
+                (x.entity, x.program, x.kind, json.dumps(x.facts), json.dumps(x.sources))
+                for x in self.accounts
+            ),
+        )
+        self.accounts.clear()
         self.batch += 1
         for table in (*APPENDED, "log"):
             self.counters[table] = self.base.execute(f"SELECT coalesce(max(key), 0) FROM {table}").fetchone()[

@@ -6,6 +6,7 @@ it holds nothing itself, so that it can stop after any record and go on with ano
 
 from typing import Any
 
+from sparsam.provenance.decisions import take
 from sparsam.provenance.facts import MOST, amount, handle_of, inode_of, seconds_of, text_of, whole
 from sparsam.provenance.state import (
     DIRECTORY,
@@ -22,6 +23,7 @@ from sparsam.provenance.state import (
     Session,
     State,
     Tally,
+    Telling,
     Within,
 )
 from sparsam.provenance.writer import Writer
@@ -110,7 +112,7 @@ class Fold:
         if one is None:
             one = Within(state.number("scope"), program.group, name, parent)
             state.scopes[program.group, name] = one
-        one.parent, one.open = parent, True
+        one.parent, one.open, one.stage = parent, True, bool(facts.get("stage"))
         state.changed["scope"][one.key] = one
         state.open_scopes.setdefault(program.group, {})[name] = None
 
@@ -278,6 +280,24 @@ class Fold:
             source = self._file(self._place(name)).current
             if source != target.key:
                 self._derive(target, source)
+
+    def _told(self, program: Process, kind: str, facts: dict[str, Any]) -> None:
+        """What a program decided about a file that it wrote."""
+        take({}, "", "", kind, facts, [])  # refused here where it says something else
+        target = self._current(self._file(self._place(str(facts["path"]))))
+        sources = [self._file(self._place(str(name))).current for name in facts.get("sources", ())]
+        told = {key: value for key, value in facts.items() if key not in ("path", "sources")}
+        self.state.tell(Telling(target.key, program.key, kind, told, sources))
+        self.state.changed["entity"][target.key] = target
+
+    def _on_account(self, program: Process, facts: dict[str, Any]) -> None:
+        self._told(program, "account", facts)
+
+    def _on_calibration(self, program: Process, facts: dict[str, Any]) -> None:
+        self._told(program, "calibration", facts)
+
+    def _on_decision(self, program: Process, facts: dict[str, Any]) -> None:
+        self._told(program, "decision", facts)
 
     def _on_hash(self, program: Process, facts: dict[str, Any]) -> None:
         place = self.state.places[self.host, str(facts["path"])]
@@ -484,7 +504,7 @@ class Fold:
         entity.unfinished |= unfinished
         state.changed["entity"][entity.key] = entity
         group = state.program_of[session.program].group
-        reads = state.lists[group, session.scope]
+        reads = state.lists[group, self._narrowing(group, session.scope)]
         if reads is None or not reads.count:
             return
         made = state.made_of(entity.key) if entity.in_progress else {entity.key}
@@ -495,6 +515,17 @@ class Fold:
         for source in state.first_reads(reads, reads.count):
             if source not in made:
                 self._derive(entity, source)
+
+    def _narrowing(self, group: int, scope: str | None) -> str | None:
+        """The scope, or the next around it, that is more than a stage."""
+        seen: set[str] = set()
+        while scope is not None and scope not in seen:
+            seen.add(scope)
+            one = self.state.scopes[group, scope]
+            if one is None or not one.stage:
+                break
+            scope = one.parent
+        return scope
 
     def _count(
         self,

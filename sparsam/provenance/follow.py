@@ -10,18 +10,19 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 from sparsam.provenance import rdf, tables, undo
+from sparsam.provenance.decisions_rdf import account_triples, calibration_name
 from sparsam.provenance.graph import Call, Entity, Program
 from sparsam.provenance.index import CHUNK, Index
 from sparsam.provenance.terms import IO, PROV, RELATIONS
 
 MARK = "made-from.json"
 _OF_CALLS = {IO + x for x in RELATIONS.values()}
-_TOLD = {IO + x for x in ("ofType", "hasConfig", "hasMetric")}
+_TOLD = {IO + x for x in ("ofType", "hasConfig", "hasMetric", "madeWith", "decidedBy", "measuredAs")}
 
 
 def follow(index: Index, place: Path) -> None:
@@ -183,6 +184,9 @@ class _Follower:
             elif kind == "entity":
                 for one in changes.entities_at_hand(part):
                     yield from rdf.entity_triples(index, one)
+                    account = index.accounts.get(one.id)
+                    if account is not None:
+                        yield from account_triples(account)
             else:
                 for key, call, entity, scope in changes.calls_at_hand(part):
                     yield from rdf.call_triples(key - 1, call, scope)
@@ -195,7 +199,11 @@ class _Follower:
     def take_out(self, kind: str, name: str) -> None:
         node = self.ox.NamedNode(name)
         if kind == "entity":
+            self.take_out_calibrations(name)
             for quad in self.quads(node):
+                if quad.predicate.value in _TOLD:
+                    for other in self.quads(quad.object):
+                        self.store.remove(other)
                 if quad.predicate.value not in _OF_CALLS:
                     self.store.remove(quad)
             return
@@ -212,6 +220,15 @@ class _Follower:
                         self.store.remove(other)
                 if quad.predicate.value != PROV + "used":
                     self.store.remove(quad)
+
+    def take_out_calibrations(self, entity: str) -> None:
+        """Of an entity's account, which need not point to them."""
+        for number in count():
+            about = self.quads(self.ox.NamedNode(calibration_name(entity, number)))
+            if not about:
+                return
+            for quad in about:
+                self.store.remove(quad)
 
     def check_used(self, entity: Any, program: Any) -> None:
         """Whether a program still has a read call on an entity."""

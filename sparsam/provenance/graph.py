@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from sparsam.provenance.decisions import Account, take
 from sparsam.provenance.fold import CALLS, OBJECTS, Fold
 from sparsam.provenance.ids import entity_id, program_id
 from sparsam.provenance.log import Merged, Writer
@@ -121,6 +122,8 @@ class History:
     current: dict[tuple[str, str], str] = field(default_factory=dict)
     """(host, path): the generation that lies there now."""
     damages: tuple[Any, ...] = ()
+    accounts: dict[str, Account] = field(default_factory=dict)
+    """Entity: what its maker told of how it was made."""
     foreign: list[tuple[str, str, Any]] = field(default_factory=list)
     """Statements of imported documents, as they were (see :mod:`sparsam.provenance.adapters`)."""
     stated: set[str] = field(default_factory=set)
@@ -316,6 +319,16 @@ def _told(state: State, merged: Merged) -> History:
             None if one.within is None else of[one.within], None if one.by is None else ids[one.by], one.outside,
             one.unfinished,
         )  # fmt: skip
+    for account in state.accounts:
+        ids_of_sources = [of[x] for x in account.sources]
+        take(
+            found.accounts,
+            of[account.entity],
+            ids[account.program],
+            account.kind,
+            account.facts,
+            ids_of_sources,
+        )
     for call in state.calls.values():
         if call is not None:
             program_name, entity = ids[call.program], of[call.entity]

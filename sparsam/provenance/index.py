@@ -12,6 +12,7 @@ from typing import Any
 
 from sparsam.errors import InputOutput
 from sparsam.provenance import ingest, tables, walks
+from sparsam.provenance.decisions import Account, take
 from sparsam.provenance.graph import Call, Entity, History, Program, tell
 from sparsam.provenance.ids import entity_id, program_id
 from sparsam.provenance.log import Damage
@@ -120,6 +121,8 @@ class Index:
         self._program_keys: dict[str, int] | None = None
         self.entities: Mapping[str, Entity] = _Entities(self)
         self.programs: Mapping[str, Program] = _Programs(self)
+        self.accounts: Mapping[str, Account] = _Accounts(self)
+        self._lists: dict[int, str] = {}
 
     def __enter__(self) -> "Index":
         return self
@@ -189,14 +192,14 @@ class Index:
                 self.let_go(fresh)
 
     def program_of(self, entity: Entity) -> Program | None:
-        """The program that wrote it, with its settings, without its results and scopes."""
+        """The program that wrote it, with its settings and the last of its results each, without its scopes."""
         key = self.key(entity.id)
         self.ids([key])
         by = self._nodes[key].by
         if by is None:
             return None
         if by not in self._programs:
-            self._programs[by] = self.program(by, ("config", "type"))
+            self._programs[by] = self.program(by, ("config", "type", "unseen"), last=True)
         return self._programs[by]
 
     @property
@@ -284,9 +287,31 @@ class Index:
         within = None if one.within is None else of[-1]
         return Entity(
             self._names[key], one.kind, self._places[one.place], self.writer(one.program).host, one.generation, one.began,
-            [self._places[x] for x in one.names], one.size, one.changed, one.sha256, revision=revision, within=within,
+            [self._places[x] for x in one.names], one.size, one.changed, one.sha256,
+            reads=[] if one.reads is None else [(self._list(one.reads), one.count)], revision=revision, within=within,
             by=None if one.by is None else program_id(self.writer(one.by)), outside=one.outside, unfinished=one.unfinished,
         )  # fmt: skip
+
+    def _list(self, key: int) -> str:
+        """What a list of reads is called in a history."""
+        if key not in self._lists:
+            group, scope = self.base.execute("SELECT grp, scope FROM list WHERE key = ?", (key,)).fetchone()
+            self._lists[key] = program_id(self.writer(group)) + (
+                "" if scope is None else f" {tables.unpacked(scope)}"
+            )
+        return self._lists[key]
+
+    def account(self, key: int) -> Account | None:
+        """What was told of how an entity was made."""
+        found: dict[str, Account] = {}
+        (name,) = self.ids([key])
+        rows = self.base.execute(
+            "SELECT program, kind, facts, sources FROM account WHERE entity = ? ORDER BY key", (key,)
+        )
+        for program, kind, facts, sources in rows.fetchall():
+            by, ids = program_id(self.writer(program)), self.ids(json.loads(sources))
+            take(found, name, by, kind, json.loads(facts), ids)
+        return found.get(name)
 
     def ids(self, keys: list[int]) -> list[str]:
         """Of entities; they are at hand afterwards."""
@@ -349,9 +374,12 @@ class Index:
         return self._writers[program]
 
     def program(
-        self, key: int, kinds: tuple[str, ...] = ("type", "config", "metric", "scope", "unseen")
+        self,
+        key: int,
+        kinds: tuple[str, ...] = ("type", "config", "metric", "scope", "unseen"),
+        last: bool = False,
     ) -> Program:
-        """By its number, with what it told of itself."""
+        """By its number, with what it told of itself; with ``last`` the last of its results each, too."""
         row = self.base.execute("SELECT * FROM program WHERE key = ?", (key,)).fetchone()
         one = tables.process(row)
         parent = None if one.parent is None else program_id(self.writer(one.parent))
@@ -360,9 +388,9 @@ class Index:
             lost=one.lost,
         )  # fmt: skip
         said = self.base.execute(
-            f"SELECT kind, time, name, value, scope FROM said WHERE program = ? AND kind IN ({', '.join('?' * len(kinds))}) "
-            "ORDER BY key",
-            (key, *kinds),
+            "SELECT kind, time, name, value, scope FROM said WHERE program = ?1 AND (kind IN (SELECT value FROM json_each(?2)) "
+            "OR ?3 AND key IN (SELECT max(key) FROM said WHERE program = ?1 AND kind = 'metric' GROUP BY name)) ORDER BY key",
+            (key, json.dumps(kinds), last),
         )
         for kind, when, name, value, scope in said:
             tell(
@@ -440,6 +468,26 @@ class _Entities(Mapping[str, Entity]):
 
     def __len__(self) -> int:
         return int(self._index.base.execute("SELECT count(*) FROM entity").fetchone()[0])
+
+
+class _Accounts(Mapping[str, Account]):
+    """By the ids of entities, in the order in which they were begun."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+
+    def __getitem__(self, name: str) -> Account:
+        found = self._index.account(self._index.key(name))
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        rows = self._index.base.execute("SELECT entity FROM account GROUP BY entity ORDER BY min(key)")
+        yield from self._index.ids([key for (key,) in rows])
+
+    def __len__(self) -> int:
+        return int(self._index.base.execute("SELECT count(DISTINCT entity) FROM account").fetchone()[0])
 
 
 class _Programs(Mapping[str, Program]):

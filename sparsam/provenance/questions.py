@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsam.errors import Refused, Usage
+from sparsam.provenance.decisions import Account
 from sparsam.provenance.graph import Entity, Program, in_order
 from sparsam.provenance.index import Recorded
 from sparsam.provenance.log import Damage
@@ -34,6 +35,7 @@ class Step:
     program: Program | None
     sources: tuple[str, ...]
     state: str
+    account: Account | None = None
     more: bool = False
 
     def to_json(self) -> dict[str, Any]:
@@ -47,9 +49,19 @@ class Step:
             "by": None if by is None else {
                 "id": by.id, "run": by.run, "command": by.facts.get("argv"), "cwd": by.facts.get("cwd"),
                 "user": by.facts.get("user"), "host": by.writer.host, "pid": by.writer.pid, "rank": by.facts.get("rank"),
-                "configuration": by.configuration,
             },
+            "account": None if self.account is None else self.account.to_json(),
         }  # fmt: skip
+
+
+def program_json(one: Program) -> dict[str, Any]:
+    """Plain facts; a metric is its last value."""
+    facts = {name: one.facts.get(name) for name in ("code", "versions", "machine", "container")}
+    return {
+        "id": one.id, "run": one.run, "command": one.facts.get("argv"), "began": one.began, "ended": one.ended,
+        "status": one.status, "types": one.types, "configuration": one.configuration,
+        "metrics": {name: value for _, name, value, _ in one.metrics}, "unseen": one.unseen, **facts,
+    }  # fmt: skip
 
 
 def entity_at(found: Recorded, path: str | os.PathLike[str]) -> Entity:
@@ -99,8 +111,9 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
 
 def _step(found: Recorded, name: str, most: int) -> Step:
     one = found.entities[name]
-    sources = found.sources(name, most + 1) if most else []
-    return Step(one, found.program_of(one), tuple(sources[:most]), state_of(found, one), len(sources) > most)
+    sources, account = found.sources(name, most + 1), found.accounts.get(name)
+    by, state = found.program_of(one), state_of(found, one)
+    return Step(one, by, tuple(sources[:most]), state, account, len(sources) > most)
 
 
 def lineage(found: Recorded, path: str | os.PathLike[str], *, most: int = MOST_SOURCES) -> list[Step]:
@@ -110,6 +123,24 @@ def lineage(found: Recorded, path: str | os.PathLike[str], *, most: int = MOST_S
     """
     one = entity_at(found, path)
     return [_step(found, name, most) for name in (one.id, *found.lineage(one.id))]
+
+
+def intermediate(steps: Sequence[Step]) -> set[str]:
+    """Ids of generations in a lineage that a program wrote, used alone, and wrote over or removed: nobody else saw them.
+
+    Where a step does not name all of its sources, its program may have seen any of them.
+    """
+    readers: dict[str, set[str]] = {}
+    for step in steps:
+        for source in step.sources:
+            readers.setdefault(source, set()).add(step.entity.by or "")
+    unsure = {step.entity.by or "" for step in steps if step.more}
+    own = {
+        x.entity.id: {x.entity.by}
+        for x in steps[1:]
+        if x.state in (REPLACED, GONE) and x.entity.by is not None
+    }
+    return {name for name, by in own.items() if readers.get(name) == by and unsure <= by}
 
 
 def impact(found: Recorded, path: str | os.PathLike[str], *, most: int = MOST_SOURCES) -> list[Step]:
@@ -231,8 +262,9 @@ def reproduce(found: Recorded, path: str | os.PathLike[str]) -> Recipe:
         root = found.programs[str(root.parent)]
         seen.add(root.id)
     own = {x.id for x in found.programs_in(root.run)}
-    inputs = [_step(found, name, 0) for name in found.lineage(one.id)]
-    given = tuple(x for x in inputs if x.entity.by not in own)
+    steps = [_step(found, name, MOST_SOURCES) for name in (one.id, *found.lineage(one.id))]
+    passing = intermediate(steps)
+    given = tuple(x for x in steps[1:] if x.entity.by not in own and x.entity.id not in passing)
     missing = tuple(x.entity.names[-1] for x in given if x.state in (GONE, CHANGED, REPLACED))
     argv = tuple(str(x) for x in root.facts.get("argv", ()))
     return Recipe(

@@ -74,6 +74,8 @@ def when(nanoseconds: int) -> datetime:
 
 def triples(found: Recorded) -> Iterator[Triple]:
     """Every statement, in a fixed order; those of imported documents last."""
+    from sparsam.provenance.decisions_rdf import triples_of_accounts
+
     scopes = {}
     for program in found.programs.values():
         scopes[program.id] = {key: name for key, (name, _) in program.scopes.items()}
@@ -86,6 +88,7 @@ def triples(found: Recorded) -> Iterator[Triple]:
         if call.program not in found.stated:
             yield from call_triples(number, call, scopes[call.program])
     yield from _used(found)
+    yield from triples_of_accounts(found)
     yield from found.foreign
 
 
@@ -133,6 +136,8 @@ def program_triples(one: Program) -> Iterator[Triple]:
         yield agent, IO + "workingFolder", str(facts["cwd"])
     if facts.get("code"):
         yield agent, IO + "commit", str(facts["code"].get("commit", ""))
+    for name, version in dict(facts.get("versions") or {}).items():
+        yield agent, IO + "version", f"{name} {version}"
     last: Iri = agent
     if facts.get("rank") is not None:
         thread = iri(f"{one.id}-rank")

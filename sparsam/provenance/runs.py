@@ -67,6 +67,17 @@ def scope(name: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """A part of a program that is told apart, an epoch say; what is written in here derives from all that was read so far."""
+    tracker = files.current()
+    if tracker is None:
+        yield
+        return
+    with tracker.stage(name):
+        yield
+
+
 def record_metric(name: str, value: float | int | str) -> None:
     """A result of this program; nothing where nobody is tracking."""
     if (tracker := files.current()) is not None:

@@ -158,6 +158,19 @@ class Within:
     id: str
     parent: str | None
     open: bool = True
+    stage: bool = False
+    """It narrows nothing."""
+
+
+@dataclass(slots=True)
+class Telling:
+    """A record of how an entity was made, by its maker's word; see :func:`sparsam.provenance.decisions.take`."""
+
+    entity: int
+    program: int
+    kind: str
+    facts: dict[str, Any]
+    sources: list[int]
 
 
 class Kept(dict[K, V], Generic[K, V]):
@@ -200,6 +213,7 @@ class State:
         self.reads: dict[int, list[int]] = {}
         self.derived: dict[int, dict[int, None]] = {}
         self.said: list[Said] = []
+        self.accounts: list[Telling] = []
         self._onward: dict[int, list[int]] = {}
         self._listed_at: dict[int, list[tuple[int, int]]] = {}
         self._made_from: dict[int, list[tuple[int, int]]] = {}
@@ -226,6 +240,10 @@ class State:
     def say(self, *what: Any) -> None:
         """What a program told of itself; see :data:`Said`."""
         self.said.append(what)
+
+    def tell(self, account: Telling) -> None:
+        """How an entity was made."""
+        self.accounts.append(account)
 
     def put_read(self, one: Reads, entity: int) -> None:
         """At the end of a list, unless it is in it."""

@@ -12,7 +12,7 @@ from typing import Any
 from sparsam.provenance.state import Node, Process, Tally
 from sparsam.provenance.writer import Writer
 
-VERSION = 1
+VERSION = 2
 """Of the tables; an index of another version is made anew."""
 COLUMNS = {
     "entity": (
@@ -25,7 +25,7 @@ COLUMNS = {
     "program": "name run facts began ended status parent forked grp lost rank",
     "call": "program kind entity scope count bytes seconds failed first last",
     "list": "grp scope count",
-    "scope": "grp id parent open",
+    "scope": "grp id parent open stage",
     "log": "run name size changed offset crc taken number time told first reason",
 }  # fmt: skip
 INDEXES = (
@@ -45,9 +45,10 @@ INDEXES = (
     "CREATE INDEX read_entity ON read(entity, list, position)",
     "CREATE UNIQUE INDEX derived_target ON derived(target, source)",
     "CREATE INDEX derived_source ON derived(source, target)",
+    "CREATE INDEX account_entity ON account(entity)",
     "CREATE INDEX said_program ON said(program, kind)",
 )
-APPENDED = ("said", "derived")
+APPENDED = ("said", "derived", "account")
 """Tables whose rows never change."""
 KINDS = ("file", "directory", "group", "dataset", "attribute", "datatype", "link")
 CALLS = ("create", "open", "read", "write", "fsync", "rename")
@@ -63,6 +64,7 @@ def schema() -> Iterator[str]:
     yield "CREATE TABLE read(list, position, entity, PRIMARY KEY(list, position)) WITHOUT ROWID"
     yield "CREATE TABLE derived(key INTEGER PRIMARY KEY, target, source)"
     yield "CREATE TABLE said(key INTEGER PRIMARY KEY, program, kind, time, name, value, scope)"
+    yield "CREATE TABLE account(key INTEGER PRIMARY KEY, entity, program, kind, facts, sources)"
     yield "CREATE TABLE batch(key INTEGER PRIMARY KEY, time, writer, number, records, final, counters)"
     yield "CREATE TABLE summary(run BLOB PRIMARY KEY, read, written) WITHOUT ROWID"
     yield "CREATE TABLE graph(name, batch, counters, sync)"

@@ -96,7 +96,7 @@ def track(
         log.add(
             "unseen", what="no Python program of this interpreter's kind was started: its files were not seen"
         )
-    hashed = _hashed(log, found, hashes)
+    hashed = hash_files(log, found, hashes)
     log.add("end", status=status)
     log.close()
     found, merged = _of_run(log.folder, found)
@@ -147,7 +147,8 @@ def _run(command: Sequence[str], environment: dict[str, str]) -> int:
     return code if code >= 0 else 128 - code
 
 
-def _hashed(log: Log, found: Recorded, hashes: str) -> int:
+def hash_files(log: Log, found: Recorded, hashes: str) -> int:
+    """Hash what a run read and wrote, as far as it is as it was last seen; how many files that were."""
     count = 0
     if hashes == "none":
         return count

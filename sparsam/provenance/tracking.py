@@ -112,6 +112,8 @@ class Tracker:
             name = os.fsdecode(os.fspath(file))
         except TypeError:
             return None
+        if ("/site-packages/" in name or "/dist-packages/" in name) and not self.selection.code:
+            return None  # thousands while large libraries are imported: no look at the disk for them
         try:
             path = self._real(name)
         except (OSError, ValueError):  # no current folder, or a name that no system knows
@@ -391,6 +393,10 @@ class Tracker:
         """What is written in here derives from what is read in here alone."""
         return Scope(self, name)
 
+    def stage(self, name: str) -> Scope:
+        """A scope that narrows nothing: calls and results in here are told apart, what is written derives as outside."""
+        return Scope(self, name, stage=True)
+
     def record_metric(self, name: str, value: float | int | str) -> None:
         """A result of this program."""
         if not isinstance(value, str | bool | int | float) and hasattr(value, "__float__"):
@@ -435,18 +441,21 @@ class Tracker:
 class Scope:
     """A part of a program, entered and left."""
 
-    def __init__(self, tracker: Tracker, name: str) -> None:
-        self._tracker, self.name = tracker, name
+    def __init__(self, tracker: Tracker, name: str, stage: bool = False) -> None:
+        self._tracker, self.name, self.stage = tracker, name, stage
         self.id = f"{os.getpid()}.{next(tracker._numbers)}"
 
     def __enter__(self) -> str:
         tracker = self._tracker
-        tracker.log.add("scope", id=self.id, name=self.name, parent=tracker.scope_now)
+        more = {"stage": True} if self.stage else {}
+        tracker.log.add("scope", id=self.id, name=self.name, parent=tracker.scope_now, **more)
         tracker._scopes.__dict__.setdefault("stack", []).append(self.id)
         return self.id
 
     def __exit__(self, *error: object) -> None:
-        self._tracker._scopes.__dict__["stack"].remove(self.id)
+        stack = self._tracker._scopes.__dict__.get("stack", [])
+        if self.id in stack:  # left by another thread than the one that entered it
+            stack.remove(self.id)
         self._tracker.log.add("scope-end", id=self.id)
 
 

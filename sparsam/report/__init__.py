@@ -7,8 +7,9 @@
                   pictures.py the geometry of pictures
     page.py       the page and its file; sheet.py what all pages share
     hardware.py   the page on simulated accelerators, explored.py that on a grid of their parameters; bars.py their geometry
+    lineage.py    the page on where a file came from, the only one with a script, which its policy names by digest
 
-The page holds no script and asks for nothing: its policy forbids both, and names its one style sheet by digest. Counted and
+The other pages hold no script, and none asks for anything: policies forbid it, and name style sheets by digest. Counted and
 measured figures stand in sections of their own, and each ratio of speed names its baseline in the same line.
 """
 

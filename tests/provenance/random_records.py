@@ -8,7 +8,7 @@ from sparsam.provenance.log import Record, Writer
 KINDS = (
     *["open"] * 8, *["close"] * 8, "writing", "reading", "fsync", "rename", "rename", "link", "remove", "mkdir", "object",
     "object", "derived", "hash", "scope", "scope-end", "config", "metric", "type", "unseen", "opens", "touched", "end", "odd",
-    "folder",
+    "folder", "account", "account", "calibration", "decision", "decision",
 )  # fmt: skip
 
 
@@ -88,6 +88,21 @@ def random_records(seed: int, count: int = 400, programs: int = 5) -> list[Recor
             tell(writer, "object", **facts, call=draw.choice(["create", "open", "read", "write"]), bytes=8)
         elif kind == "derived":
             tell(writer, "derived", target=path, sources=draw.sample(paths, draw.randint(1, 3)))
+        elif kind == "account":
+            made_with = {draw.choice("ab"): draw.randint(0, 3)}
+            tell(writer, kind, path=path, configuration=made_with, metrics={"accuracy": draw.random()})
+        elif kind == "calibration":
+            rows = draw.choice([draw.randint(1, 9), "many"])  # which is no number
+            sources = draw.sample(paths, draw.randint(0, 2))
+            tell(writer, kind, path=path, name=draw.choice("xy"), rows=rows, split="train", sources=sources)
+        elif kind == "decision":
+            what = draw.choice(["mask", "threshold", "no-such-decision"])
+            facts = {
+                "name": "layer 0 heads",
+                "value": draw.randint(0, 9),
+                "calibration": draw.choice(["x", "y", None]),
+            }
+            tell(writer, kind, path=path, what=what, **facts)
         elif kind in ("hash", "touched"):
             facts = {
                 "path": path,
@@ -97,7 +112,8 @@ def random_records(seed: int, count: int = 400, programs: int = 5) -> list[Recor
             tell(writer, kind, **facts, **({"sha256": f"{clock:064x}"} if kind == "hash" else {}))
         elif kind == "scope":
             name = f"{writer.pid}.{numbers[writer]}"
-            tell(writer, "scope", id=name, name=f"scope {name}", parent=scope)
+            stage = {"stage": True} if draw.random() < 0.4 else {}
+            tell(writer, "scope", id=name, name=f"scope {name}", parent=scope, **stage)
             scopes[writer].append(name)
         elif kind == "scope-end":
             if scopes[writer]:

@@ -46,10 +46,21 @@ def example(seed: int = 0) -> History:
         truth.at[f"/raw{number}"] = truth.node(set())
     for pid in range(1, 8):
         truth.step(pid)
-    handle = told.open(1, '/odd "name\n<>.h5', "rw", created=True)
+    path = '/odd "name\n<>.h5'
+    handle = told.open(1, path, "rw", created=True)
     told(1, "object", handle=handle, object="dataset", name="/x", call="write", bytes=8)
     told(1, "fsync", handle=handle)
     told.close(1, handle, size=8)
+    told(
+        1,
+        "account",
+        path=path,
+        configuration={"method": "m", "seed": 1, "m.x": [1]},
+        metrics={"accuracy": 0.5},
+    )
+    told(1, "calibration", path=path, name="c", rows=4, split="train", sha256="0" * 64, sources=["/raw0"])
+    for what, value, rows in (("mask", "0-2", "c"), ("threshold", 0.25, None), ("bit-width", 8, "c")):
+        told(1, "decision", path=path, what=what, name=what, value=value, calibration=rows)
     told.open(2, "/open", "w", created=True)
     told(1, "end", status=0)
     return told.history()

@@ -1,7 +1,8 @@
 """Libraries that open files in C: thin wrappers, put on when a library is first imported.
 
-safetensors, torch.save, h5py (files and the objects in them), pyarrow's Parquet and memory maps. What pandas and ``datasets``
-read and write goes through these or through Python's own files.
+safetensors, torch.save, h5py (files and the objects in them), pyarrow's Parquet and memory maps, scipy's Matrix Market. What
+pandas and ``datasets`` read and write goes through these or through Python's own files. Of sparsam itself: folders that change
+places in one call, and looks at what is about to be replaced.
 """
 
 from __future__ import annotations
@@ -160,6 +161,11 @@ def _parquet(module: ModuleType) -> None:
 
 def _pyarrow(module: ModuleType) -> None:
     _replace(module, "memory_map", _reads("pyarrow", 0, "path"))
+
+
+def _matrix_market(module: ModuleType) -> None:
+    _replace(module, "mmread", _reads("scipy", 0, "source"))
+    _replace(module, "mmwrite", _writes("scipy", 0, "target"))
 
 
 def _h5py(module: ModuleType) -> None:
@@ -346,9 +352,45 @@ class _Owner:
         self.id = number
 
 
+def _exchanges(module: ModuleType) -> None:
+    """Two folders that change places in one call of the system, which no function of ``os`` makes."""
+
+    def exchanging(old: Any) -> Any:
+        def call(one: Any, other: Any) -> Any:
+            done, tracker = old(one, other), _tracker()
+            if done and tracker is not None:
+                between = f"{os.fspath(other)}.exchanged"
+                for source, target in ((other, between), (one, other), (between, one)):
+                    tracker.moved(source, target)
+            return done
+
+        return call
+
+    _replace(module, "exchange", exchanging)
+
+
+def _looks(module: ModuleType) -> None:
+    """What a folder is, asked before something else is put in its place: nothing is made from what it holds."""
+
+    def looking(old: Any) -> Any:
+        def call(*args: Any, **more: Any) -> Any:
+            inside, files._inside.on = getattr(files._inside, "on", False), True
+            try:
+                return old(*args, **more)
+            finally:
+                files._inside.on = inside
+
+        return call
+
+    for name in ("is_artifact", "check_target"):
+        _replace(module, name, looking)
+
+
 KNOWN: dict[str, Callable[[ModuleType], None]] = {
     "safetensors": _safetensors, "safetensors.torch": _safetensors_of, "safetensors.numpy": _safetensors_of, "torch": _torch,
-    "pyarrow": _pyarrow, "pyarrow.parquet": _parquet, "h5py": _h5py,
+    "pyarrow": _pyarrow, "pyarrow.parquet": _parquet, "h5py": _h5py, "scipy.io": _matrix_market,
+    "sparsam.artifact.manifest": _looks, "sparsam.artifact.saving": _looks, "sparsam.report.page": _looks,
+    "sparsam.artifact.staging": _exchanges,
 }  # fmt: skip
 
 

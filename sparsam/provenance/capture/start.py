@@ -14,6 +14,7 @@ from sparsam.provenance.writer import Log, Writer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
 VARIABLE = "SPARSAM_TRACK"
@@ -86,6 +87,7 @@ def install(
     selection: Selection | None = None,
     parent: Writer | None = None,
     libraries: bool = True,
+    facts: Mapping[str, Any] | None = None,
 ) -> Tracker:
     """Begin to track this process.
 
@@ -95,6 +97,7 @@ def install(
         selection: what is recorded.
         parent: who started this process.
         libraries: also look on libraries that open files in C.
+        facts: what is known of this process beyond, or better than, what it can tell of itself.
 
     Raises:
         InputOutput: ``log-folder`` where the logs cannot be kept.
@@ -103,7 +106,7 @@ def install(
     base = os.fspath(folder) if folder is not None else runs_folder()
     log = Log(os.path.join(base, "runs", run))
     tracker = Tracker(log, selection or Selection(), run)
-    tracker.began(facts_of_process(), parent, False)
+    tracker.began(facts_of_process() | dict(facts or {}), parent, False)
     log.flush()
     _pass_on(tracker)
     files.install(tracker)
@@ -133,10 +136,15 @@ def _leave(status: int) -> Any:
 def _ended() -> None:
     tracker = files.current()
     if tracker is not None and tracker.log.writer.pid == os.getpid():
-        files.flush_all()
-        for handle in list(files._by_number.values()):
-            tracker.closed(handle)
+        close_all(tracker)
         tracker.ended()
+
+
+def close_all(tracker: Tracker) -> None:
+    """Tell the log of files that are still open as if they were closed now."""
+    files.flush_all()
+    for handle in list(files._by_number.values()):
+        tracker.closed(handle)
 
 
 def environment(folder: str, run: str, selection: Selection, parent: Writer | None) -> dict[str, str]:

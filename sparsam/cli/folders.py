@@ -1,12 +1,11 @@
-"""Answers that are many files: one in a line, or in a line for each folder where there are too many."""
+"""Answers that are many files: those that are too many for a line each are summed up by folder."""
 
 import os
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sparsam.cli.answers import answer
-from sparsam.cli.show import new_console, new_table, plain
+from sparsam.cli.show import new_table, plain
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,28 +16,7 @@ MOST_ROWS = 100
 """Of files in words; of more, the nearer half is listed and the others are summed up by folder."""
 
 
-def told_steps(title: str, steps: "Sequence[Step]", as_json: bool) -> int:
-    """Print an answer that is many files; the exit code."""
-    if as_json:
-        return answer({"steps": [x.to_json() for x in steps]})
-    table = new_table(
-        f"{steps[0].entity.names[-1]}: {title}", "file", "generation", "size", "SHA-256", "now", "by"
-    )
-    for x in steps if len(steps) <= MOST_ROWS else steps[: MOST_ROWS // 2]:
-        one, by = x.entity, x.program
-        command = "" if by is None else " ".join(str(word) for word in by.facts.get("argv", ()))
-        table.add_row(
-            plain(one.names[-1]), str(one.generation), "" if one.size is None else f"{one.size:,}", (one.sha256 or "")[:12],
-            x.state + (", written unseen" if one.outside else ""), plain(command),
-        )  # fmt: skip
-    console = new_console()
-    console.print(table)
-    if len(steps) > MOST_ROWS:
-        console.print(_by_folder(steps[MOST_ROWS // 2 :]))
-    return 0
-
-
-def _by_folder(steps: "Sequence[Step]") -> "Table":
+def by_folder(steps: "Sequence[Step]") -> "Table":
     """Many files in a row for each folder, the fullest first."""
     folders: dict[str, list[Step]] = {}
     for x in steps:
