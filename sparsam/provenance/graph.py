@@ -235,17 +235,29 @@ class _Builder:
         self.open_scopes: dict[str, dict[str, None]] = {}
         self.in_progress: set[str] = set()  # generations that were read before their writer closed them
         self.objects: dict[tuple[str, str, str], str] = {}  # (file generation, kind, name): entity
+        self.same: dict[
+            Writer, Writer
+        ] = {}  # a log from C, and the log of the Python program that it belongs to
+        self.pipes: dict[
+            tuple[Any, ...], tuple[dict[str, None], dict[str, None]]
+        ] = {}  # who writes, who reads
+        self.piped: dict[str, set[tuple[Any, ...]]] = {}  # group: pipes that it reads
 
     # programs
 
     def program(self, record: Record) -> Program:
-        key = program_id(record.writer)
+        writer = self.same.get(record.writer, record.writer)
+        key = program_id(writer)
         if key not in self.found.programs:
-            self.found.programs[key] = Program(key, record.writer, began=record.time)
+            self.found.programs[key] = Program(key, writer, began=record.time)
             self.group[key] = key
         return self.found.programs[key]
 
     def add(self, record: Record) -> None:
+        if record.kind == "process" and record.facts.get("of"):
+            host, pid, started = record.facts["of"]
+            self.same[record.writer] = Writer(str(host), int(pid), int(started))
+            return
         program = self.program(record)
         handler = getattr(self, "_on_" + record.kind.replace("-", "_"), None)
         if handler is not None:
@@ -261,8 +273,30 @@ class _Builder:
             host, pid, started = facts["parent"]
             program.parent = program_id(Writer(str(host), int(pid), int(started)))
             program.forked = bool(facts.get("forked"))
-            if program.forked:
+            if program.forked or facts.get("worker"):
                 self.group[program.id] = self.group.get(program.parent, program.parent)
+
+    def _on_pipe(self, record: Record, program: Program, facts: dict[str, Any]) -> None:
+        """A program writes to a pipe, or reads from one."""
+        device, number = facts["pipe"]
+        group, pipe = self.group.get(program.id, program.id), (record.writer.host, device, number)
+        writers, readers = self.pipes.setdefault(pipe, ({}, {}))
+        if facts["way"] == "out":
+            writers[group] = None
+        else:
+            readers[group] = None
+            self.piped.setdefault(group, set()).add(pipe)
+
+    def _upstream(self, group: str) -> list[str]:
+        """Those whose reads may have come to it through pipes, all the way."""
+        found, front = {group: None}, [group]
+        while front:
+            following = [
+                writer for one in front for pipe in self.piped.get(one, ()) for writer in self.pipes[pipe][0]
+            ]
+            front = [one for one in dict.fromkeys(following) if one not in found]
+            found |= dict.fromkeys(front)
+        return list(found)[1:]
 
     def _on_end(self, record: Record, program: Program, facts: dict[str, Any]) -> None:
         program.ended, program.status = record.time, facts.get("status")
@@ -362,6 +396,9 @@ class _Builder:
         entity = self.found.entities[session.entity]
         if session.wrote or entity.size is None:
             entity.size, entity.changed = facts.get("size", entity.size), facts.get("changed", entity.changed)
+        if facts.get("inode"):
+            device, number = session.file.inode = tuple(facts["inode"])
+            self.inodes[record.writer.host, device, number] = session.file
         self._close(session)
 
     def _on_rename(self, record: Record, program: Program, facts: dict[str, Any]) -> None:
@@ -573,19 +610,21 @@ class _Builder:
         entity.unfinished |= unfinished
         group = self.group.get(session.program, session.program)
         key = group if session.scope is None else f"{group} {session.scope}"
-        count = len(self.found.reads.get(key, ()))
-        if not count:
-            return
-        if entity.id not in self.in_progress:
-            entity.reads.append((key, count))
-            return
-        for source in self.found.reads[key][:count]:
-            if (
-                source != entity.id
-                and source in self.found.entities
-                and entity.id not in self.found.lineage(source)
-            ):
-                entity.derived.add(source)
+        keys = [key, *sorted(self._upstream(group))] if group in self.piped else [key]
+        for key in keys:
+            count = len(self.found.reads.get(key, ()))
+            if not count:
+                continue
+            if entity.id not in self.in_progress:
+                entity.reads.append((key, count))
+                continue
+            for source in self.found.reads[key][:count]:
+                if (
+                    source != entity.id
+                    and source in self.found.entities
+                    and entity.id not in self.found.lineage(source)
+                ):
+                    entity.derived.add(source)
 
     def _count(
         self,

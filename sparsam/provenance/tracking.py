@@ -69,8 +69,8 @@ class Handle:
     """An open file, and what went through it."""
 
     __slots__ = (
-        "bytes_read", "bytes_write", "closed", "epoch", "mode", "number", "path", "reads", "scope", "seconds_read",
-        "seconds_write", "writes", "wrote",
+        "__weakref__", "bytes_read", "bytes_write", "closed", "epoch", "mode", "node", "number", "path", "reads", "scope",
+        "seconds_read", "seconds_write", "writes", "wrote",
     )  # fmt: skip
 
     def __init__(self, number: int, path: str, mode: str, scope: str | None, epoch: int) -> None:
@@ -78,6 +78,7 @@ class Handle:
         self.reads = self.writes = self.bytes_read = self.bytes_write = 0
         self.seconds_read = self.seconds_write = 0.0
         self.wrote = self.closed = False
+        self.node: tuple[int, int] | None = None
 
 
 class Tracker:
@@ -215,7 +216,8 @@ class Tracker:
         if created or emptied:
             handle.wrote = True
         if found is not None:
-            facts["inode"] = [found.st_dev, found.st_ino]
+            handle.node = found.st_dev, found.st_ino
+            facts["inode"] = list(handle.node)
             if not (created or emptied):
                 facts |= {"size": found.st_size, "changed": found.st_mtime_ns}
         if handle.scope is not None:
@@ -281,6 +283,11 @@ class Tracker:
                     found = None
             if found is not None:
                 facts |= {"size": found.st_size, "changed": found.st_mtime_ns}
+                if handle.node not in (None, (found.st_dev, found.st_ino)):
+                    facts["inode"] = [
+                        found.st_dev,
+                        found.st_ino,
+                    ]  # a library wrote it aside, and put it in its place
         self.log.add("close", **facts)
         if handle.wrote:
             self.log.flush()

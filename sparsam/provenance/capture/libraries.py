@@ -11,6 +11,7 @@ import sys
 from time import perf_counter
 
 from sparsam.provenance.capture import files
+from sparsam.provenance.capture.native import claims
 from sparsam.provenance.tracking import Handle, Tracker
 
 TYPE_CHECKING = False
@@ -48,10 +49,10 @@ def _reads(through: str, at: int = 0, keyword: str = "") -> Callable[[Any], Any]
 
     def make(old: Any) -> Any:
         def call(*args: Any, **more: Any) -> Any:
-            tracker, path = _tracker(), _path(args, more, at, keyword)
-            if tracker is not None and path is not None:
-                tracker.used(path, through=through)
-            return old(*args, **more)
+            with _Telling(_path(args, more, at, keyword)) as telling:
+                if telling.path is not None:
+                    telling.tracker.used(telling.path, through=through)
+                return old(*args, **more)
 
         return call
 
@@ -63,26 +64,49 @@ def _writes(through: str, at: int, keyword: str = "") -> Callable[[Any], Any]:
 
     def make(old: Any) -> Any:
         def call(*args: Any, **more: Any) -> Any:
-            tracker, path = _tracker(), _path(args, more, at, keyword)
-            handle = (
-                tracker.writing(path, through=through) if tracker is not None and path is not None else None
-            )
-            started = perf_counter()
-            inside, files._inside.on = (
-                getattr(files._inside, "on", False),
-                True,
-            )  # what it opens in Python is this file
-            try:
-                return old(*args, **more)
-            finally:
-                files._inside.on = inside
-                if handle is not None and tracker is not None:
-                    tracker.wrote(handle, _size(handle.path), perf_counter() - started)
-                    tracker.closed(handle)
+            with _Telling(_path(args, more, at, keyword), writes=True) as telling:
+                if telling.path is None:
+                    return old(*args, **more)
+                handle = telling.tracker.writing(telling.path, through=through)
+                started = perf_counter()
+                try:
+                    return old(*args, **more)
+                finally:
+                    if handle is not None:
+                        telling.tracker.wrote(handle, _size(handle.path), perf_counter() - started)
+                        telling.tracker.closed(handle)
 
         return call
 
     return make
+
+
+class _Telling:
+    """While a wrapper tells of a file, nobody else does: no wrapper that is called within, no capture in Python or in C."""
+
+    __slots__ = ("_before", "_claimed", "_thread", "path", "tracker")
+    tracker: Tracker
+
+    def __init__(self, path: Any, *, writes: bool = False) -> None:
+        found, self._thread = _tracker(), writes
+        self._before, self._claimed = getattr(files._inside, "on", False), False
+        self.path = (
+            found.path_of(path) if found is not None and path is not None and not self._before else None
+        )
+        if found is not None:
+            self.tracker = found
+
+    def __enter__(self) -> _Telling:
+        if self.path is not None:
+            files._inside.on = True
+            self._claimed = claims.claim(self.path, thread=self._thread)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.path is not None:
+            files._inside.on = self._before
+            if self._claimed:
+                claims.release(self.path, thread=self._thread)
 
 
 def _size(path: str) -> int:
@@ -105,10 +129,10 @@ def _seen_class(old: Any) -> Any:
             return isinstance(thing, old)
 
         def __call__(cls, *args: Any, **more: Any) -> Any:
-            tracker, path = _tracker(), _path(args, more, 0, "filename")
-            if tracker is not None and path is not None:
-                tracker.used(path, through="safetensors")
-            return old(*args, **more)
+            with _Telling(_path(args, more, 0, "filename")) as telling:
+                if telling.path is not None:
+                    telling.tracker.used(telling.path, through="safetensors")
+                return old(*args, **more)
 
     return Seen(old.__name__, (), {"__doc__": old.__doc__, "__module__": old.__module__})
 
@@ -136,10 +160,10 @@ def _parquet(module: ModuleType) -> None:
 
     def writer(old: Any) -> Any:
         def call(self: Any, where: Any, *args: Any, **more: Any) -> Any:
-            tracker, path = _tracker(), _path((where,), {}, 0, "")
-            if tracker is not None and path is not None:
-                self._sparsam_handle = tracker.writing(path, through="pyarrow")
-            return old(self, where, *args, **more)
+            with _Telling(_path((where,), {}, 0, "")) as telling:
+                if telling.path is not None:
+                    self._sparsam_handle = telling.tracker.writing(telling.path, through="pyarrow")
+                return old(self, where, *args, **more)
 
         return call
 
@@ -192,7 +216,12 @@ def _h5py(module: ModuleType) -> None:
                     before = os.stat(path)
                 except OSError:
                     before = None
-            found = old(self, name, mode, *args, **more)
+            claimed = path is not None and claims.claim(path)
+            try:
+                found = old(self, name, mode, *args, **more)
+            finally:
+                if claimed:
+                    claims.release(str(path))
             if tracker is not None and path is not None:
                 writes = mode in ("w", "w-", "x", "a", "r+")
                 now = None
