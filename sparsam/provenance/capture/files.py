@@ -469,11 +469,13 @@ def _told(name: str, tell: Callable[[Tracker, tuple[Any, ...]], None]) -> Callab
 
 
 def _truncated(tracker: Tracker, given: tuple[Any, ...]) -> None:
-    handle = _by_number.get(given[0]) if isinstance(given[0], int) else tracker.writing(given[0], keeps=True)
-    if handle is not None:
+    if isinstance(given[0], int):
+        if (handle := _by_number.get(given[0])) is not None:
+            tracker.wrote(handle, 0)
+    elif (place := tracker.path_of(given[0])) is not None:
+        handle = tracker.opened(place, "rw")  # what its size was before is not known any more
         tracker.wrote(handle, 0)
-        if not isinstance(given[0], int):
-            tracker.closed(handle)
+        tracker.closed(handle)
 
 
 class TrackedMap(mmap.mmap):

@@ -111,7 +111,8 @@ def install(
     base = os.fspath(folder) if folder is not None else runs_folder()
     log = Log(os.path.join(base, "runs", run))
     tracker = Tracker(log, selection or Selection(), run)
-    tracker.began(facts_of_process() | ({"worker": True} if _worker() else {}), parent, False)
+    log.eager = worker = _worker()  # pools kill theirs
+    tracker.began(facts_of_process() | ({"worker": True} if worker else {}), parent, False)
     log.flush()
     _pass_on(tracker)
     files.install(tracker)

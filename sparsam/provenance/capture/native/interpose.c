@@ -109,7 +109,7 @@ static void tell_open(struct handle *handle, int fd, const char *path, int creat
     if (emptied) fact_true("emptied");
     if (inherited) fact_true("inherited");
     key("inode"), put("[", 1), put_number(handle->dev), put(",", 1), put_number(handle->ino), put("]", 1);
-    if (!created && !emptied) fact_number("size", handle->size), fact_number("changed", handle->changed);
+    if (!created && !emptied && handle->size >= 0) fact_number("size", handle->size), fact_number("changed", handle->changed);
     fact_text("through", "C");
     end();
 }

@@ -268,14 +268,14 @@ static int told(void *caller, int result, struct held *held)
     return result == 0 && !interpreter(caller) && enter(held, 0);
 }
 
-/* A file under this name was written by means that were not seen. */
-static void written(const char *path)
+/* A file under this name was written by means that were not seen. keeps: what was there stays part of it. */
+static void written(const char *path, int keeps)
 {
     struct stat facts;
-    struct handle one = {.mode = IN | OUT};
+    struct handle one = {.mode = keeps ? IN | OUT : OUT, .size = -1}; /* its size from before is not known any more */
     if (syscall(SYS_newfstatat, AT_FDCWD, path, &facts, 0) < 0 || !S_ISREG(facts.st_mode)) return;
-    one.dev = facts.st_dev, one.ino = facts.st_ino, one.size = facts.st_size, one.changed = stamp(&facts);
-    tell_open(&one, -1, path, 0, 0, 0);
+    one.dev = facts.st_dev, one.ino = facts.st_ino;
+    tell_open(&one, -1, path, 0, !keeps, 0);
     tell_writing(&one);
     begin("close"), first_number("handle", one.number), fact_number("writes", 1);
     fact_number("size", facts.st_size), fact_number("changed", stamp(&facts)), end();
@@ -304,7 +304,7 @@ static void renamed(int from, const char *old, int to, const char *new, int exch
     } else if (first && second)
         tell_pair("rename", source, target);
     else if (second)
-        written(target);
+        written(target, 0);
     else if (first)
         begin("remove"), first_text("path", source), end();
 }
@@ -316,7 +316,7 @@ static void linked(int from, const char *old, int to, const char *new)
     if (name_of(from, old, source, sizeof source) && wanted(source))
         tell_pair("link", source, target);
     else
-        written(target); /* of a file without a name, or of one that is not recorded */
+        written(target, 0); /* of a file without a name, or of one that is not recorded */
 }
 
 #define NAMED(name, parameters, tell, ...)                 \
@@ -361,7 +361,7 @@ static void shortened(const char *name)
 {
     char path[4096];
     struct stat facts;
-    if (file_at(AT_FDCWD, name, path, sizeof path, &facts)) written(path);
+    if (file_at(AT_FDCWD, name, path, sizeof path, &facts)) written(path, 1);
 }
 
 NAMED(truncate, (const char *name, off_t size), shortened(name), name, size)

@@ -253,6 +253,7 @@ __attribute__((constructor)) static void start(void)
         tell_pipe(handle, fd == 0 ? IN : OUT);
         record.eager |= fd == 1 && !python_to; /* whoever writes to a pipe may be killed by its other end */
     }
+    if (record.eager) flush();
 }
 
 __attribute__((destructor)) static void stop(void) { finish(0, 0); }
