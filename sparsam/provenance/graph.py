@@ -384,6 +384,8 @@ class _Builder:
         self._count(record, program, "fsync", session.entity, session.scope, seconds=facts.get("seconds", 0))
 
     def _on_close(self, record: Record, program: Program, facts: dict[str, Any]) -> None:
+        if facts.get("objects"):
+            self._on_objects(record, program, {"handle": facts["handle"], "calls": facts["objects"]})
         session = self.sessions.pop((program.id, facts["handle"]))
         if facts.get("writes") and not session.wrote:
             self._write(record, program, session, keeps=True, first=False)
@@ -460,6 +462,17 @@ class _Builder:
             record, program, call, self.objects[key], session.scope, count=facts.get("count", 1),
             size=facts.get("bytes", 0), seconds=facts.get("seconds", 0), failed=int(bool(facts.get("failed"))),
         )  # fmt: skip
+
+    def _on_objects(self, record: Record, program: Program, facts: dict[str, Any]) -> None:
+        """Calls on objects in a file, counted."""
+        names = ("object", "name", "call", "count", "bytes", "seconds")
+        for one in facts["calls"]:
+            told = dict(zip(names, one, strict=False)) | {"handle": facts["handle"]}
+            self._on_object(record, program, told)
+            session = self.sessions[program.id, facts["handle"]]
+            entity = self.objects[session.entity, str(told["object"]), str(told["name"])]
+            call = self.found.calls[str(told["call"]), program.id, entity, session.scope]
+            call.first = min(call.first, int(one[6]))
 
     def _on_derived(self, record: Record, program: Program, facts: dict[str, Any]) -> None:
         """The user's own word that a file was made from others."""

@@ -32,8 +32,6 @@ _open_files: WeakSet[Any] = WeakSet()
 _tracker: Tracker | None = None
 _by_number: dict[int, Handle] = {}
 """Descriptors that are open, and their handles."""
-_doubled: WeakSet[Handle] = WeakSet()
-"""Handles that have had more than one descriptor."""
 _originals: dict[tuple[Any, str], Any] = {}
 
 
@@ -352,7 +350,7 @@ def _opened_within(tracker: Tracker, path: Any, flags: int, mode: int, dir_fd: i
 
 def _open_elsewhere(handle: Handle) -> bool:
     """Whether another descriptor leads to the same open file; one that C code has closed meanwhile does not."""
-    if handle not in _doubled:
+    if not handle.doubled:
         return False
     for number in [number for number, one in _by_number.items() if one is handle]:
         try:
@@ -379,7 +377,7 @@ def _same(fd: int, fd2: int) -> None:
     """Two descriptors lead to one open file."""
     if (handle := _by_number.get(fd)) is not None:
         _by_number[fd2] = handle
-        _doubled.add(handle)
+        handle.doubled = True
     else:
         _by_number.pop(fd2, None)
 
@@ -556,6 +554,7 @@ def _audited(event: str, args: tuple[Any, ...]) -> None:
         finally:
             _inside.on = False
     elif event == "os.exec":
+        tracker.tell_objects()
         tracker.log.flush()
 
 
@@ -621,7 +620,6 @@ def uninstall() -> None:
         for handle in list(_by_number.values()):
             tracker.closed(handle)
     _by_number.clear()
-    _doubled.clear()
     _originals.clear()
 
 

@@ -189,21 +189,38 @@ def _pyarrow(module: ModuleType) -> None:
 def _h5py(module: ModuleType) -> None:
     """Files, and groups, datasets, attributes, committed types and links in them, each with its calls."""
     open_files: dict[bytes, Handle] = {}
-    name_of = module.h5f.get_name
+    file_name, object_name, file_id = module.h5f.get_name, module.h5i.get_name, module.h5f.FileID
 
-    def handle_of(thing: Any) -> Handle | None:
-        try:
-            return open_files.get(name_of(thing.id))
-        except Exception:  # closed, or no file of its own
-            return None
+    def known(thing: Any) -> tuple[Handle, str] | None:
+        """The handle of an object's file, and the object's name: looked up once for each object that h5py makes."""
+        facts = thing.__dict__
+        found = facts.get("_sparsam")
+        if found is None or found[0].closed:
+            try:
+                handle = open_files.get(file_name(thing._id))
+                name = (object_name(thing._id) or b"").decode("utf-8", "replace")
+            except Exception:  # closed, or no file of its own
+                return None
+            if handle is None:
+                return None
+            found = facts["_sparsam"] = (handle, name)
+        return found  # type: ignore[no-any-return]
 
-    def tell(thing: Any, kind: str, name: str, call: str, started: float, size: int = 0) -> None:
-        tracker, handle = _tracker(), handle_of(thing)
-        if tracker is not None and handle is not None:
-            tracker.object(handle, kind, name, call, size=size, seconds=perf_counter() - started)
+    def tell(
+        owner: tuple[Handle, str] | None, kind: str, name: str, call: str, started: float, size: int = 0
+    ) -> None:
+        tracker = files._tracker
+        if tracker is not None and owner is not None:
+            tracker.object(owner[0], kind, name, call, size=size, seconds=perf_counter() - started)
+
+    def within(owner: tuple[Handle, str], name: Any) -> str:
+        text = name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
+        return text if text.startswith("/") else f"{owner[1].rstrip('/')}/{text}"
 
     def opening(old: Any) -> Any:
         def call(self: Any, name: Any, mode: Any = "r", *args: Any, **more: Any) -> Any:
+            if isinstance(name, file_id):  # h5py's own way from an object to its file
+                return old(self, name, mode, *args, **more)
             tracker = _tracker()
             path = (
                 tracker.path_of(name)
@@ -224,17 +241,18 @@ def _h5py(module: ModuleType) -> None:
                     claims.release(str(path))
             if tracker is not None and path is not None:
                 writes = mode in ("w", "w-", "x", "a", "r+")
-                now = None
-                try:
-                    now = os.stat(path)
-                except OSError:
-                    now = before
+                now = before
+                if before is None or mode == "w":
+                    try:
+                        now = os.stat(path)
+                    except OSError:
+                        now = before
                 emptied = mode == "w" and before is not None
                 handle = tracker.opened(
                     path, "r" if not writes else "rw" if mode in ("a", "r+") else "w", created=writes and before is None,
                     emptied=emptied, found=before if before is not None and not emptied else now, through="h5py",
                 )  # fmt: skip
-                open_files[name_of(self.id)] = handle
+                open_files[file_name(self.id)] = handle
             return found
 
         return call
@@ -242,7 +260,7 @@ def _h5py(module: ModuleType) -> None:
     def closing(old: Any) -> Any:
         def call(self: Any) -> Any:
             try:
-                name = name_of(self.id) if self.id.valid else None
+                name = file_name(self.id) if self.id.valid else None
             except Exception:
                 name = None
             found = old(self)
@@ -258,9 +276,9 @@ def _h5py(module: ModuleType) -> None:
         def call(self: Any) -> Any:
             started = perf_counter()
             found = old(self)
-            tracker, handle = _tracker(), handle_of(self)
-            if tracker is not None and handle is not None:
-                tracker.synced(handle, perf_counter() - started)
+            tracker, owner = _tracker(), known(self)
+            if tracker is not None and owner is not None:
+                tracker.synced(owner[0], perf_counter() - started)
             return found
 
         return call
@@ -270,13 +288,12 @@ def _h5py(module: ModuleType) -> None:
             def call(self: Any, name: Any, *args: Any, **more: Any) -> Any:
                 started = perf_counter()
                 found = old(self, name, *args, **more)
-                if name is None:  # it gets its name later
-                    return found
-                full = getattr(found, "name", None) or _inside(self, name)
-                tell(self, kind, str(full), "create", started)
-                data = more.get("data", args[2] if len(args) > 2 else None)
-                if wrote and data is not None:
-                    tell(self, kind, str(full), "write", started, int(getattr(data, "nbytes", 0)))
+                owner = None if name is None else known(found)  # without a name now, it gets one later
+                if owner is not None:
+                    tell(owner, kind, owner[1], "create", started)
+                    data = more.get("data", args[2] if len(args) > 2 else None)
+                    if wrote and data is not None:
+                        tell(owner, kind, owner[1], "write", started, int(getattr(data, "nbytes", 0)))
                 return found
 
             return call
@@ -284,17 +301,27 @@ def _h5py(module: ModuleType) -> None:
         return make
 
     def getting(old: Any) -> Any:
+        dataset, group = module.Dataset, module.Group
+
         def call(self: Any, name: Any) -> Any:
             started = perf_counter()
             found = old(self, name)
-            kind = (
-                "dataset"
-                if isinstance(found, module.Dataset)
-                else "group"
-                if isinstance(found, module.Group)
-                else "datatype"
-            )
-            tell(self, kind, str(getattr(found, "name", None) or _inside(self, name)), "open", started)
+            owner = known(found) if hasattr(found, "__dict__") else known(self)
+            if owner is not None:
+                kind = (
+                    "dataset"
+                    if isinstance(found, dataset)
+                    else "group"
+                    if isinstance(found, group)
+                    else "datatype"
+                )
+                tell(
+                    owner,
+                    kind,
+                    owner[1] if hasattr(found, "__dict__") else within(owner, name),
+                    "open",
+                    started,
+                )
             return found
 
         return call
@@ -303,14 +330,20 @@ def _h5py(module: ModuleType) -> None:
         def call(self: Any, name: Any, value: Any) -> Any:
             started = perf_counter()
             found = old(self, name, value)
-            links = (module.SoftLink, module.ExternalLink, module.HLObject)
-            types = getattr(sys.modules.get("numpy"), "dtype", ())
-            kind = (
-                "link" if isinstance(value, links) else "datatype" if isinstance(value, types) else "dataset"
-            )
-            tell(self, kind, _inside(self, name), "create", started)
-            if kind == "dataset":
-                tell(self, kind, _inside(self, name), "write", started, int(getattr(value, "nbytes", 0)))
+            owner = known(self)
+            if owner is not None:
+                links = (module.SoftLink, module.ExternalLink, module.HLObject)
+                types = getattr(sys.modules.get("numpy"), "dtype", ())
+                kind = (
+                    "link"
+                    if isinstance(value, links)
+                    else "datatype"
+                    if isinstance(value, types)
+                    else "dataset"
+                )
+                tell(owner, kind, within(owner, name), "create", started)
+                if kind == "dataset":
+                    tell(owner, kind, within(owner, name), "write", started, int(getattr(value, "nbytes", 0)))
             return found
 
         return call
@@ -321,7 +354,9 @@ def _h5py(module: ModuleType) -> None:
                 started = perf_counter()
                 found = old(self, *args, **more)
                 moved = found if call_name == "read" else args[1] if len(args) > 1 else None
-                tell(self, "dataset", str(self.name), call_name, started, int(getattr(moved, "nbytes", 0)))
+                owner = known(self)
+                if owner is not None:
+                    tell(owner, "dataset", owner[1], call_name, started, int(getattr(moved, "nbytes", 0)))
                 return found
 
             return call
@@ -333,10 +368,9 @@ def _h5py(module: ModuleType) -> None:
             def call(self: Any, name: Any, *args: Any, **more: Any) -> Any:
                 started = perf_counter()
                 found = old(self, name, *args, **more)
-                owner = _Owner(self._id)
-                if handle_of(owner) is not None:
-                    path = (module.h5i.get_name(self._id) or b"").decode("utf-8", "replace")
-                    tell(owner, "attribute", f"{path}@{name}", call_name, started)
+                owner = known(self)
+                if owner is not None:
+                    tell(owner, "attribute", f"{owner[1]}@{name}", call_name, started)
                 return found
 
             return call
@@ -359,20 +393,6 @@ def _h5py(module: ModuleType) -> None:
         ("modify", "write"),
     ):
         _replace(module.AttributeManager, name, attribute(call_name))
-
-
-def _inside(group: Any, name: Any) -> str:
-    text = name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
-    return text if text.startswith("/") else f"{str(group.name).rstrip('/')}/{text}"
-
-
-class _Owner:
-    """What an attribute hangs on, by its number alone."""
-
-    __slots__ = ("id",)
-
-    def __init__(self, number: Any) -> None:
-        self.id = number
 
 
 KNOWN: dict[str, Callable[[ModuleType], None]] = {
