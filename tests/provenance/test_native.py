@@ -214,7 +214,9 @@ def test_a_library_s_file_counts_once(place: Path) -> None:
         found = made.found
         size = (place / "q").stat().st_size
         assert calls(found, "q", "write") == (1, size) and calls(found, "q", "read") == (1, size)
-        assert calls(found, "h", "create")[0] == 1 - (not way) and calls(found, "h", "open")[0] == 1 + (not way)
+        assert calls(found, "h", "create")[0] == 1 - (not way) and calls(found, "h", "open")[0] == 1 + (
+            not way
+        )
         size = (place / "s").stat().st_size
         assert calls(found, "s", "write") == (2, 2 * size)
         assert [x.generation for x in found.entities.values() if x.names[-1] == str(place / "s")][-1] == 2
