@@ -28,8 +28,10 @@ from tables import store
 from torch import nn
 
 import sparsam.provenance as provenance
+from sparsam.provenance.capture import native
 from sparsam.provenance.capture.start import environment
 from sparsam.provenance.tracking import Selection
+from sparsam.provenance.writer import Writer
 
 SHARED = Path(os.environ.get("SPARSAM_SHARED", "../shared")).resolve()
 ROUNDS = int(os.environ.get("ROUNDS", "41"))
@@ -192,19 +194,50 @@ def paired(
     }  # fmt: skip
 
 
-def starts(place: str) -> dict[str, Any]:
-    """An interpreter that does nothing, with and without."""
-    told = os.environ | environment(os.path.join(place, ".sparsam"), "starts", Selection(), None)
-    off, on = [], []
-    for _ in range(ROUNDS):
-        for times, known in ((off, dict(os.environ)), (on, told)):
-            times.append(
-                timed(
-                    lambda known=known: subprocess.run([sys.executable, "-c", "pass"], env=known, check=True)
-                )
-            )
-    a, b = statistics.median(off), statistics.median(on)
-    return {"off, ms": round(1e3 * a, 1), "on, ms": round(1e3 * b, 1), "overhead": f"{1e3 * (b - a):.1f} ms"}
+STORM = """
+#include <fcntl.h>
+#include <stdio.h>
+#include <unistd.h>
+int main(void) {
+    char name[20], byte;
+    for (int at = 0; at < 10000; at++) {
+        sprintf(name, "tiny%d", at % 10);
+        int fd = open(name, O_RDONLY);
+        if (read(fd, &byte, 1) != 1 || close(fd)) return 1;
+    }
+    return 0;
+}
+"""
+
+
+def starts(place: str) -> list[dict[str, Any]]:
+    """Programs with and without: an interpreter that does nothing, another program that does nothing, one that opens files."""
+    base = os.path.join(place, ".sparsam")
+    plain = environment(base, "starts", Selection(), Writer("host", 1, 1))
+    seen = plain | environment(base, "starts", Selection(), Writer("host", 1, 1), native.library(base))
+    os.makedirs(os.path.join(base, "runs", "starts"), exist_ok=True)
+    Path("storm.c").write_text(STORM)
+    subprocess.run(["cc", "-O2", "storm.c", "-o", "storm"], check=True)
+    interpreter = [sys.executable, "-c", "pass"]
+    rows = []
+    for what, command, told in (
+        ("start of an interpreter", interpreter, plain), ("the same, seen from C as well", interpreter, seen),
+        ("start of /bin/true, seen from C", ["/bin/true"], seen), ("10,000 opens of tiny files in C", ["./storm"], seen),
+    ):  # fmt: skip
+        off, on = [], []
+        for _ in range(ROUNDS):
+            for times, known in ((off, dict(os.environ)), (on, os.environ | told)):
+                times.append(timed(lambda c=command, k=known: subprocess.run(c, env=k, check=True)))
+        a, b = statistics.median(off), statistics.median(on)
+        rows.append(
+            {
+                "what": what,
+                "off, ms": round(1e3 * a, 1),
+                "on, ms": round(1e3 * b, 1),
+                "overhead": f"{1e3 * (b - a):.1f} ms",
+            }
+        )
+    return rows
 
 
 def main() -> None:
@@ -224,7 +257,7 @@ def main() -> None:
         rows = [{"what": name} | paired(work) for name, work in works.items()]
         rows.append({"what": "MiniLM fine-tuning, 24 steps"} | paired(finetune, rounds=ROUNDS // 4))
         rows.append({"what": "these opens, one in 100 recorded"} | paired(storm, Selection(every=100)))
-        rows.append({"what": "start of an interpreter"} | starts(place))
+        rows += starts(place)
         with provenance.run("events") as tracker:
             costs = [
                 timed(lambda: tracker.log.add("open", handle=1, path="/data/x", mode="r", size=10))

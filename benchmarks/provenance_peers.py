@@ -75,7 +75,8 @@ class provenance:
     def record_metric(name, value):
         FlowceptTask(activity_id=name, used={"name": name}, generated={"value": value})
 def told(work):
-    with Flowcept(workflow_name="benchmark", start_persistence=False, check_safe_stops=False): work()
+    with Flowcept(workflow_name="benchmark", start_persistence=False, check_safe_stops=False,
+                  delete_buffer_file=False): work()
 """,
 }
 TOOLS["noWorkflow"] = TOOLS["none"]
@@ -172,7 +173,7 @@ def main() -> None:
     }  # fmt: skip
     rows, failed = [], set()
     for work in only:
-        repeats, rounds = (1, 3) if work == "finetune" else (7, ROUNDS)
+        repeats, rounds = (1, 3) if work == "finetune" else (5, ROUNDS)
         found: dict[str, list[dict[str, Any]]] = {tool: [] for tool in TOOLS}
         with tempfile.TemporaryDirectory() as place:
             for turn in range(rounds):

@@ -52,7 +52,11 @@ static __thread int hushed __attribute__((tls_model("initial-exec")));
         return found;                                                     \
     }                                                                     \
     extern __typeof__(name) name
+#ifdef __GLIBC__
 #define ALSO(name, other) extern __typeof__(name) other __attribute__((alias(#name)))
+#else
+#define ALSO(name, other) extern __typeof__(name) name /* the same name, by a macro */
+#endif
 #define CALLER __builtin_return_address(0)
 
 static int interpreter(void *caller)
@@ -61,13 +65,6 @@ static int interpreter(void *caller)
 }
 
 static int64_t stamp(const struct stat *facts) { return facts->st_mtim.tv_sec * 1000000000LL + facts->st_mtim.tv_nsec; }
-
-static uint64_t hash_of(const char *text)
-{
-    uint64_t value = 1469598103934665603ULL;
-    while (*text) value = (value ^ (unsigned char)*text++) * 1099511628211ULL;
-    return value;
-}
 
 static struct handle *new_handle(void)
 {
@@ -424,6 +421,9 @@ static void count(struct handle *handle, int fd, int way, int64_t size, int64_t 
         return found;                                                                    \
     }
 
+ssize_t preadv2(int, const struct iovec *, int, off_t, int); /* not in every library's headers */
+ssize_t pwritev2(int, const struct iovec *, int, off_t, int);
+int renameat2(int, const char *, int, const char *, unsigned);
 COUNTED(ssize_t, read, IN, (int fd, void *to, size_t size), fd, to, size)
 COUNTED(ssize_t, pread, IN, (int fd, void *to, size_t size, off_t at), fd, to, size, at)
 COUNTED(ssize_t, readv, IN, (int fd, const struct iovec *to, int parts), fd, to, parts)

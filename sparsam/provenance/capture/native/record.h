@@ -383,7 +383,14 @@ static void began(void)
 
 /* which paths */
 
-static int wanted(const char *path)
+static uint64_t hash_of(const char *text)
+{
+    uint64_t value = 1469598103934665603ULL;
+    while (*text) value = (value ^ (unsigned char)*text++) * 1099511628211ULL;
+    return value;
+}
+
+static int matches(const char *path)
 {
     static const char *installed[] = {
         "*.pyc", "*/__pycache__/*", "*/site-packages/*", "*/dist-packages/*", "/usr/lib/*", "/usr/lib32/*", "/usr/lib64/*", "/lib/*",
@@ -400,6 +407,15 @@ static int wanted(const char *path)
     for (int at = 0; !chosen.code && installed[at]; at++)
         if (fnmatch(installed[at], path, FNM_NOESCAPE) == 0) return 0;
     return !some || found;
+}
+
+/* The same, looked up once for a path that comes again. */
+static int wanted(const char *path)
+{
+    static struct { uint64_t hash; int found; } known[1024];
+    uint64_t hash = hash_of(path);
+    if (known[hash & 1023].hash != hash) known[hash & 1023].found = matches(path), known[hash & 1023].hash = hash;
+    return known[hash & 1023].found;
 }
 
 /* Where a descriptor leads, without links; 0 for what has no name (any more). */
