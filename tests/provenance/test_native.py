@@ -319,6 +319,19 @@ def test_signals_in_the_middle(place: Path) -> None:
     assert calls(made.found, "b", "open")[0] > 0 and not made.merged.damages
 
 
+def test_a_shell_that_is_killed_is_still_the_parent(place: Path) -> None:
+    """What it started knows it, up to the command that was tracked."""
+    made = track(["bash", "-c", "cat a > out; kill -9 $$"], native=True)
+    assert made.status == 137 and sources(made.found, "out") == ["a"]
+    found = made.found
+    entity = found.at(str(place / "out"))
+    assert entity is not None
+    maker = found.programs[str(entity.by)]
+    assert maker.facts["argv"] == ["cat", "a"]
+    assert found.programs[str(maker.parent)].facts["argv"][0].endswith("bash")
+    assert found.programs[str(found.programs[str(maker.parent)].parent)].parent is None
+
+
 def test_the_compiler_s_own_programs(place: Path) -> None:
     """A program is made from its source, through what the compiler's parts hand to one another."""
     (place / "one.h").write_text("#define X 1\n")
@@ -364,3 +377,36 @@ def test_names_that_are_no_text_in_c(place: Path) -> None:
     wrote = {x.path for x in found.entities.values() if x.by}
     assert len(wrote) == len(names) and {x.path for x in second.entities.values()} == wrote
     assert not provenance.recorded().damages
+
+
+def test_small_stacks_in_c(place: Path) -> None:
+    """A thread with the least stack there may be, and a handler on a stack of its own, open files."""
+    program = built(
+        place, "small",
+        """
+        #define _GNU_SOURCE
+        #include <fcntl.h>
+        #include <pthread.h>
+        #include <signal.h>
+        #include <stdio.h>
+        #include <unistd.h>
+        static void make(const char *name) { int fd = open(name, O_WRONLY | O_CREAT, 0666); write(fd, "x", 1); close(fd); }
+        static void *work(void *at) { make("one"); rename("one", "out"); return 0; }
+        static void handler(int number) { make("two"); link("two", "three"); }
+        int main(void) {
+            static char stack[8192];
+            stack_t other = {.ss_sp = stack, .ss_size = sizeof stack};
+            struct sigaction how = {.sa_handler = handler, .sa_flags = SA_ONSTACK};
+            pthread_attr_t small; pthread_t one;
+            pthread_attr_init(&small); pthread_attr_setstacksize(&small, 16384);
+            if (pthread_create(&one, &small, work, 0)) return 2;
+            pthread_join(one, 0);
+            sigaltstack(&other, 0); sigaction(SIGUSR1, &how, 0); raise(SIGUSR1);
+            return 0;
+        }""",
+        "-pthread",
+    )  # fmt: skip
+    made = track([program], native=True)
+    assert made.status == 0
+    for name in ("out", "three"):
+        assert made.found.at(str(place / name)) is not None

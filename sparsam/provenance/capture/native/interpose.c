@@ -114,7 +114,7 @@ static void tell_open(struct handle *handle, int fd, const char *path, int creat
 /* A handle that this process has not told of: it was inherited. */
 static void own(struct handle *handle, int fd)
 {
-    char path[4096];
+    static char path[4096];
     struct stat facts;
     if (handle->epoch == epoch) return;
     handle->epoch = epoch;
@@ -147,7 +147,7 @@ static void tell_writing(struct handle *handle)
 static struct handle *adopt(int fd)
 {
     struct stat facts;
-    char path[4096];
+    static char path[4096];
     struct handle *made = IGNORED;
     int flags = syscall(SYS_fcntl, fd, F_GETFL, 0);
     if (flags < 0 || syscall(SYS_fstat, fd, &facts) < 0) return NULL; /* it is not open: the call will say so */
@@ -177,7 +177,7 @@ static void note_close(int fd);
 static void note_open(int fd, int flags, int existed, FILE *stream)
 {
     struct stat facts;
-    char path[4096];
+    static char path[4096];
     if (fd < 0 || fd >= DESCRIPTORS) return;
     if (table[fd] > IGNORED) note_close(fd); /* it was closed unseen */
     table[fd] = IGNORED;

@@ -289,13 +289,13 @@ static void tell_pair(const char *kind, const char *source, const char *target)
 
 static void removed(int folder, const char *name)
 {
-    char path[4096];
+    static char path[4096];
     if (name_of(folder, name, path, sizeof path) && wanted(path)) begin("remove"), first_text("path", path), end();
 }
 
 static void renamed(int from, const char *old, int to, const char *new, int exchanged)
 {
-    char source[4096], target[4096], between[4200];
+    static char source[4096], target[4096], between[4200];
     int first = name_of(from, old, source, sizeof source) && wanted(source);
     int second = name_of(to, new, target, sizeof target) && wanted(target);
     if (first && second && exchanged) {
@@ -311,7 +311,7 @@ static void renamed(int from, const char *old, int to, const char *new, int exch
 
 static void linked(int from, const char *old, int to, const char *new)
 {
-    char source[4096], target[4096];
+    static char source[4096], target[4096];
     if (!name_of(to, new, target, sizeof target) || !wanted(target)) return;
     if (name_of(from, old, source, sizeof source) && wanted(source))
         tell_pair("link", source, target);
@@ -340,7 +340,7 @@ NAMED(remove, (const char *name), removed(AT_FDCWD, name), name)
 
 static void made_folder(int folder, const char *name)
 {
-    char path[4096];
+    static char path[4096];
     if (chosen.folders && name_of(folder, name, path, sizeof path) && wanted(path)) begin("mkdir"), first_text("path", path), end();
 }
 
@@ -359,7 +359,7 @@ static int file_at(int folder, const char *name, char *path, size_t size, struct
 
 static void shortened(const char *name)
 {
-    char path[4096];
+    static char path[4096];
     struct stat facts;
     if (file_at(AT_FDCWD, name, path, sizeof path, &facts)) written(path, 1);
 }
@@ -370,7 +370,8 @@ ALSO(truncate, truncate64);
 /* Another time of change by the program's own word: the bytes are as they were. */
 static void touched(int folder, const char *name)
 {
-    char path[4096], link[40];
+    static char path[4096];
+    char link[40];
     struct stat facts;
     if (!name) snprintf(link, sizeof link, "/proc/self/fd/%d", folder), name = link;
     if (!file_at(folder, name, path, sizeof path, &facts)) return;

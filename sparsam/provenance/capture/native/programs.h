@@ -37,6 +37,14 @@ static const char *unseen(const char *path, char *const environment[], int depth
     return preloaded && told ? NULL : "was started with an environment of its own";
 }
 
+/* What starts others is in the records before they are, however it ends. */
+static void present(void)
+{
+    if (!record.image || record.written || record.holding) return;
+    if (!record.begun) began();
+    flush();
+}
+
 /* Before another program takes this one's place (or is started beside it). A child of vfork tells in its parent's name. */
 static void starts(const char *path, char *const environment[], int replaces)
 {
@@ -48,6 +56,7 @@ static void starts(const char *path, char *const environment[], int replaces)
     }
     int own = record.pid == getpid();
     children += !replaces || !own;
+    if (!replaces || !own) present();
     const char *reason = unseen(path, environment, 0);
     if (reason) {
         char text[4300];
@@ -116,7 +125,12 @@ int fexecve(int fd, char *const arguments[], char *const environment[])
 USES(fork);
 pid_t fork(void)
 {
+    struct held held;
     children++;
+    if (enter(&held, 0)) {
+        present();
+        leave(&held);
+    }
     return REAL(fork)();
 }
 

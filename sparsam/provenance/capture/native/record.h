@@ -1,8 +1,8 @@
 /* The log of a process, written from C: the format stands in sparsam/provenance/log.py.
  *
  * Everything here runs between enter() and leave(): signals blocked, one thread at a time, no allocation, and system calls made
- * directly, so that nothing of it is seen by itself. The log is opened for each write and closed again: a program may close
- * whatever it likes.
+ * directly, so that nothing of it is seen by itself; large buffers are static, for stacks may be small. A program may close
+ * whatever it likes: before each write the log's descriptor is looked at.
  */
 #define _GNU_SOURCE
 #include <elf.h>
@@ -328,14 +328,14 @@ static void new_writer(void)
 
 static void fact_link(const char *name, const char *link)
 {
-    char place[4096];
+    static char place[4096];
     ssize_t size = syscall(SYS_readlinkat, AT_FDCWD, link, place, sizeof place);
     if (size > 0) key(name), put_string(place, size);
 }
 
 static void fact_arguments(void)
 {
-    char text[LONGEST_ARGUMENTS];
+    static char text[LONGEST_ARGUMENTS];
     int fd = syscall(SYS_openat, AT_FDCWD, "/proc/self/cmdline", O_RDONLY | O_CLOEXEC, 0);
     ssize_t size = fd < 0 ? 0 : syscall(SYS_read, fd, text, sizeof text);
     if (fd >= 0) syscall(SYS_close, fd);
@@ -432,7 +432,7 @@ static int path_of(int fd, char *path, size_t size)
 /* A name as such: its folder without links, its last part as it is. */
 static int name_of(int folder, const char *name, char *path, size_t size)
 {
-    char head[4096];
+    static char head[4096];
     size_t length = strlen(name);
     while (length > 1 && name[length - 1] == '/') length--;
     size_t cut = length;
