@@ -198,6 +198,23 @@ def track_to(out: Any, command: list[str]) -> Tracked:
         os.close(before)
 
 
+def test_c_libraries_inside_forked_workers(place: Path) -> None:
+    """What they read there is in what their parent writes; they are programs of their own, each once."""
+    (place / "program.py").write_text(
+        "import ctypes, multiprocessing, pathlib\n"
+        "def load(name):\n"
+        "    libc, room = ctypes.CDLL(None), ctypes.create_string_buffer(9)\n"
+        "    number = libc.open(name.encode(), 0); libc.read(number, room, 9); libc.close(number)\n"
+        "    return room.value.decode()\n"
+        "if __name__ == '__main__':\n"
+        "    with multiprocessing.get_context('fork').Pool(2) as pool: found = pool.map(load, ['a', 'b'], 1)\n"
+        "    pathlib.Path('out').write_text(''.join(found))\n"
+    )
+    made = track([sys.executable, "program.py"], native=True)
+    assert sources(made.found, "out") == ["a", "b"] and (place / "out").read_text() == "3\n1\n2\n5\n4\n"
+    assert sum(x.forked for x in made.found.programs.values()) == 2 and len(made.found.programs) == 4
+
+
 def test_a_library_s_file_counts_once(place: Path) -> None:
     """HDF5, Parquet, safetensors and torch.save by their wrappers; C code that opens the same file is not told of again."""
     pytest.importorskip("h5py")

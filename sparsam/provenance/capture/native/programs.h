@@ -180,6 +180,57 @@ void _exit(int status)
 }
 ALSO(_exit, _Exit);
 
+/* what Python's capture says */
+
+/* Python's capture tells by this variable which log its own records are in: these here belong to the same program. */
+static void heard(const char *name, const char *value)
+{
+    struct held held;
+    if (strcmp(name, "SPARSAM_TRACK_BY") != 0 || !enter(&held, 0)) return;
+    if (!value || strlen(value) >= sizeof record.of) {
+        close_all();
+        flush();
+        ready = 0;
+    } else if (strcmp(value, record.of) != 0) {
+        if (!record.written) new_writer();
+        strcpy(record.of, value);
+        record.image = record.holding = 0;
+        if (record.written) record.begun = 0;
+        if (!python)
+            for (int fd = 0; fd <= highest; fd++)
+                if (fd > 2 || (table[fd] > IGNORED && table[fd]->pipe)) table[fd] = IGNORED;
+        epoch++;
+        python = 1;
+    }
+    leave(&held);
+}
+
+/* What this thread opens and names is told of by whoever called. */
+void sparsam_hush(int change) { hushed += change; }
+
+int sparsam_claim(const char *path)
+{
+    struct held held;
+    int made = 0;
+    if (!enter(&held, 0)) return 0;
+    if (claim_count < 256) claims[claim_count++] = hash_of(path), made = 1;
+    leave(&held);
+    return made;
+}
+
+void sparsam_release(const char *path)
+{
+    struct held held;
+    if (!enter(&held, 0)) return;
+    uint64_t hash = hash_of(path);
+    for (int at = claim_count - 1; at >= 0; at--)
+        if (claims[at] == hash) {
+            claims[at] = claims[--claim_count];
+            break;
+        }
+    leave(&held);
+}
+
 USES(setenv);
 int setenv(const char *name, const char *value, int replace)
 {
