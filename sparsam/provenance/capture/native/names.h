@@ -214,7 +214,12 @@ void closefrom(int first)
 static void twice(int old, int new)
 {
     struct held held;
-    if (!ready || new < 0 || !enter(&held, 0)) return;
+    if (!ready || new < 0 || new >= DESCRIPTORS || old < 0 || old >= DESCRIPTORS) return;
+    if (table[old] == IGNORED && table[new] <= IGNORED) {
+        table[new] = IGNORED;
+        return;
+    }
+    if (!enter(&held, 0)) return;
     note_twice(old, new);
     leave(&held);
 }
