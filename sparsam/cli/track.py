@@ -34,8 +34,8 @@ Folder = Annotated[
 @app.command(
     "track",
     short_help="Run a program and record which files it read and wrote.",
-    help="Run a command; every Python program in it, whatever it starts, is recorded: files read and written, objects in HDF5 "
-    "files, renames, settings and results it tells. The command's own exit code is given back.",
+    help="Run a command; every program in it, whatever it starts, is recorded: files read and written, renames, pipes; of "
+    "Python programs also objects in HDF5 files, settings and results they tell. The command's own exit code is given back.",
     epilog=examples(
         "sparsam track -- python train.py --epochs 3",
         "sparsam track --exclude '*.tmp' -- torchrun --nproc-per-node 2 train.py",
@@ -71,6 +71,14 @@ def _track(
             help="Of names that are opened often, record one open in N and count the others.",
         ),
     ] = 1,
+    native: Annotated[
+        bool | None,
+        typer.Option(
+            "--native/--no-native",
+            help="Programs that are not Python, and C libraries, too; by default where a C compiler is there.",
+            show_default=False,
+        ),
+    ] = None,
     hashes: Annotated[
         str, typer.Option("--hash", metavar="all|written|none", help="Whose content is hashed at the end.")
     ] = "all",
@@ -91,7 +99,7 @@ def _track(
         raise Usage(f"--off {unknown[0]}: classes are {', '.join(CLASSES)}.", code="class-unknown")
     left_out = (*Selection().exclude, *(exclude or ()))
     chosen = Selection(frozenset(off or ()), tuple(include or ()), left_out, every=every)
-    made = track(command, folder=folder, run=run, selection=chosen, hashes=hashes)
+    made = track(command, folder=folder, run=run, selection=chosen, hashes=hashes, native=native)
     found = made.found
     read, written = found.counts(made.run)
     import sys

@@ -16,6 +16,7 @@ from sparsam.provenance.state import (
     File,
     Inode,
     Node,
+    Pipe,
     Place,
     Process,
     Reads,
@@ -64,6 +65,12 @@ class Disk(State):
         self._derived: list[tuple[int, int]] = []
         for group, name in base.execute("SELECT grp, id FROM scope WHERE open ORDER BY key"):
             self.open_scopes.setdefault(group, {})[unpacked(name)] = None
+
+        for at, device, inode, group, out in base.execute(
+            "SELECT host, device, number, grp, out FROM pipe ORDER BY key"
+        ):
+            super().connect((self.host_of[at], device % (1 << 64), inode % (1 << 64)), group, out=bool(out))
+        self._pipes: list[tuple[Pipe, int, bool]] = []
 
     def host(self, name: str) -> int:
         """Its number."""
@@ -228,6 +235,13 @@ class Disk(State):
         one.count += 1
         self.changed["list"][one.key] = one
 
+    def connect(self, pipe: Pipe, group: int, *, out: bool) -> bool:
+        """A group writes to a pipe, or reads from it; whether that is news."""
+        fresh = super().connect(pipe, group, out=out)
+        if fresh:
+            self._pipes.append((pipe, group, out))
+        return fresh
+
     def first_reads(self, one: Reads, count: int) -> Iterable[int]:
         """Of a list."""
         self._write_reads()
@@ -295,7 +309,7 @@ class Disk(State):
             name = f"{x.writer.host}\0{x.writer.pid}\0{x.writer.started}"
             return (
                 x.key, packed(name), packed(x.run), json.dumps(x.facts), x.began, x.ended, json.dumps(x.status), x.parent,
-                x.forked, x.group, x.lost, x.rank,
+                x.forked, x.group, x.lost, x.rank, x.of,
             )  # fmt: skip
         if table == "list":
             return (x.key, x.group, packed(x.scope), x.count)
@@ -357,6 +371,14 @@ class Disk(State):
             ),
         )
         self.accounts.clear()
+        self.base.executemany(
+            "INSERT INTO pipe(host, device, number, grp, out) VALUES (?, ?, ?, ?, ?)",
+            (
+                (self.host(host), signed(device), signed(inode), group, out)
+                for (host, device, inode), group, out in self._pipes
+            ),
+        )
+        self._pipes.clear()
         self.batch += 1
         for table in (*APPENDED, "log"):
             self.counters[table] = self.base.execute(f"SELECT coalesce(max(key), 0) FROM {table}").fetchone()[

@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+from sparsam.provenance.writer import Writer
+
 MOST = (1 << 63) - 1
 """That a sum can be."""
 
@@ -43,6 +45,15 @@ def handle_of(facts: dict[str, Any]) -> int | str:
     if type(handle) is not int and type(handle) is not str:
         raise TypeError(handle)
     return handle
+
+
+def writer_of(value: Any) -> Writer | None:
+    """Of a process, where it is told as one: host, number, time of its start."""
+    try:
+        host, pid, started = value
+        return Writer(str(host), int(pid), int(started))
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def inode_of(value: Any) -> tuple[int, int] | None:

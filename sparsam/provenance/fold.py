@@ -7,17 +7,13 @@ it holds nothing itself, so that it can stop after any record and go on with ano
 from typing import Any
 
 from sparsam.provenance.decisions import take
-from sparsam.provenance.facts import MOST, amount, handle_of, inode_of, seconds_of, text_of, whole
+from sparsam.provenance.facts import MOST, amount, handle_of, inode_of, seconds_of, text_of, whole, writer_of
+from sparsam.provenance.placing import Placing
 from sparsam.provenance.state import (
     DIRECTORY,
-    FOUND,
     OBJECT,
-    OUTSIDE,
     WRITTEN,
-    File,
-    Inode,
     Node,
-    Place,
     Process,
     Reads,
     Session,
@@ -33,13 +29,11 @@ OBJECTS = ("group", "dataset", "attribute", "datatype", "link")
 CALLS = ("create", "open", "read", "write", "fsync", "rename")
 
 
-class Fold:
+class Fold(Placing):
     """Takes records in the order of time."""
 
     def __init__(self, state: State) -> None:
-        self.state = state
-        self.time = self.number = self.program = 0
-        self.host = ""
+        super().__init__(state)
         self._handlers = {
             name.removeprefix("_on_").replace("_", "-"): getattr(self, name)
             for name in dir(self)
@@ -51,12 +45,19 @@ class Fold:
         program = self.state.programs[writer]
         if program is None:
             program = self._known(writer)
+        if kind == "process" and (main := writer_of(facts.get("of"))) is not None:
+            program.of = (self.state.programs[main] or self._known(main)).key
+            self.state.changed["program"][program.key] = program
+            return
+        log = program.key
+        if program.of is not None:
+            program = self.state.program_of[program.of]
         if program.rank is None:
             program.rank, program.began, program.group = self.state.number("rank"), time, program.key
             self.state.changed["program"][program.key] = program
         handler = self._handlers.get(kind)
         if handler is not None:
-            self.time, self.number, self.host, self.program = time, number, writer.host, program.key
+            self.time, self.number, self.host, self.program = time, number, writer.host, log
             try:
                 handler(program, facts)
             except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
@@ -88,8 +89,15 @@ class Fold:
             parent = self.state.programs[writer] or self._known(writer)
             program.parent = parent.key
             program.forked = bool(facts.get("forked"))
-            if program.forked:
+            if program.forked or facts.get("worker"):
                 program.group = parent.group
+
+    def _on_pipe(self, program: Process, facts: dict[str, Any]) -> None:
+        """A program writes to a pipe, or reads from one."""
+        inode = inode_of(facts["pipe"])
+        if inode is None:
+            raise ValueError(facts["pipe"])
+        self.state.connect((self.host, *inode), program.group, out=facts["way"] == "out")
 
     def _on_end(self, program: Process, facts: dict[str, Any]) -> None:
         self.state.changed["program"][program.key] = program
@@ -196,6 +204,8 @@ class Fold:
 
     def _on_close(self, program: Process, facts: dict[str, Any]) -> None:
         state, session = self.state, self._session(program, facts)
+        if facts.get("objects"):
+            self._on_objects(program, {"handle": facts["handle"], "calls": facts["objects"]})
         if facts.get("writes") and not session.wrote:
             self._write(program, session, keeps=True, first=False)
         state.ended(session)
@@ -210,6 +220,9 @@ class Fold:
             entity.size = whole(facts.get("size", entity.size))
             entity.changed = whole(facts.get("changed", entity.changed))
             state.changed["entity"][entity.key] = entity
+        inode = inode_of(facts.get("inode"))
+        if inode is not None:
+            self._numbered(state.files[session.file], inode)
         self._close(session)
 
     def _on_rename(self, program: Process, facts: dict[str, Any]) -> None:
@@ -272,6 +285,18 @@ class Fold:
             failed=int(bool(facts.get("failed"))),
         )  # fmt: skip
 
+    def _on_objects(self, program: Process, facts: dict[str, Any]) -> None:
+        """Calls on objects in a file, counted."""
+        names = ("object", "name", "call", "count", "bytes", "seconds")
+        for one in facts["calls"]:
+            told, first = dict(zip(names, one, strict=False)) | {"handle": facts["handle"]}, whole(one[6])
+            self._on_object(program, told)
+            session = self._session(program, facts)
+            entity = self.state.objects[session.entity, str(told["object"]), str(told["name"])]
+            call = self.state.calls[str(told["call"]), program.key, entity or 0, session.scope]
+            if call is not None and first is not None:
+                call.first = min(call.first, first)
+
     def _on_derived(self, program: Process, facts: dict[str, Any]) -> None:
         """The user's own word that a file was made from others."""
         sources = [str(name) for name in facts["sources"]]
@@ -316,131 +341,6 @@ class Fold:
         if found is None:
             raise KeyError(handle)
         return found
-
-    def _current(self, file: File) -> Node:
-        return self.state.entities[file.current]
-
-    def _place(self, path: str) -> Place:
-        found = self.state.places[self.host, path]
-        if found is None:
-            found = Place(self.state.number("place"), self.host, path)
-            self.state.places[self.host, path] = self.state.place_of[found.key] = found
-            self.state.new("place", found)
-        return found
-
-    def _name(self, entity: Node, place: Place) -> None:
-        """It is called so from now on."""
-        entity.names.append(place.key)
-        self.state.changed["entity"][entity.key] = entity
-        self._last(entity, place)
-
-    def _last(self, entity: Node, place: Place) -> None:
-        known = (place.began, place.generation, -(place.last or 0))
-        if place.last is None or (entity.began, entity.generation, -entity.key) > known:
-            place.last, place.began, place.generation = entity.key, entity.began, entity.generation
-            self.state.changed["place"][place.key] = place
-
-    def _lay(self, place: Place, file: File) -> None:
-        """The file lies there from now on."""
-        if place.file is None:
-            place.since = self.state.number("since")
-        place.file = file.key
-        file.paths.add(place.key)
-        self.state.changed["place"][place.key] = place
-        self.state.changed["file"][file.key] = file
-
-    def _made(self, kind: str, form: int, place: Place, generation: int) -> Node:
-        made = Node(
-            self.state.number("entity"), kind, form, place.key, self.program, self.number, generation, self.time,
-            [place.key],
-        )  # fmt: skip
-        self.state.entities[made.key] = made
-        self.state.new("entity", made)
-        self._last(made, place)
-        return made
-
-    def _file(
-        self,
-        place: Place,
-        inode: tuple[int, int] | None = None,
-        size: int | None = None,
-        changed: int | None = None,
-        fresh: bool = False,
-    ) -> File:
-        """The file at a place, found anew where it is not as it was left."""
-        state = self.state
-        file = state.files[place.file] if place.file is not None else None
-        if file is not None and fresh:  # made anew: what was known has gone unseen
-            self._unlink(place)
-            file = None
-        if file is not None and inode is not None and file.inode not in (None, inode):
-            self._unlink(place)  # something unseen was put in its place
-            file = self._found(place, inode, size, changed, outside=True)
-        if file is None and inode is not None and not fresh:
-            node = state.inodes[(self.host, *inode)]
-            other = state.files[node.file] if node is not None and node.file is not None else None
-            if other is not None and other.paths and self._unchanged(other, size, changed):
-                self._lay(place, other)  # a link, or a name that was given unseen
-                self._name(self._current(other), place)
-                file = other
-        if file is None:
-            file = self._found(place, inode, size, changed)
-        elif not self._unchanged(file, size, changed) and not file.writers:
-            file.generation += 1
-            old = file.current
-            made = self._generation(file, OUTSIDE, place, size, changed)
-            made.outside, made.revision = True, old
-        if inode is not None:
-            self._numbered(file, inode)
-        return file
-
-    def _numbered(self, file: File, inode: tuple[int, int]) -> None:
-        if file.inode != inode:
-            file.inode = inode
-            self.state.changed["file"][file.key] = file
-        node = self.state.inodes[(self.host, *inode)]
-        if node is None:
-            node = Inode(self.state.number("inode"), self.host, *inode, file=None)
-            self.state.inodes[(self.host, *inode)] = node
-        if node.file != file.key:
-            node.file = file.key
-            self.state.changed["inode"][node.key] = node
-
-    def _found(
-        self, place: Place, inode: Any, size: int | None, changed: int | None, outside: bool = False
-    ) -> File:
-        file = File(self.state.number("file"), 0, inode, set())
-        self.state.files[file.key] = file
-        self._lay(place, file)
-        self._generation(file, FOUND, place, size, changed).outside = outside
-        return file
-
-    def _generation(self, file: File, form: int, place: Place, size: int | None, changed: int | None) -> Node:
-        made = self._made("file", form, place, file.generation)
-        made.file, made.size, made.changed = file.key, size, changed
-        file.current = made.key
-        self.state.changed["file"][file.key] = file
-        return made
-
-    def _unchanged(self, file: File, size: int | None, changed: int | None) -> bool:
-        entity = self._current(file)
-        same_size = size is None or entity.size is None or size == entity.size
-        same_time = changed is None or entity.changed is None or changed == entity.changed
-        return same_size and same_time
-
-    def _unlink(self, place: Place) -> None:
-        if place.file is None:
-            return
-        file = self.state.files[place.file]
-        place.file = None
-        file.paths.discard(place.key)
-        self.state.changed["place"][place.key] = place
-        self.state.changed["file"][file.key] = file
-        if not file.paths and file.inode is not None:
-            node = self.state.inodes[(self.host, *file.inode)]
-            if node is not None:
-                node.file = None
-                self.state.changed["inode"][node.key] = node
 
     def _write(self, program: Process, session: Session, *, keeps: bool, first: bool) -> None:
         """A new generation begins. ``keeps``: what was there stays part of it. ``first``: there was nothing before."""
@@ -505,16 +405,28 @@ class Fold:
         state.changed["entity"][entity.key] = entity
         group = state.program_of[session.program].group
         reads = state.lists[group, self._narrowing(group, session.scope)]
-        if reads is None or not reads.count:
+        piped = [state.lists[x, None] for x in self._upstream(group)]
+        if (reads is None or not reads.count) and not piped:
             return
         made = state.made_of(entity.key) if entity.in_progress else {entity.key}
-        if len(made) == 1:
+        if reads is not None and reads.count and len(made) == 1:
             state.made_from(entity, reads, reads.count)
             state.changed["entity"][entity.key] = entity
-            return
-        for source in state.first_reads(reads, reads.count):
-            if source not in made:
-                self._derive(entity, source)
+            reads = None
+        for one in (reads, *piped):
+            for source in () if one is None else state.first_reads(one, one.count):
+                if source not in made:
+                    self._derive(entity, source)
+
+    def _upstream(self, group: int) -> list[int]:
+        """Those whose reads may have come to it through pipes, all the way."""
+        read_by, written_by, found = self.state.read_by, self.state.written_by, {group: None}
+        front = [group]
+        while front:
+            writers = [x for one in front for pipe in read_by.get(one, ()) for x in written_by.get(pipe, ())]
+            front = [one for one in dict.fromkeys(writers) if one not in found]
+            found |= dict.fromkeys(front)
+        return sorted(list(found)[1:])
 
     def _narrowing(self, group: int, scope: str | None) -> str | None:
         """The scope, or the next around it, that is more than a stage."""

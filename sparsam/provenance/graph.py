@@ -8,8 +8,9 @@ reading before the written file was closed, and, where it was not emptied first,
 A file that is read while it is being written is kept out of what would make it its own ancestor.
 
 Two rules narrow or widen that: inside a scope of the user's only what was read in this scope (or in one within it) counts; and
-processes that were forked from one another share memory, so what one read may be in what another writes. Programs that were
-started anew (exec) share nothing but files.
+processes that were forked from one another share memory, so what one read may be in what another writes; so do workers that
+multiprocessing starts. Other programs that were started anew (exec) share files and pipes alone: what a program reads from a
+pipe may hold all that its writers have read.
 
 Where a file is not as it was last seen (size, time of change, inode), something unseen wrote it: the new generation says so.
 """
@@ -308,7 +309,7 @@ def _told(state: State, merged: Merged) -> History:
     of: dict[int, str] = {}
     for one in state.entities.values():
         writer = state.program_of[one.program].writer
-        of[one.key] = entity_id(writer, one.number, one.form, one.kind, names[one.place])
+        of[one.key] = entity_id(writer, one.number, one.form, one.kind, names[one.place], one.generation)
     for one in state.entities.values():
         found.entities[of[one.key]] = Entity(
             of[one.key], one.kind, names[one.place], state.program_of[one.program].writer.host, one.generation, one.began,

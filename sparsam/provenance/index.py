@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from sparsam.errors import InputOutput
-from sparsam.provenance import ingest, tables, walks
+from sparsam.provenance import ingest, tables, views, walks
 from sparsam.provenance.decisions import Account, take
 from sparsam.provenance.graph import Call, Entity, History, Program, tell
 from sparsam.provenance.ids import entity_id, program_id
@@ -119,9 +119,9 @@ class Index:
         self._writers: dict[int, Writer] = {}
         self._programs: dict[int, Program] = {}
         self._program_keys: dict[str, int] | None = None
-        self.entities: Mapping[str, Entity] = _Entities(self)
-        self.programs: Mapping[str, Program] = _Programs(self)
-        self.accounts: Mapping[str, Account] = _Accounts(self)
+        self.entities: Mapping[str, Entity] = views.Entities(self)
+        self.programs: Mapping[str, Program] = views.Programs(self)
+        self.accounts: Mapping[str, Account] = views.Accounts(self)
         self._lists: dict[int, str] = {}
 
     def __enter__(self) -> "Index":
@@ -328,7 +328,12 @@ class Index:
                 self._places |= {key: tables.unpacked(path) for key, path in found}
             for one, row in zip(nodes, rows, strict=True):
                 name = entity_id(
-                    self.writer(one.program), one.number, one.form, one.kind, self._places[one.place]
+                    self.writer(one.program),
+                    one.number,
+                    one.form,
+                    one.kind,
+                    self._places[one.place],
+                    one.generation,
                 )
                 self._nodes[one.key], self._names[one.key], self._keys[name] = one, name, one.key
                 if row[-1] is not None:
@@ -449,61 +454,6 @@ class Index:
             yield from self.told(
                 self.base.execute("SELECT * FROM call WHERE key BETWEEN ? AND ?", (keys[0], keys[-1]))
             )
-
-
-class _Entities(Mapping[str, Entity]):
-    """By their ids, in the order in which they began; only what is asked for is in memory."""
-
-    def __init__(self, index: Index) -> None:
-        self._index = index
-
-    def __getitem__(self, name: str) -> Entity:
-        return self._index.entity(self._index.key(name))
-
-    def __iter__(self) -> Iterator[str]:
-        for keys in self._index.all_keys("entity"):
-            fresh = set(keys) - self._index.at_hand()
-            yield from self._index.ids(keys)
-            self._index.let_go(fresh)
-
-    def __len__(self) -> int:
-        return int(self._index.base.execute("SELECT count(*) FROM entity").fetchone()[0])
-
-
-class _Accounts(Mapping[str, Account]):
-    """By the ids of entities, in the order in which they were begun."""
-
-    def __init__(self, index: Index) -> None:
-        self._index = index
-
-    def __getitem__(self, name: str) -> Account:
-        found = self._index.account(self._index.key(name))
-        if found is None:
-            raise KeyError(name)
-        return found
-
-    def __iter__(self) -> Iterator[str]:
-        rows = self._index.base.execute("SELECT entity FROM account GROUP BY entity ORDER BY min(key)")
-        yield from self._index.ids([key for (key,) in rows])
-
-    def __len__(self) -> int:
-        return int(self._index.base.execute("SELECT count(DISTINCT entity) FROM account").fetchone()[0])
-
-
-class _Programs(Mapping[str, Program]):
-    """By their ids, in the order in which they began to tell."""
-
-    def __init__(self, index: Index) -> None:
-        self._index = index
-
-    def __getitem__(self, name: str) -> Program:
-        return self._index.program(self._index.program_keys()[name])
-
-    def __iter__(self) -> Iterator[str]:
-        yield from self._index.program_keys()
-
-    def __len__(self) -> int:
-        return len(self._index.program_keys())
 
 
 Recorded = History | Index

@@ -120,6 +120,8 @@ class Process:
     group: int = 0
     """The first of those that share memory."""
     lost: int = 0
+    of: int | None = None
+    """A log from C alone: of the program, in Python, that it belongs to."""
 
 
 @dataclass(slots=True)
@@ -186,6 +188,8 @@ class Kept(dict[K, V], Generic[K, V]):
 
 TABLES = ("entity", "place", "file", "inode", "session", "program", "call", "list", "scope")
 Thing = Node | Place | File | Inode | Session | Process | Tally | Reads | Within
+Pipe = tuple[str, int, int]
+"""Host, device, number."""
 Said = tuple[int, str, int, str, Any, str | None]
 """Program, kind (type, config, metric, scope, unseen), time, name, value, scope."""
 
@@ -212,6 +216,10 @@ class State:
         self.listed: set[tuple[int, int]] = set()
         self.reads: dict[int, list[int]] = {}
         self.derived: dict[int, dict[int, None]] = {}
+        self.written_by: dict[Pipe, dict[int, None]] = {}
+        """Groups that write to a pipe."""
+        self.read_by: dict[int, dict[Pipe, None]] = {}
+        """Pipes that a group reads from."""
         self.said: list[Said] = []
         self.accounts: list[Telling] = []
         self._onward: dict[int, list[int]] = {}
@@ -240,6 +248,14 @@ class State:
     def say(self, *what: Any) -> None:
         """What a program told of itself; see :data:`Said`."""
         self.said.append(what)
+
+    def connect(self, pipe: Pipe, group: int, *, out: bool) -> bool:
+        """A group writes to a pipe, or reads from it; whether that is news."""
+        known = self.written_by.setdefault(pipe, {}) if out else self.read_by.setdefault(group, {})
+        one: Any = group if out else pipe
+        fresh = one not in known
+        known[one] = None
+        return fresh
 
     def tell(self, account: Telling) -> None:
         """How an entity was made."""

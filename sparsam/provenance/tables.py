@@ -22,7 +22,7 @@ COLUMNS = {
     "file": "current device inode paths generation writers",
     "inode": "host device number file",
     "session": "program handle scope file entity wrote",
-    "program": "name run facts began ended status parent forked grp lost rank",
+    "program": "name run facts began ended status parent forked grp lost rank of",
     "call": "program kind entity scope count bytes seconds failed first last",
     "list": "grp scope count",
     "scope": "grp id parent open stage",
@@ -48,7 +48,7 @@ INDEXES = (
     "CREATE INDEX account_entity ON account(entity)",
     "CREATE INDEX said_program ON said(program, kind)",
 )
-APPENDED = ("said", "derived", "account")
+APPENDED = ("said", "derived", "account", "pipe")
 """Tables whose rows never change."""
 KINDS = ("file", "directory", "group", "dataset", "attribute", "datatype", "link")
 CALLS = ("create", "open", "read", "write", "fsync", "rename")
@@ -65,6 +65,7 @@ def schema() -> Iterator[str]:
     yield "CREATE TABLE derived(key INTEGER PRIMARY KEY, target, source)"
     yield "CREATE TABLE said(key INTEGER PRIMARY KEY, program, kind, time, name, value, scope)"
     yield "CREATE TABLE account(key INTEGER PRIMARY KEY, entity, program, kind, facts, sources)"
+    yield "CREATE TABLE pipe(key INTEGER PRIMARY KEY, host, device, number, grp, out)"
     yield "CREATE TABLE batch(key INTEGER PRIMARY KEY, time, writer, number, records, final, counters)"
     yield "CREATE TABLE summary(run BLOB PRIMARY KEY, read, written) WITHOUT ROWID"
     yield "CREATE TABLE graph(name, batch, counters, sync)"
@@ -142,7 +143,7 @@ def process(row: Sequence[Any]) -> Process:
     """A program's row."""
     return Process(
         row[0], writer_from(row[1]), row[11], unpacked(row[2]), json.loads(row[3]), row[4], row[5], json.loads(row[6]),
-        row[7], bool(row[8]), row[9], row[10],
+        row[7], bool(row[8]), row[9], row[10], row[12],
     )  # fmt: skip
 
 

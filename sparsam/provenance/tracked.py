@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsam.errors import InputOutput, Usage
+from sparsam.provenance.capture import native as interposer
 from sparsam.provenance.capture import start
 from sparsam.provenance.graph import history
 from sparsam.provenance.index import Index, Recorded, opened
@@ -58,14 +59,25 @@ def track(
     run: str | None = None,
     selection: Selection | None = None,
     hashes: str = "all",
+    native: bool | None = None,
 ) -> Tracked:
-    """Run a command, all Python programs in it tracked, and hash what it read and wrote once it has ended.
+    """Run a command, all programs in it tracked, and hash what they read and wrote once it has ended.
 
     Signals reach the command first. Files that changed after they were last seen are not hashed.
 
+    Args:
+        command: what to run.
+        folder: ``.sparsam``; by default that of the nearest folder upwards that has one.
+        run: id of the run; a new one by default.
+        selection: what is recorded.
+        hashes: of :data:`HASHES`, whose content is hashed.
+        native: also programs that are not Python, and C libraries, by the interposer; None does so where it can be built,
+            and the records say why where it cannot.
+
     Raises:
         Usage: ``command-missing``, ``hashes``.
-        InputOutput: ``command-missing`` where there is no such program, ``log-folder``.
+        InputOutput: ``command-missing`` where there is no such program, ``log-folder``; ``no-interposer`` where ``native`` is
+            asked for and cannot be had.
     """
     if hashes not in HASHES:
         raise Usage(f"hashes is one of {', '.join(HASHES)}; got {hashes!r}.", code="hashes")
@@ -78,6 +90,7 @@ def track(
     if program is None:
         raise InputOutput(f"no program {command[0]!r} was found.", code="command-missing")
     base, run, chosen = os.fspath(folder or runs_folder()), run or start.new_run(), selection or Selection()
+    library, why_not = _interposer(base, native)
     log = Log(os.path.join(base, "runs", run))
     facts = {"argv": list(command), "cwd": os.getcwd(), "user": start._user(), "host": platform.node()}
     log.add(
@@ -88,11 +101,18 @@ def track(
         machine=machine(),
         container=start.container(),
     )
+    if why_not:
+        log.add("unseen", what=f"programs that are not Python, and files that C libraries open: {why_not}")
     log.flush()
-    told = start.environment(base, run, chosen, log.writer)
-    status = _run([program, *command[1:]], os.environ | told)
+    told = start.environment(base, run, chosen, log.writer, library)
+    status, number = _run([program, *command[1:]], os.environ | told)
     found, merged = _of_run(log.folder)
-    if len(found.programs) == 1:
+    if library and not any(x.writer.pid == number for x in found.programs.values()):
+        log.add(
+            "unseen",
+            what=f"{program} left no record: it is linked statically, runs with another user's rights, or was killed at once",
+        )
+    elif len(found.programs) == 1:
         log.add(
             "unseen", what="no Python program of this interpreter's kind was started: its files were not seen"
         )
@@ -128,7 +148,23 @@ def _aside(folder: str, known: Recorded | None) -> Index:
     return opened(aside)
 
 
-def _run(command: Sequence[str], environment: dict[str, str]) -> int:
+def _interposer(base: str, native: bool | None) -> tuple[str | None, str]:
+    """Path of the library for programs that are not Python, or why there is none."""
+    if native is False:
+        return None, "the interposer was left out"
+    try:
+        return interposer.library(base), ""
+    except interposer.Unbuilt as error:
+        if native:
+            raise InputOutput(
+                f"--native: {error}. Without --native, Python programs alone are recorded.",
+                code="no-interposer",
+            ) from error
+        return None, str(error)
+
+
+def _run(command: Sequence[str], environment: dict[str, str]) -> tuple[int, int]:
+    """Exit code and process number."""
     try:
         process = subprocess.Popen(command, env=environment)
     except OSError as error:
@@ -144,7 +180,7 @@ def _run(command: Sequence[str], environment: dict[str, str]) -> int:
     finally:
         for one, handler in old.items():
             signal.signal(one, handler)
-    return code if code >= 0 else 128 - code
+    return (code if code >= 0 else 128 - code), process.pid
 
 
 def hash_files(log: Log, found: Recorded, hashes: str) -> int:

@@ -11,6 +11,7 @@ import itertools
 import os
 import stat
 from _thread import _local
+from time import monotonic, time_ns
 
 from sparsam.provenance.writer import Log, Writer
 
@@ -69,15 +70,16 @@ class Handle:
     """An open file, and what went through it."""
 
     __slots__ = (
-        "bytes_read", "bytes_write", "closed", "epoch", "mode", "number", "path", "reads", "scope", "seconds_read",
-        "seconds_write", "writes", "wrote",
+        "bytes_read", "bytes_write", "closed", "doubled", "epoch", "mode", "node", "number", "path", "reads", "scope",
+        "seconds_read", "seconds_write", "writes", "wrote",
     )  # fmt: skip
 
     def __init__(self, number: int, path: str, mode: str, scope: str | None, epoch: int) -> None:
         self.number, self.path, self.mode, self.scope, self.epoch = number, path, mode, scope, epoch
         self.reads = self.writes = self.bytes_read = self.bytes_write = 0
         self.seconds_read = self.seconds_write = 0.0
-        self.wrote = self.closed = False
+        self.wrote = self.closed = self.doubled = False
+        self.node: tuple[int, int] | None = None
 
 
 class Tracker:
@@ -100,6 +102,8 @@ class Tracker:
         self._links = False
         self._opens: dict[str, int] = {}
         self._left_out: dict[str, int] = {}
+        self._objects: dict[tuple[Handle, str, str, str], list[Any]] = {}
+        self._told = monotonic()
         self.epoch = 0
 
     # files
@@ -109,7 +113,7 @@ class Tracker:
         if isinstance(file, int):
             return None
         try:
-            name = os.fsdecode(os.fspath(file))
+            name = file if file.__class__ is str else os.fsdecode(os.fspath(file))
         except TypeError:
             return None
         if ("/site-packages/" in name or "/dist-packages/" in name) and not self.selection.code:
@@ -127,17 +131,18 @@ class Tracker:
         return path if wanted else None
 
     def _real(self, name: str) -> str:
-        """Absolute, without symbolic links; folders are looked up once."""
-        folder, last = os.path.split(name if name.startswith("/") else os.path.abspath(name))
-        real = self._folders.get(folder)
-        if real is None:
+        """Absolute, without symbolic links; names are looked up once, but for whether they are links themselves."""
+        full = name if name.startswith("/") else f"{os.getcwd()}/{name}"
+        path = self._folders.get(full)
+        if path is None:
+            folder, last = os.path.split(full)
             real = os.path.realpath(folder)
             self._links = self._links or real != folder
+            path = os.path.realpath(full) if last in ("", ".", "..") else os.path.join(real, last)
             if len(self._folders) < 10_000:
-                self._folders[folder] = real
-        path = os.path.join(real, last)
+                self._folders[full] = path
         try:
-            if last in ("", ".", "..") or stat.S_ISLNK(os.lstat(path).st_mode):
+            if stat.S_ISLNK(os.lstat(path).st_mode):
                 return os.path.realpath(path)
         except OSError:
             pass
@@ -147,6 +152,7 @@ class Tracker:
         """In a child: what was open belongs to the parent."""
         self.epoch += 1
         self._left_out.clear()
+        self._objects.clear()
         self.log.forked()
 
     def _own(self, handle: Handle) -> bool:
@@ -217,7 +223,8 @@ class Tracker:
         if created or emptied:
             handle.wrote = True
         if found is not None:
-            facts["inode"] = [found.st_dev, found.st_ino]
+            handle.node = found.st_dev, found.st_ino
+            facts["inode"] = list(handle.node)
             if not (created or emptied):
                 facts |= {"size": found.st_size, "changed": found.st_mtime_ns}
         if handle.scope is not None:
@@ -263,6 +270,8 @@ class Tracker:
             return
         handle.closed = True
         facts: dict[str, Any] = {"handle": handle.number}
+        if self._objects and (these := self.tell_objects(handle)):
+            facts["objects"] = these
         times = "duration" not in self.selection.off
         if "call" not in self.selection.off:
             if handle.reads:
@@ -283,6 +292,11 @@ class Tracker:
                     found = None
             if found is not None:
                 facts |= {"size": found.st_size, "changed": found.st_mtime_ns}
+                if handle.node not in (None, (found.st_dev, found.st_ino)):
+                    facts["inode"] = [
+                        found.st_dev,
+                        found.st_ino,
+                    ]  # a library wrote it aside, and put it in its place
         self.log.add("close", **facts)
         if handle.wrote:
             self.log.flush()
@@ -369,17 +383,40 @@ class Tracker:
     def object(
         self, handle: Handle, kind: str, name: str, call: str, *, size: int = 0, seconds: float = 0.0
     ) -> None:
-        """A call on an object in a file: a group, dataset, attribute, datatype or link."""
+        """A call on an object in a file: a group, dataset, attribute, datatype or link.
+
+        Calls are counted, and told together before anything is closed, and once a second.
+        """
         if kind in self.selection.off:
             return
-        facts: dict[str, Any] = {"handle": handle.number, "object": kind, "name": name, "call": call}
-        if size:
-            facts["bytes"] = size
-        if seconds and "duration" not in self.selection.off:
-            facts["seconds"] = round(seconds, 9)
-        if call in ("create", "write"):
+        self._own(handle)
+        if not handle.wrote and call in ("create", "write"):
             handle.wrote = True
-        self.log.add("object", **facts)
+            self.log.add("writing", handle=handle.number)
+        key = handle, kind, name, call
+        entry = self._objects.get(key)
+        if entry is None:
+            self._objects[key] = [1, size, seconds, time_ns()]
+        else:
+            entry[0] += 1
+            entry[1] += size
+            entry[2] += seconds
+        if self.log.eager or monotonic() - self._told > 1.0 or len(self._objects) > 4096:
+            self.tell_objects()
+
+    def tell_objects(self, closing: Handle | None = None) -> list[list[Any]]:
+        """Write down the calls on objects since the last time; those of a handle that is being closed are given back."""
+        these, self._objects = self._objects, {}
+        self._told = monotonic()
+        told: dict[Handle, list[list[Any]]] = {}
+        times = "duration" not in self.selection.off
+        for (handle, kind, name, call), (count, size, seconds, first) in these.items():
+            facts = [kind, name, call, count, size, round(seconds, 9) if times else 0, first]
+            told.setdefault(handle, []).append(facts)
+        mine = told.pop(closing, []) if closing is not None else []
+        for handle, calls in told.items():
+            self.log.add("objects", handle=handle.number, calls=calls)
+        return mine
 
     # what users say
 
@@ -433,6 +470,7 @@ class Tracker:
 
     def ended(self, status: int | None = None) -> None:
         """The last record of a process."""
+        self.tell_objects()
         self.tell_left_out()
         self.log.add("end", status=status)
         self.log.flush()

@@ -42,7 +42,7 @@ def back_to(base: sqlite3.Connection, batch: int) -> None:
 
 NAMED = {
     "entity": (
-        "SELECT entity.key, program.name, entity.number, form, kind, place.path FROM entity "
+        "SELECT entity.key, program.name, entity.number, form, kind, place.path, entity.generation FROM entity "
         "JOIN program ON program.key = entity.program JOIN place ON place.key = entity.place WHERE entity.key"
     ),
     "program": "SELECT key, name FROM program WHERE key",
@@ -54,7 +54,7 @@ def node_name(kind: str, row: Sequence[Any]) -> str:
     """What the graph in RDF calls an entity, a program or a call, by a row of :data:`NAMED`."""
     writer = writer_from(row[1])
     if kind == "entity":
-        return entity_id(writer, row[2], row[3], KINDS[row[4]], unpacked(row[5]))
+        return entity_id(writer, row[2], row[3], KINDS[row[4]], unpacked(row[5]), row[6])
     name = program_id(writer)
     return name if kind == "program" else f"call-{row[0] - 1}-{name.removeprefix('program-')}"
 

@@ -6,6 +6,7 @@ The format stands in :mod:`sparsam.provenance.log`.
 from __future__ import annotations
 
 import json
+import json.encoder
 import os
 import struct
 import time
@@ -17,28 +18,48 @@ from sparsam.errors import InputOutput
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 # bound before anything is put in place of them, by sparsam or by the program's tests
-_write, _fstat, _close, _open, _truncate, _time = (
+_write, _fstat, _close, _open, _truncate, _time, _tick, _getpid = (
     os.write,
     os.fstat,
     os.close,
     os.open,
     os.ftruncate,
     time.time_ns,
+    time.monotonic,
+    os.getpid,
 )
 
 MAGIC = b"sparsam log 1\n"
 SUFFIX = ".log"
 HEAD = struct.Struct("<IIQ")
+_length_and_sum, _number = struct.Struct("<II").pack, struct.Struct("<Q").pack
 LARGEST = 1 << 24
 """Of a payload, in bytes; a longer one is damage."""
 FLUSH_BYTES = 1 << 16
 FLUSH_SECONDS = 1.0
-_dumps = json.JSONEncoder(
-    ensure_ascii=True, separators=(",", ":"), check_circular=False, allow_nan=False
-).encode
+BATCH = 128
+"""Records that are encoded together: one at a time, between a program's own work, each would find the caches cold."""
+_encoder = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), check_circular=False, allow_nan=False)
+
+
+def _encoding() -> Callable[[Any], str]:
+    """The encoder; where it is in C, made once and not for every record."""
+    try:
+        parts = json.encoder.c_make_encoder(  # type: ignore[attr-defined]
+            None, _encoder.default, json.encoder.encode_basestring_ascii, None, ":", ",", False, False, False
+        )
+        if "".join(parts([1, "a", {"b": 1.5}], 0)) == '[1,"a",{"b":1.5}]':
+            return lambda value: "".join(parts(value, 0))
+    except (AttributeError, TypeError, ValueError):  # another Python has it otherwise
+        pass
+    return _encoder.encode
+
+
+_dumps = _encoding()
 
 
 class Writer(tuple["str | int", ...]):
@@ -99,6 +120,7 @@ class Log:
         self.writer = Writer(
             os.uname().nodename if hasattr(os, "uname") else "host", os.getpid(), time.time_ns()
         )
+        self._pid = self.writer.pid
         self.parent = parent
         self.eager = (
             parent is not None
@@ -111,7 +133,7 @@ class Log:
         self._counted = 0  # records in _waiting
         self._file: int | None = None
         self._node = (0, 0)
-        self._flushed = time.monotonic()
+        self._flushed = _tick()
 
     @property
     def path(self) -> str:
@@ -123,12 +145,16 @@ class Log:
 
         Never waits: a signal handler or a finalizer that comes in while a record is being made leaves its own in the queue.
         """
+        if _getpid() != self._pid:  # forked without notice
+            self.forked()
         self._queue.append((_time(), kind, facts))
+        late = _tick() - self._flushed >= FLUSH_SECONDS
+        if len(self._queue) < BATCH and not late and not self.eager:
+            return
         while self._queue and self._lock.acquire(False):
             self._owner = get_ident()
             try:
                 self._drain()
-                late = time.monotonic() - self._flushed >= FLUSH_SECONDS
                 if self.eager or late or len(self._waiting) >= FLUSH_BYTES:
                     self._flush()
             finally:
@@ -136,14 +162,13 @@ class Log:
                 self._lock.release()
 
     def _drain(self) -> None:
-        if os.getpid() != self.writer.pid:  # forked without notice
-            self._begin(self.writer)
         while self._queue:
             now, kind, facts = self._queue.popleft()
             self._put(kind, facts, now)
 
     def _put(self, kind: str, facts: dict[str, Any], now: int) -> None:
-        now = max(now, self._last)  # a clock that is set back does not turn the order round
+        if now < self._last:  # a clock that is set back does not turn the order round
+            now = self._last
         self._last = now
         number = self._number
         try:
@@ -152,8 +177,8 @@ class Log:
             payload = _dumps([now, kind, {key: _plain(value) for key, value in facts.items()}]).encode()
         if len(payload) > LARGEST:
             payload = _dumps([now, "dropped", {"kind": kind, "bytes": len(payload)}]).encode()
-        body = struct.pack("<Q", number) + payload
-        self._waiting += struct.pack("<II", len(payload), zlib.crc32(body)) + body
+        body = _number(number) + payload
+        self._waiting += _length_and_sum(len(payload), zlib.crc32(body)) + body
         self._number += 1
         self._counted += 1
 
@@ -173,7 +198,7 @@ class Log:
             self._lock.release()
 
     def _flush(self) -> None:
-        self._flushed = time.monotonic()
+        self._flushed = _tick()
         if not self._waiting:
             return
         if self.lost > self._said_lost:

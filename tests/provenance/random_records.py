@@ -8,7 +8,7 @@ from sparsam.provenance.log import Record, Writer
 KINDS = (
     *["open"] * 8, *["close"] * 8, "writing", "reading", "fsync", "rename", "rename", "link", "remove", "mkdir", "object",
     "object", "derived", "hash", "scope", "scope-end", "config", "metric", "type", "unseen", "opens", "touched", "end", "odd",
-    "folder", "account", "account", "calibration", "decision", "decision",
+    "folder", "account", "account", "calibration", "decision", "decision", "pipe", "pipe", "pipe",
 )  # fmt: skip
 
 
@@ -33,8 +33,16 @@ def random_records(seed: int, count: int = 400, programs: int = 5) -> list[Recor
         facts: dict[str, Any] = {"run": f"r{at % 2}", "argv": ["python", f"{at}.py"]}
         if at and draw.random() < 0.7:
             facts |= {"parent": list(draw.choice(writers[:at])), "forked": draw.random() < 0.5}
+            if draw.random() < 0.2:
+                facts["worker"] = True
         if draw.random() < 0.9:
             tell(writer, "process", **facts)
+    for writer in list(writers):
+        if draw.random() < 0.3:  # seen from C as well
+            below = Writer(writer.host, writer.pid, 2)
+            writers.append(below)
+            numbers[below], handles[below], scopes[below] = 0, [], []
+            tell(below, "process", of=draw.choice([list(writer), list(writer), ["odd"]]))
     while len(found) < count:
         clock += draw.choice([0, 1, 1, 1])
         writer = draw.choice(writers)
@@ -44,6 +52,7 @@ def random_records(seed: int, count: int = 400, programs: int = 5) -> list[Recor
         if kind == "open":
             facts = {"path": path, "mode": draw.choice(["r", "r", "r", "w", "rw"])}
             facts |= {"handle": draw.randint(1, 12), "scope": scope, "seconds": draw.random()}
+            facts["handle"] += (1 << 40) * (writer.started == 2)
             if draw.random() < 0.1:
                 facts["failed"] = 2
             else:
@@ -66,9 +75,18 @@ def random_records(seed: int, count: int = 400, programs: int = 5) -> list[Recor
                     "size": draw.randint(0, 3),
                     "changed": draw.randint(0, 2),
                 }
+            if draw.random() < 0.2:
+                facts["inode"] = [1, draw.randint(1, 9)]
+            if draw.random() < 0.2:
+                calls = [draw.choice(["create", "read", "write"]) for _ in range(draw.randint(1, 3))]
+                facts["objects"] = [
+                    ["dataset", draw.choice(["/x", "/y"]), x, 2, 8, 0.5, clock - 3] for x in calls
+                ]
             if handle in handles[writer]:
                 handles[writer].remove(handle)
             tell(writer, "close", **facts)
+        elif kind == "pipe":
+            tell(writer, "pipe", pipe=[7, draw.randint(1, 4)], way=draw.choice(["in", "out"]))
         elif kind in ("writing", "reading", "fsync"):
             tell(writer, kind, handle=handle)
         elif kind in ("rename", "link"):

@@ -186,7 +186,7 @@ def test_track_gives_the_command_s_exit_code(place: Path, capfd: Any) -> None:
         == 7
     )
     assert "1 programs, 0 files read, 1 written" in capfd.readouterr().err
-    assert main(["track", "--run", "shell", "--", "true"]) == 0
+    assert main(["track", "--no-native", "--run", "shell", "--", "true"]) == 0
     assert "its files were not seen" in capfd.readouterr().err
     assert (
         main(["track", "--", "no-such-program"]) == 5

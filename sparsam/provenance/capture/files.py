@@ -17,6 +17,7 @@ from _thread import _local
 from time import perf_counter
 from weakref import WeakSet
 
+from sparsam.provenance.capture import native
 from sparsam.provenance.tracking import Handle, Tracker
 
 TYPE_CHECKING = False
@@ -97,7 +98,7 @@ class TrackedFile(io.FileIO):
         try:
             super().close()
         finally:
-            if self.closefd or not self._shared:
+            if (self.closefd or not self._shared) and not _open_elsewhere(handle):
                 _tracker.closed(handle, found)
 
 
@@ -216,9 +217,15 @@ def _watch(
         return
     found = os.fstat(number)
     if not stat.S_ISREG(found.st_mode):
+        if stat.S_ISFIFO(found.st_mode):
+            for letter, way in (("r", "in"), ("w", "out")):
+                if letter in _letters(kind):
+                    tracker.log.add("pipe", pipe=[found.st_dev, found.st_ino], way=way)
         return
     created = emptied = False
     if path is None:
+        if number <= 2 and native.looks_on():
+            return  # what was there when the program began is seen from C
         path = path_of_number(tracker, number)
         if path is None:
             return
@@ -229,6 +236,16 @@ def _watch(
     raw._handle = _by_number[number] = tracker.opened(
         path, _letters(kind), created=created, emptied=emptied, found=found, seconds=seconds
     )
+
+
+def piped(tracker: Tracker, number: int, way: str) -> None:
+    """A descriptor that is a pipe: what one end has read may be in what the other writes."""
+    try:
+        found = os.fstat(number)
+    except OSError:
+        return
+    if stat.S_ISFIFO(found.st_mode):
+        tracker.log.add("pipe", pipe=[found.st_dev, found.st_ino], way=way)
 
 
 def path_of_number(tracker: Tracker, number: int) -> str | None:
@@ -331,14 +348,43 @@ def _opened_within(tracker: Tracker, path: Any, flags: int, mode: int, dir_fd: i
     return number
 
 
+def _open_elsewhere(handle: Handle) -> bool:
+    """Whether another descriptor leads to the same open file; one that C code has closed meanwhile does not."""
+    if not handle.doubled:
+        return False
+    for number in [number for number, one in _by_number.items() if one is handle]:
+        try:
+            found = os.fstat(number)
+            if handle.node is None or (found.st_dev, found.st_ino) == handle.node:
+                return True
+        except OSError:
+            pass
+        del _by_number[number]
+    return False
+
+
 def _os_dup2(fd: int, fd2: int, inheritable: bool = True) -> int:
     found = int(_originals[os, "dup2"](fd, fd2, inheritable))
     if fd != fd2:
         old = _by_number.pop(fd2, None)
-        if old is not None and _tracker is not None and old not in _by_number.values():
+        if old is not None and _tracker is not None and not _open_elsewhere(old):
             _tracker.closed(old)
-        if fd in _by_number:
-            _by_number[fd2] = _by_number[fd]
+        _same(fd, fd2)
+    return found
+
+
+def _same(fd: int, fd2: int) -> None:
+    """Two descriptors lead to one open file."""
+    if (handle := _by_number.get(fd)) is not None:
+        _by_number[fd2] = handle
+        handle.doubled = True
+    else:
+        _by_number.pop(fd2, None)
+
+
+def _os_dup(fd: int) -> int:
+    found = int(_originals[os, "dup"](fd))
+    _same(fd, found)
     return found
 
 
@@ -351,7 +397,7 @@ def _os_close(fd: int) -> None:
         except OSError:
             found = None
     _originals[os, "close"](fd)
-    if handle is not None and _tracker is not None and handle not in _by_number.values():
+    if handle is not None and _tracker is not None and not _open_elsewhere(handle):
         _tracker.closed(handle, found)
 
 
@@ -421,11 +467,13 @@ def _told(name: str, tell: Callable[[Tracker, tuple[Any, ...]], None]) -> Callab
 
 
 def _truncated(tracker: Tracker, given: tuple[Any, ...]) -> None:
-    handle = _by_number.get(given[0]) if isinstance(given[0], int) else tracker.writing(given[0], keeps=True)
-    if handle is not None:
+    if isinstance(given[0], int):
+        if (handle := _by_number.get(given[0])) is not None:
+            tracker.wrote(handle, 0)
+    elif (place := tracker.path_of(given[0])) is not None:
+        handle = tracker.opened(place, "rw")  # what its size was before is not known any more
         tracker.wrote(handle, 0)
-        if not isinstance(given[0], int):
-            tracker.closed(handle)
+        tracker.closed(handle)
 
 
 class TrackedMap(mmap.mmap):
@@ -506,6 +554,7 @@ def _audited(event: str, args: tuple[Any, ...]) -> None:
         finally:
             _inside.on = False
     elif event == "os.exec":
+        tracker.tell_objects()
         tracker.log.flush()
 
 
@@ -541,7 +590,7 @@ def install(tracker: Tracker) -> None:
     replaced |= {(os, name): _told(name, lambda t, a: t.removed(a[0])) for name in ("unlink", "remove")}
     replaced[os, "mkdir"] = _told("mkdir", lambda t, a: t.made_folder(a[0]))
     replaced |= {(os, name): _told(name, _truncated) for name in ("truncate", "ftruncate")}
-    replaced |= {(os, "dup2"): _os_dup2, (os, "utime"): _told("utime", _touched)}
+    replaced |= {(os, "dup"): _os_dup, (os, "dup2"): _os_dup2, (os, "utime"): _told("utime", _touched)}
     replaced[os, "symlink"] = _told("symlink", lambda t, a: t.forget_folders())
     one_open = _Stand(tracked_open, _real_open)
     for (owner, name), new in replaced.items():

@@ -12,6 +12,7 @@ import sys
 from time import perf_counter
 
 from sparsam.provenance.capture import files
+from sparsam.provenance.capture.native import claims
 from sparsam.provenance.tracking import Handle, Tracker
 
 TYPE_CHECKING = False
@@ -49,10 +50,10 @@ def _reads(through: str, at: int = 0, keyword: str = "") -> Callable[[Any], Any]
 
     def make(old: Any) -> Any:
         def call(*args: Any, **more: Any) -> Any:
-            tracker, path = _tracker(), _path(args, more, at, keyword)
-            if tracker is not None and path is not None:
-                tracker.used(path, through=through)
-            return old(*args, **more)
+            with _Telling(_path(args, more, at, keyword)) as telling:
+                if telling.path is not None:
+                    telling.tracker.used(telling.path, through=through)
+                return old(*args, **more)
 
         return call
 
@@ -64,26 +65,49 @@ def _writes(through: str, at: int, keyword: str = "") -> Callable[[Any], Any]:
 
     def make(old: Any) -> Any:
         def call(*args: Any, **more: Any) -> Any:
-            tracker, path = _tracker(), _path(args, more, at, keyword)
-            handle = (
-                tracker.writing(path, through=through) if tracker is not None and path is not None else None
-            )
-            started = perf_counter()
-            inside, files._inside.on = (
-                getattr(files._inside, "on", False),
-                True,
-            )  # what it opens in Python is this file
-            try:
-                return old(*args, **more)
-            finally:
-                files._inside.on = inside
-                if handle is not None and tracker is not None:
-                    tracker.wrote(handle, _size(handle.path), perf_counter() - started)
-                    tracker.closed(handle)
+            with _Telling(_path(args, more, at, keyword), writes=True) as telling:
+                if telling.path is None:
+                    return old(*args, **more)
+                handle = telling.tracker.writing(telling.path, through=through)
+                started = perf_counter()
+                try:
+                    return old(*args, **more)
+                finally:
+                    if handle is not None:
+                        telling.tracker.wrote(handle, _size(handle.path), perf_counter() - started)
+                        telling.tracker.closed(handle)
 
         return call
 
     return make
+
+
+class _Telling:
+    """While a wrapper tells of a file, nobody else does: no wrapper that is called within, no capture in Python or in C."""
+
+    __slots__ = ("_before", "_claimed", "_thread", "path", "tracker")
+    tracker: Tracker
+
+    def __init__(self, path: Any, *, writes: bool = False) -> None:
+        found, self._thread = _tracker(), writes
+        self._before, self._claimed = getattr(files._inside, "on", False), False
+        self.path = (
+            found.path_of(path) if found is not None and path is not None and not self._before else None
+        )
+        if found is not None:
+            self.tracker = found
+
+    def __enter__(self) -> _Telling:
+        if self.path is not None:
+            files._inside.on = True
+            self._claimed = claims.claim(self.path, thread=self._thread)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.path is not None:
+            files._inside.on = self._before
+            if self._claimed:
+                claims.release(self.path, thread=self._thread)
 
 
 def _size(path: str) -> int:
@@ -106,10 +130,10 @@ def _seen_class(old: Any) -> Any:
             return isinstance(thing, old)
 
         def __call__(cls, *args: Any, **more: Any) -> Any:
-            tracker, path = _tracker(), _path(args, more, 0, "filename")
-            if tracker is not None and path is not None:
-                tracker.used(path, through="safetensors")
-            return old(*args, **more)
+            with _Telling(_path(args, more, 0, "filename")) as telling:
+                if telling.path is not None:
+                    telling.tracker.used(telling.path, through="safetensors")
+                return old(*args, **more)
 
     return Seen(old.__name__, (), {"__doc__": old.__doc__, "__module__": old.__module__})
 
@@ -137,10 +161,10 @@ def _parquet(module: ModuleType) -> None:
 
     def writer(old: Any) -> Any:
         def call(self: Any, where: Any, *args: Any, **more: Any) -> Any:
-            tracker, path = _tracker(), _path((where,), {}, 0, "")
-            if tracker is not None and path is not None:
-                self._sparsam_handle = tracker.writing(path, through="pyarrow")
-            return old(self, where, *args, **more)
+            with _Telling(_path((where,), {}, 0, "")) as telling:
+                if telling.path is not None:
+                    self._sparsam_handle = telling.tracker.writing(telling.path, through="pyarrow")
+                return old(self, where, *args, **more)
 
         return call
 
@@ -171,21 +195,38 @@ def _matrix_market(module: ModuleType) -> None:
 def _h5py(module: ModuleType) -> None:
     """Files, and groups, datasets, attributes, committed types and links in them, each with its calls."""
     open_files: dict[bytes, Handle] = {}
-    name_of = module.h5f.get_name
+    file_name, object_name, file_id = module.h5f.get_name, module.h5i.get_name, module.h5f.FileID
 
-    def handle_of(thing: Any) -> Handle | None:
-        try:
-            return open_files.get(name_of(thing.id))
-        except Exception:  # closed, or no file of its own
-            return None
+    def known(thing: Any) -> tuple[Handle, str] | None:
+        """The handle of an object's file, and the object's name: looked up once for each object that h5py makes."""
+        facts = thing.__dict__
+        found = facts.get("_sparsam")
+        if found is None or found[0].closed:
+            try:
+                handle = open_files.get(file_name(thing._id))
+                name = (object_name(thing._id) or b"").decode("utf-8", "replace")
+            except Exception:  # closed, or no file of its own
+                return None
+            if handle is None:
+                return None
+            found = facts["_sparsam"] = (handle, name)
+        return found  # type: ignore[no-any-return]
 
-    def tell(thing: Any, kind: str, name: str, call: str, started: float, size: int = 0) -> None:
-        tracker, handle = _tracker(), handle_of(thing)
-        if tracker is not None and handle is not None:
-            tracker.object(handle, kind, name, call, size=size, seconds=perf_counter() - started)
+    def tell(
+        owner: tuple[Handle, str] | None, kind: str, name: str, call: str, started: float, size: int = 0
+    ) -> None:
+        tracker = files._tracker
+        if tracker is not None and owner is not None:
+            tracker.object(owner[0], kind, name, call, size=size, seconds=perf_counter() - started)
+
+    def within(owner: tuple[Handle, str], name: Any) -> str:
+        text = name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
+        return text if text.startswith("/") else f"{owner[1].rstrip('/')}/{text}"
 
     def opening(old: Any) -> Any:
         def call(self: Any, name: Any, mode: Any = "r", *args: Any, **more: Any) -> Any:
+            if isinstance(name, file_id):  # h5py's own way from an object to its file
+                return old(self, name, mode, *args, **more)
             tracker = _tracker()
             path = (
                 tracker.path_of(name)
@@ -198,20 +239,26 @@ def _h5py(module: ModuleType) -> None:
                     before = os.stat(path)
                 except OSError:
                     before = None
-            found = old(self, name, mode, *args, **more)
+            claimed = path is not None and claims.claim(path)
+            try:
+                found = old(self, name, mode, *args, **more)
+            finally:
+                if claimed:
+                    claims.release(str(path))
             if tracker is not None and path is not None:
                 writes = mode in ("w", "w-", "x", "a", "r+")
-                now = None
-                try:
-                    now = os.stat(path)
-                except OSError:
-                    now = before
+                now = before
+                if before is None or mode == "w":
+                    try:
+                        now = os.stat(path)
+                    except OSError:
+                        now = before
                 emptied = mode == "w" and before is not None
                 handle = tracker.opened(
                     path, "r" if not writes else "rw" if mode in ("a", "r+") else "w", created=writes and before is None,
                     emptied=emptied, found=before if before is not None and not emptied else now, through="h5py",
                 )  # fmt: skip
-                open_files[name_of(self.id)] = handle
+                open_files[file_name(self.id)] = handle
             return found
 
         return call
@@ -219,7 +266,7 @@ def _h5py(module: ModuleType) -> None:
     def closing(old: Any) -> Any:
         def call(self: Any) -> Any:
             try:
-                name = name_of(self.id) if self.id.valid else None
+                name = file_name(self.id) if self.id.valid else None
             except Exception:
                 name = None
             found = old(self)
@@ -235,9 +282,9 @@ def _h5py(module: ModuleType) -> None:
         def call(self: Any) -> Any:
             started = perf_counter()
             found = old(self)
-            tracker, handle = _tracker(), handle_of(self)
-            if tracker is not None and handle is not None:
-                tracker.synced(handle, perf_counter() - started)
+            tracker, owner = _tracker(), known(self)
+            if tracker is not None and owner is not None:
+                tracker.synced(owner[0], perf_counter() - started)
             return found
 
         return call
@@ -247,13 +294,12 @@ def _h5py(module: ModuleType) -> None:
             def call(self: Any, name: Any, *args: Any, **more: Any) -> Any:
                 started = perf_counter()
                 found = old(self, name, *args, **more)
-                if name is None:  # it gets its name later
-                    return found
-                full = getattr(found, "name", None) or _inside(self, name)
-                tell(self, kind, str(full), "create", started)
-                data = more.get("data", args[2] if len(args) > 2 else None)
-                if wrote and data is not None:
-                    tell(self, kind, str(full), "write", started, int(getattr(data, "nbytes", 0)))
+                owner = None if name is None else known(found)  # without a name now, it gets one later
+                if owner is not None:
+                    tell(owner, kind, owner[1], "create", started)
+                    data = more.get("data", args[2] if len(args) > 2 else None)
+                    if wrote and data is not None:
+                        tell(owner, kind, owner[1], "write", started, int(getattr(data, "nbytes", 0)))
                 return found
 
             return call
@@ -261,17 +307,27 @@ def _h5py(module: ModuleType) -> None:
         return make
 
     def getting(old: Any) -> Any:
+        dataset, group = module.Dataset, module.Group
+
         def call(self: Any, name: Any) -> Any:
             started = perf_counter()
             found = old(self, name)
-            kind = (
-                "dataset"
-                if isinstance(found, module.Dataset)
-                else "group"
-                if isinstance(found, module.Group)
-                else "datatype"
-            )
-            tell(self, kind, str(getattr(found, "name", None) or _inside(self, name)), "open", started)
+            owner = known(found) if hasattr(found, "__dict__") else known(self)
+            if owner is not None:
+                kind = (
+                    "dataset"
+                    if isinstance(found, dataset)
+                    else "group"
+                    if isinstance(found, group)
+                    else "datatype"
+                )
+                tell(
+                    owner,
+                    kind,
+                    owner[1] if hasattr(found, "__dict__") else within(owner, name),
+                    "open",
+                    started,
+                )
             return found
 
         return call
@@ -280,14 +336,20 @@ def _h5py(module: ModuleType) -> None:
         def call(self: Any, name: Any, value: Any) -> Any:
             started = perf_counter()
             found = old(self, name, value)
-            links = (module.SoftLink, module.ExternalLink, module.HLObject)
-            types = getattr(sys.modules.get("numpy"), "dtype", ())
-            kind = (
-                "link" if isinstance(value, links) else "datatype" if isinstance(value, types) else "dataset"
-            )
-            tell(self, kind, _inside(self, name), "create", started)
-            if kind == "dataset":
-                tell(self, kind, _inside(self, name), "write", started, int(getattr(value, "nbytes", 0)))
+            owner = known(self)
+            if owner is not None:
+                links = (module.SoftLink, module.ExternalLink, module.HLObject)
+                types = getattr(sys.modules.get("numpy"), "dtype", ())
+                kind = (
+                    "link"
+                    if isinstance(value, links)
+                    else "datatype"
+                    if isinstance(value, types)
+                    else "dataset"
+                )
+                tell(owner, kind, within(owner, name), "create", started)
+                if kind == "dataset":
+                    tell(owner, kind, within(owner, name), "write", started, int(getattr(value, "nbytes", 0)))
             return found
 
         return call
@@ -298,7 +360,9 @@ def _h5py(module: ModuleType) -> None:
                 started = perf_counter()
                 found = old(self, *args, **more)
                 moved = found if call_name == "read" else args[1] if len(args) > 1 else None
-                tell(self, "dataset", str(self.name), call_name, started, int(getattr(moved, "nbytes", 0)))
+                owner = known(self)
+                if owner is not None:
+                    tell(owner, "dataset", owner[1], call_name, started, int(getattr(moved, "nbytes", 0)))
                 return found
 
             return call
@@ -310,10 +374,9 @@ def _h5py(module: ModuleType) -> None:
             def call(self: Any, name: Any, *args: Any, **more: Any) -> Any:
                 started = perf_counter()
                 found = old(self, name, *args, **more)
-                owner = _Owner(self._id)
-                if handle_of(owner) is not None:
-                    path = (module.h5i.get_name(self._id) or b"").decode("utf-8", "replace")
-                    tell(owner, "attribute", f"{path}@{name}", call_name, started)
+                owner = known(self)
+                if owner is not None:
+                    tell(owner, "attribute", f"{owner[1]}@{name}", call_name, started)
                 return found
 
             return call
@@ -336,20 +399,6 @@ def _h5py(module: ModuleType) -> None:
         ("modify", "write"),
     ):
         _replace(module.AttributeManager, name, attribute(call_name))
-
-
-def _inside(group: Any, name: Any) -> str:
-    text = name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
-    return text if text.startswith("/") else f"{str(group.name).rstrip('/')}/{text}"
-
-
-class _Owner:
-    """What an attribute hangs on, by its number alone."""
-
-    __slots__ = ("id",)
-
-    def __init__(self, number: Any) -> None:
-        self.id = number
 
 
 def _exchanges(module: ModuleType) -> None:

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 
-from sparsam.provenance.capture import files
+from sparsam.provenance.capture import files, native
 from sparsam.provenance.tracking import Selection, Tracker, runs_folder
 from sparsam.provenance.writer import Log, Writer
 
@@ -41,6 +41,14 @@ def facts_of_process() -> dict[str, Any]:
             if name in os.environ
         },
     }  # fmt: skip
+
+
+def _worker() -> bool:
+    """Whether multiprocessing or joblib started this to work for its parent: results go back by ways that are not seen."""
+    given = " ".join(getattr(sys, "orig_argv", sys.argv))
+    return any(
+        x in given for x in ("--multiprocessing-fork", "multiprocessing.forkserver", "popen_loky_posix")
+    )
 
 
 def _host() -> str:
@@ -106,7 +114,9 @@ def install(
     base = os.fspath(folder) if folder is not None else runs_folder()
     log = Log(os.path.join(base, "runs", run))
     tracker = Tracker(log, selection or Selection(), run)
-    tracker.began(facts_of_process() | dict(facts or {}), parent, False)
+    log.eager = worker = _worker()  # pools kill theirs
+    told = facts_of_process() | dict(facts or {}) | ({"worker": True} if worker else {})
+    tracker.began(told, parent, False)
     log.flush()
     _pass_on(tracker)
     files.install(tracker)
@@ -147,8 +157,10 @@ def close_all(tracker: Tracker) -> None:
         tracker.closed(handle)
 
 
-def environment(folder: str, run: str, selection: Selection, parent: Writer | None) -> dict[str, str]:
-    """What a process needs in its environment to begin by tracking itself."""
+def environment(
+    folder: str, run: str, selection: Selection, parent: Writer | None, library: str | None = None
+) -> dict[str, str]:
+    """What a process needs in its environment to begin by tracking itself; with ``library`` it is seen from C, too."""
     told = {
         "folder": os.path.join(os.path.abspath(folder), "runs", run), "run": run, "parent": list(parent or ("", 0, 0)),
         "off": sorted(selection.off), "include": selection.include, "exclude": selection.exclude, "code": selection.code,
@@ -156,7 +168,10 @@ def environment(folder: str, run: str, selection: Selection, parent: Writer | No
     }  # fmt: skip
     path = os.environ.get("PYTHONPATH", "")
     rest = [entry for entry in path.split(os.pathsep) if entry != SITE] if path else []
-    return {VARIABLE: json.dumps(told), "PYTHONPATH": os.pathsep.join([SITE, *rest])}
+    made = {VARIABLE: json.dumps(told), "PYTHONPATH": os.pathsep.join([SITE, *rest])}
+    if parent is not None:
+        made[native.BY] = native.by(parent)
+    return made | (native.environment(library, folder, run, selection, _user()) if library else {})
 
 
 def _pass_on(tracker: Tracker) -> None:
@@ -187,7 +202,7 @@ def start() -> Tracker | None:
     """What ``sitecustomize`` does in a process that a tracked one started; never raises."""
     try:
         told = json.loads(os.environ[VARIABLE])
-        host, pid, started = told["parent"]
+        host, pid, started = native.parent(os.environ) or told["parent"]
         chosen = Selection(
             frozenset(told["off"]),
             tuple(told["include"]),
@@ -196,12 +211,11 @@ def start() -> Tracker | None:
             int(told["every"]),
         )
         parent = Writer(str(host), int(pid), int(started)) if pid else None
-        return install(
-            os.path.dirname(os.path.dirname(told["folder"])),
-            run=str(told["run"]),
-            selection=chosen,
-            parent=parent,
-        )
+        base = os.path.dirname(os.path.dirname(told["folder"]))
+        tracker = install(base, run=str(told["run"]), selection=chosen, parent=parent)
+        for number, way in ((0, "in"), (1, "out"), (2, "out")):
+            files.piped(tracker, number, way)
+        return tracker
     except Exception as error:  # the program goes on untracked
         if "SPARSAM_TRACK_DEBUG" in os.environ:
             sys.stderr.write(f"sparsam: not tracked: {type(error).__name__}: {error}\n")
@@ -217,6 +231,7 @@ def uninstall() -> None:
         libraries.uninstall()
     os._exit = _exit
     os.environ.pop(VARIABLE, None)
+    os.environ.pop(native.BY, None)
     path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if path[0] == SITE:
         os.environ["PYTHONPATH"] = os.pathsep.join(path[1:])
