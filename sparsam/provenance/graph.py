@@ -140,6 +140,7 @@ class History:
         self.calls |= {key: one for key, one in other.calls.items() if one.program not in own}
         self.programs = other.programs | self.programs
         self.entities = other.entities | self.entities
+        self.accounts = {key: x for key, x in other.accounts.items() if key not in own} | self.accounts
         self.damages = (*self.damages, *other.damages)
         self.foreign += other.foreign
         self.stated |= other.stated - own

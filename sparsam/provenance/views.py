@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 class Entities(Mapping[str, Entity]):
     """By their ids, in the order in which they began; only what is asked for is in memory."""
 
-    def __init__(self, index: Index) -> None:
+    def __init__(self, index: "Index") -> None:
         self._index = index
 
     def __getitem__(self, name: str) -> Entity:
@@ -32,7 +32,7 @@ class Entities(Mapping[str, Entity]):
 class Accounts(Mapping[str, Account]):
     """By the ids of entities, in the order in which they were begun."""
 
-    def __init__(self, index: Index) -> None:
+    def __init__(self, index: "Index") -> None:
         self._index = index
 
     def __getitem__(self, name: str) -> Account:
@@ -52,7 +52,7 @@ class Accounts(Mapping[str, Account]):
 class Programs(Mapping[str, Program]):
     """By their ids, in the order in which they began to tell."""
 
-    def __init__(self, index: Index) -> None:
+    def __init__(self, index: "Index") -> None:
         self._index = index
 
     def __getitem__(self, name: str) -> Program:

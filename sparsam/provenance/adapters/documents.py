@@ -8,6 +8,7 @@ from typing import Any
 
 from sparsam.provenance.constraints import rdf_reading
 from sparsam.provenance.constraints.reading import invalid
+from sparsam.provenance.decisions_rdf import accounts_from
 from sparsam.provenance.graph import Call, Entity, History, Program
 from sparsam.provenance.log import Writer
 from sparsam.provenance.prov_json import parsed as parsed_json
@@ -100,6 +101,8 @@ class _Reader:
                 found = (sources - {key}) & set(self.history.entities)
                 entity.derived = sorted(found.union(entity.derived))
         self.calls(calls, types)
+        made_by = {key: x.by for key, x in self.history.entities.items() if known[key].startswith(OURS)}
+        self.history.accounts = {x.entity: x for x in accounts_from(self.facts, made_by)}
         self.history.stated = {*self.history.programs, *self.history.entities}
         return self.history
 
@@ -130,7 +133,7 @@ class _Reader:
         return key
 
     def entity(self, node: str, kinds: set[str], agents: dict[str, str]) -> None:
-        if kinds & {IO + x for x in ("Configuration", "Metrics", "Type")}:
+        if kinds & {IO + x for x in ("Configuration", "Metrics", "Type", "Decision", "CalibrationBatches")}:
             return
         kind = next((KINDS[x] for x in sorted(kinds) if x in KINDS), "file")
         label = self.one(node, "http://www.w3.org/2000/01/rdf-schema#label", node)
