@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import struct
 import zlib
 from dataclasses import asdict
@@ -12,6 +13,7 @@ from random_records import random_records
 from test_history import Told, Truth
 
 from sparsam.provenance import store
+from sparsam.provenance.adapters import imported
 from sparsam.provenance.graph import History
 from sparsam.provenance.index import Index, indexed
 from sparsam.provenance.log import Record, Writer
@@ -155,3 +157,33 @@ def test_the_graph_in_rdf_follows_in_any_steps(tmp_path: Path, seed: int) -> Non
         store.fill(wanted, recorded(tmp_path))
         assert kept == {str(x) for x in wanted}
     assert (tmp_path / "graph" / "made-from.json").is_file()
+
+
+def test_imports_answer_beside_what_was_recorded(tmp_path: Path) -> None:
+    """Documents are joined in memory, in the store, too; once they are gone the index answers alone again."""
+    ox = pytest.importorskip("pyoxigraph")
+    base, told = tmp_path / ".sparsam", Told()
+    told.read(1, "/raw")
+    told.write(1, "/ours", created=True)
+    for writer, content in logs_of(told.records).items():
+        put(base, writer, content)
+    index_of(base).close()
+    alone = {str(x) for x in ox.Store.read_only(str(store.built(base)))}
+    theirs = tmp_path / "theirs.nt"
+    prov = "http://www.w3.org/ns/prov#"
+    kind = f"<http://www.w3.org/1999/02/22-rdf-syntax-ns#type> <{prov}Entity>"
+    theirs.write_text(
+        f"<urn:x:made> {kind} .\n<urn:x:raw> {kind} .\n<urn:x:made> <{prov}wasDerivedFrom> <urn:x:raw> .\n"
+    )
+    imported.keep(theirs, base)
+    found = indexed(base)
+    assert isinstance(found, History)
+    for made, source in (("/ours", "/raw"), ("urn:x:made", "urn:x:raw")):
+        one = found.at(made)
+        assert one is not None
+        assert [found.entities[x].names for x in found.lineage(one.id)] == [[source]]
+    both = {str(x) for x in ox.Store.read_only(str(store.built(base)))}
+    assert alone < both and len(both) == len(alone) + 3
+    shutil.rmtree(base / "imported")
+    index_of(base).close()
+    assert {str(x) for x in ox.Store.read_only(str(store.built(base)))} == alone
