@@ -138,9 +138,10 @@ def test_checkpoints(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """From a model to its checkpoint, data and settings; whether they are consistent; how to make it again."""
     torch = pytest.importorskip("torch")
     ask().run("checkpoints", place)
-    steps = answered(capsys, "lineage", "second.pt")["steps"]
+    told = answered(capsys, "lineage", "second.pt")
+    steps = told["steps"]
     assert {Path(x["path"]).name for x in steps} == {"second.pt", "corpus.json", "step6.pt"}
-    assert steps[0]["by"]["configuration"] == {"steps": 9, "rate": 0.01, "resumed": True}
+    assert told["programs"][steps[0]["by"]["id"]]["configuration"] == {"steps": 9, "rate": 0.01, "resumed": True}
     assert answered(capsys, "verify", "checkpoints", "corpus.json") == {"findings": []}
     recipe = answered(capsys, "reproduce", "second.pt")
     assert recipe["command"] == ["python", "checkpoints.py", *ask().WORKFLOWS["checkpoints"][0][1][1:]]
