@@ -141,7 +141,11 @@ def test_checkpoints(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = answered(capsys, "lineage", "second.pt")
     steps = told["steps"]
     assert {Path(x["path"]).name for x in steps} == {"second.pt", "corpus.json", "step6.pt"}
-    assert told["programs"][steps[0]["by"]["id"]]["configuration"] == {"steps": 9, "rate": 0.01, "resumed": True}
+    assert told["programs"][steps[0]["by"]["id"]]["configuration"] == {
+        "steps": 9,
+        "rate": 0.01,
+        "resumed": True,
+    }
     assert answered(capsys, "verify", "checkpoints", "corpus.json") == {"findings": []}
     recipe = answered(capsys, "reproduce", "second.pt")
     assert recipe["command"] == ["python", "checkpoints.py", *ask().WORKFLOWS["checkpoints"][0][1][1:]]
