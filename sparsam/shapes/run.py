@@ -1,0 +1,405 @@
+"""One run of the program: under given sizes, on tensors without data, with all that was decided on the way."""
+
+import contextlib
+import dataclasses
+import logging
+import re
+import sys
+import time
+import traceback as tracebacks
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+from torch._subclasses import fake_tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.overrides import TorchFunctionMode, resolve_name
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sparsam.shapes.environment import Divergence, Literal, Number, Shapes, printed
+from sparsam.shapes.operands import operands_of
+from sparsam.shapes.places import Places
+from sparsam.shapes.verdict import Failure, Operand, Place, Symbol, Unknown
+
+UNMODELLED = (
+    fake_tensor.UnsupportedFakeTensorException,
+    fake_tensor.DynamicOutputShapeException,
+    fake_tensor.DataDependentOutputException,
+    fake_tensor.UnsupportedOperatorException,
+)
+UNMODELLED_TEXTS = (
+    "on tensor with symbolic sizes/strides",
+    "Cannot call sizes()",
+    "Cannot access data pointer of Tensor",
+    "FakeTensor",
+    "fake tensor",
+    "Unable to cast Python instance of type <class 'torch.SymInt'>",
+    "must be int, not SymInt",
+    "SymIntArrayRef expected to contain only concrete integers",
+    "when it was not expected",
+    "isIntList()",
+    "Expected a value of type 'int'",
+    "is not symbolically traceable",
+)
+
+
+class Stop(BaseException):
+    """Ends a run from inside: a limit was reached, or it went on as an earlier one had.
+
+    Args:
+        unknown: Why, None for a run that is covered by another.
+    """
+
+    def __init__(self, unknown: Unknown | None = None, ending: str = "stopped") -> None:
+        super().__init__(unknown)
+        self.unknown = unknown
+        self.ending = ending
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What one run did.
+
+    Args:
+        ending: "end", "exit", "error" (of the framework or Python), "raise" (the program's own), "stopped", "merged",
+            "diverged".
+        literals: What was decided and assumed, in order.
+        hints: Values of all symbols, those met on the way included.
+        symbols: What they stand for.
+        failure: What failed, with `ending` "error" or "raise".
+        unknowns: What was not modelled.
+        operations: Calls of the framework.
+    """
+
+    ending: str
+    literals: tuple[Literal, ...]
+    hints: dict[str, Number]
+    symbols: dict[str, Symbol]
+    failure: Failure | None
+    unknowns: tuple[Unknown, ...]
+    operations: int
+    seconds: float
+    notes: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Run:
+    """The state of the run in progress; stand-ins and hooks find it in `current`.
+
+    Args:
+        hints: Sizes to run with.
+        places: Which files are the program's.
+        seconds: Time limit of the run.
+        operations: Limit of calls of the framework.
+        plain: Sizes are plain numbers: to confirm a failure.
+    """
+
+    def __init__(
+        self,
+        hints: Mapping[str, Number],
+        places: Places,
+        *,
+        seconds: float = 60.0,
+        operations: int = 200_000,
+        plain: bool = False,
+    ) -> None:
+        self.places = places
+        self.plain = plain
+        self.shapes = Shapes(hints, places.innermost, plain=plain)
+        self.mode = FakeTensorMode(shape_env=self.shapes, allow_non_fake_inputs=True)
+        self.unknowns: dict[tuple[str, Place | None], Unknown] = {}
+        self.operations = 0
+        self.limit = operations
+        self.deadline = time.monotonic() + seconds
+        self.call: tuple[Any, tuple[Any, ...], dict[str, Any]] | None = None
+        self.aten = ""
+        self.notes: dict[str, Any] = {}
+
+    def unknown(self, code: str, reason: str, place: Place | None = None) -> None:
+        """Writes down something that keeps this path from being proved."""
+        place = place or self.places.innermost(sys._getframe(1))
+        self.unknowns.setdefault((code, place), Unknown(code, reason, place))
+
+    def tick(self) -> None:
+        """Counts one call.
+
+        Raises:
+            Stop: If a limit is reached.
+        """
+        self.operations += 1
+        if self.operations > self.limit:
+            raise Stop(Unknown("operations", f"more than {self.limit} calls of the framework in one run", self._here()))
+        if self.operations % 64 == 0 and time.monotonic() > self.deadline:
+            raise Stop(Unknown("time", "the time limit of one run was reached", self._here()))
+
+    def _here(self) -> Place | None:
+        return self.places.innermost(sys._getframe(1))
+
+
+_current: list[Run] = []
+
+
+def current() -> Run | None:
+    """The run in progress, None outside."""
+    return _current[-1] if _current else None
+
+
+class Watch(TorchFunctionMode):
+    """Notes which function of the framework the program calls, and lets hand-written rules go first."""
+
+    def __init__(self, run: Run, rules: Mapping[Any, Callable[..., Any]]) -> None:
+        super().__init__()
+        self.run = run
+        self.rules = rules
+        self.depth = 0
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        run = self.run
+        run.tick()
+        rule = self.rules.get(func)
+        try:
+            if rule is not None:
+                with self:
+                    answer = rule(run, func, args, kwargs)
+                if answer is not NotImplemented:
+                    return answer
+            return func(*args, **kwargs)
+        except Exception as error:
+            if run.call is None or run.call[0] is not error:
+                run.call = (error, func, (args, kwargs))
+            raise
+
+
+@contextlib.contextmanager
+def quiet_framework() -> Iterator[None]:
+    """The framework's own log lines about failing symbolic runs are no news here."""
+    loggers = [
+        logging.getLogger(name)
+        for name in ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes", "torch._dynamo")
+    ]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+def execute(
+    entry: Callable[[Run], Any],
+    hints: Mapping[str, Number],
+    places: Places,
+    rules: Mapping[Any, Callable[..., Any]] | None = None,
+    **limits: Any,
+) -> Outcome:
+    """Runs the program once.
+
+    Args:
+        entry: The program: called with the run, from inside of the tensors without data.
+        hints: Sizes to run with.
+        places: Which files are the program's.
+        rules: Hand-written rules, by function of the framework.
+        limits: `seconds`, `operations`, `plain` of `Run`.
+    """
+    run = Run(hints, places, **limits)
+    started = time.perf_counter()
+    ending, failure = "end", None
+    _current.append(run)
+    try:
+        with quiet_framework(), run.mode, Watch(run, rules or {}):
+            entry(run)
+    except Stop as stop:
+        ending = stop.ending
+        if stop.unknown is not None:
+            run.unknowns.setdefault((stop.unknown.code, stop.unknown.place), stop.unknown)
+    except Divergence as divergence:
+        ending = "diverged"
+        run.unknown("diverged", str(divergence))
+    except SystemExit as leaving:
+        ending, failure = _left(leaving, run)
+    except KeyboardInterrupt:
+        raise
+    except MemoryError:
+        ending = "stopped"
+        run.unknown("memory", "the memory limit of one run was reached")
+    except RecursionError as error:
+        ending, failure = "error", failure_of(error, run)
+        run.unknown("recursion", "Python's limit of recursion was reached", failure.chain[-1] if failure.chain else None)
+    except BaseException as error:
+        ending, failure = _failed(error, run)
+    finally:
+        _current.pop()
+    return Outcome(
+        ending,
+        tuple(run.shapes.literals),
+        dict(run.shapes.hints),
+        dict(run.shapes.symbols),
+        failure,
+        tuple(run.unknowns.values()),
+        run.operations,
+        time.perf_counter() - started,
+        run.notes,
+    )
+
+
+def _left(leaving: SystemExit, run: Run) -> tuple[str, Failure | None]:
+    if leaving.code in (None, 0):
+        return "exit", None
+    return "raise", failure_of(leaving, run)
+
+
+def _failed(error: BaseException, run: Run) -> tuple[str, Failure]:
+    failure = failure_of(error, run)
+    if _unmodelled(error, run):
+        run.unknown(
+            "unmodelled-call",
+            f"{failure.operation or failure.aten or 'a call'} has no rule for symbolic sizes: {first_line(failure.text)}",
+            failure.chain[-1] if failure.chain else None,
+        )
+        return "stopped", failure
+    own = error.__traceback__
+    last = None
+    while own is not None:
+        last, own = own, own.tb_next
+    raised_by_program = last is not None and run.places.own(last.tb_frame.f_code.co_filename)
+    if raised_by_program and _explicit_raise(last):
+        return "raise", failure
+    return "error", failure
+
+
+def _explicit_raise(step: TracebackType | None) -> bool:
+    """Whether an exception was raised by a `raise` or `assert` of the line itself."""
+    if step is None:
+        return False
+    code = step.tb_frame.f_code.co_code
+    return step.tb_lasti < len(code) and code[step.tb_lasti] == _RAISE
+
+
+_RAISE = __import__("dis").opmap["RAISE_VARARGS"]
+
+
+def _unmodelled(error: BaseException, run: Run) -> bool:
+    if isinstance(error, UNMODELLED):
+        return True
+    text = str(error)
+    if isinstance(error, NotImplementedError) and run.call is not None and run.call[0] is error:
+        return True
+    return isinstance(error, (RuntimeError, TypeError, AssertionError, ValueError)) and any(
+        part in text for part in UNMODELLED_TEXTS
+    )
+
+
+def first_line(text: str, width: int = 300) -> str:
+    """The first line of a message, cut."""
+    line = text.strip().split("\n", 1)[0]
+    return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def failure_of(error: BaseException, run: Run) -> Failure:
+    """What failed, told in the names of the symbols."""
+    operation, operands = "", ()
+    if run.call is not None and run.call[0] is error:
+        _, func, (args, kwargs) = run.call
+        operation = name_of(func)
+        operands = operands_of(func, args, kwargs)
+    module = _module_of(error, run)
+    if module is not None:
+        operation, extra = module
+        operands = operands + extra
+    chain = run.places.chain(error.__traceback__)
+    return Failure(
+        operation,
+        type(error).__name__,
+        in_names(str(error)),
+        operands,
+        chain or (Place("", 0),),
+        aten=_aten_of(error),
+    )
+
+
+def name_of(func: Any) -> str:
+    """The dotted name of a function of the framework."""
+    try:
+        name = resolve_name(func)
+    except Exception:
+        name = None
+    if name is None:
+        module = getattr(func, "__module__", None) or ""
+        name = f"{module}.{getattr(func, '__qualname__', getattr(func, '__name__', repr(func)))}".lstrip(".")
+    return name
+
+
+def _module_of(error: BaseException, run: Run) -> tuple[str, tuple[Operand, ...]] | None:
+    """The framework's module that the program called last, with its weights as operands."""
+    steps = []
+    step = error.__traceback__
+    while step is not None:
+        steps.append(step)
+        step = step.tb_next
+    own = [i for i, s in enumerate(steps) if run.places.own(s.tb_frame.f_code.co_filename)]
+    for s in steps[own[-1] + 1 :] if own else steps:
+        frame = s.tb_frame
+        module = frame.f_locals.get("self")
+        if (
+            isinstance(module, torch.nn.Module)
+            and frame.f_code.co_name == "forward"
+            and type(module).__module__.startswith("torch.nn")
+            and not isinstance(module, (torch.nn.Sequential, torch.nn.ModuleList))
+        ):
+            kind = type(module)
+            weights = tuple(
+                dataclasses.replace(operand, name=f"self.{name}")
+                for name, weight in module._parameters.items()
+                if weight is not None
+                for operand in operands_of(None, (weight,), {})
+            )
+            settings = Operand("self", "other", text=f"{kind.__name__}({module.extra_repr()})")
+            name = kind.__name__ if hasattr(torch.nn, kind.__name__) else f"{kind.__module__}.{kind.__name__}"
+            return f"torch.nn.{name}".replace("torch.nn.torch.nn", "torch.nn"), (*weights, settings)
+    return None
+
+
+def _aten_of(error: BaseException) -> str:
+    step = error.__traceback__
+    found = ""
+    while step is not None:
+        func = step.tb_frame.f_locals.get("func")
+        if isinstance(func, torch._ops.OpOverload):
+            found = str(func)
+        step = step.tb_next
+    return found
+
+
+_NAMES = re.compile(r"\b(?:s|zf)_([A-Za-z_]\w*)")
+
+
+def in_names(text: str) -> str:
+    """A message of the framework with the printed names of the symbols; C++ frames are cut off."""
+    text = text.split("\nException raised from", 1)[0]
+    return _NAMES.sub(lambda match: match.group(1), text)
+
+
+def describe(error: BaseException) -> str:
+    """The last lines of a traceback, for a crash of our own."""
+    return "".join(tracebacks.format_exception(error))[-4000:]
+
+
+__all__ = [
+    "FakeTensor",
+    "FrameType",
+    "Outcome",
+    "Run",
+    "Stop",
+    "TorchDispatchMode",
+    "current",
+    "describe",
+    "execute",
+    "failure_of",
+    "in_names",
+    "printed",
+]
