@@ -114,6 +114,7 @@ class Run:
         self.call: tuple[Any, tuple[Any, ...], dict[str, Any]] | None = None
         self.aten = ""
         self.notes: dict[str, Any] = {}
+        self.whiles: dict[tuple[int, int], Any] = {}  # by frame and site
 
     def unknown(self, code: str, reason: str, place: Place | None = None) -> None:
         """Writes down something that keeps this path from being proved."""

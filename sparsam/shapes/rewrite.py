@@ -1,0 +1,136 @@
+"""The few places of a program's syntax that Python gives no hook for: loops, and built-in functions on symbols."""
+
+import ast
+
+# Built-in functions that want plain numbers, or ask for a type: calls of these names go through `hooks`.
+FUNCTIONS = frozenset(
+    {
+        "isinstance", "range", "len", "int", "float", "bool", "min", "max", "sum", "round", "abs", "zip", "enumerate",
+        "list", "tuple", "sorted", "reversed", "map", "iter", "next", "print", "str", "divmod", "all", "any", "input",
+        "set", "hash", "repr", "format",
+    }
+)  # fmt: skip
+LOOP = "@loop"
+EACH = "@each"
+CALL = "@call"
+ITEM = "@item"
+PERCENT = "@percent"
+BEGIN = "@begin"
+ROUND = "@round"
+MADE = "@list"
+
+
+def rewritten(tree: ast.Module) -> ast.Module:
+    """The same program with hooks: `hooks.names()` must be among the module's globals."""
+    return ast.fix_missing_locations(_Rewriter().visit(tree))
+
+
+class _Rewriter(ast.NodeTransformer):
+    def __init__(self) -> None:
+        self.classes = 0
+        self.sites = 0
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        self.classes += 1
+        self.generic_visit(node)
+        self.classes -= 1
+        return node
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        before, self.classes = self.classes, 0
+        returns, node.returns = node.returns, None
+        self.generic_visit(node)
+        node.returns = returns
+        self.classes = before
+        return node
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
+        node.target = self.visit(node.target)
+        if node.value is not None:
+            node.value = self.visit(node.value)
+        return node
+
+    visit_AsyncFunctionDef = visit_FunctionDef  # type: ignore[assignment]
+
+    def visit_For(self, node: ast.For) -> ast.AST:
+        self.generic_visit(node)
+        node.iter = _called(LOOP, [node.iter], node.iter)
+        return node
+
+    def visit_While(self, node: ast.While) -> list[ast.stmt]:
+        self.generic_visit(node)
+        test = node.test
+        self.sites += 1
+        site = ast.copy_location(ast.Constant(self.sites), test)
+        node.test = ast.copy_location(ast.BoolOp(ast.And(), [_called(ROUND, [site], test), test]), test)
+        begin = ast.copy_location(ast.Expr(_called(BEGIN, [site], test)), node)
+        return [begin, node]
+
+    def visit_ListComp(self, node: ast.ListComp) -> ast.AST:
+        self.generic_visit(node)
+        first = node.generators[0]
+        simple = len(node.generators) == 1 and not first.ifs and isinstance(first.target, ast.Name)
+        if simple and not self.classes and not _unmovable(node.elt):
+            target = first.target
+            arguments = ast.arguments(
+                posonlyargs=[], args=[ast.arg(target.id)], kwonlyargs=[], kw_defaults=[], defaults=[]
+            )
+            function = ast.copy_location(ast.Lambda(arguments, node.elt), node)
+            return _called(MADE, [function, first.iter], node)
+        return self._each(node)
+
+    def visit_SetComp(self, node: ast.SetComp) -> ast.AST:
+        self.generic_visit(node)
+        return self._each(node)
+
+    def visit_DictComp(self, node: ast.DictComp) -> ast.AST:
+        self.generic_visit(node)
+        return self._each(node)
+
+    def visit_GeneratorExp(self, node: ast.GeneratorExp) -> ast.AST:
+        self.generic_visit(node)
+        return self._each(node)
+
+    def _each(self, node: ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp) -> ast.AST:
+        for generator in node.generators:
+            if not generator.is_async:
+                generator.iter = _called(EACH, [generator.iter], generator.iter)
+        return node
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        if isinstance(node.func, ast.Name) and node.func.id in FUNCTIONS:
+            function = ast.copy_location(ast.Name(CALL, ast.Load()), node)
+            node.args = [node.func, *node.args]
+            node.func = function
+        return node
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
+        self.generic_visit(node)
+        plain = isinstance(node.slice, (ast.Constant, ast.Slice, ast.Tuple, ast.UnaryOp))
+        if isinstance(node.ctx, ast.Load) and not plain:
+            return _called(ITEM, [node.value, node.slice], node)
+        return node
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        self.generic_visit(node)
+        if isinstance(node.op, ast.Mod) and not (
+            isinstance(node.left, ast.Constant) and not isinstance(node.left.value, (str, bytes))
+        ):
+            return _called(PERCENT, [node.left, node.right], node)
+        return node
+
+
+def _called(name: str, arguments: list[ast.expr], at: ast.expr) -> ast.expr:
+    function = ast.copy_location(ast.Name(name, ast.Load()), at)
+    return ast.copy_location(ast.Call(function, arguments, []), at)
+
+
+def _unmovable(node: ast.expr) -> bool:
+    """Whether an expression means something else within a lambda."""
+    kinds = (ast.NamedExpr, ast.Await, ast.Yield, ast.YieldFrom)
+    supers = any(isinstance(n, ast.Name) and n.id in ("super", "__class__", "locals") for n in ast.walk(node))
+    return supers or any(isinstance(n, kinds) for n in ast.walk(node))
