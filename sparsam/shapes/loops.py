@@ -19,7 +19,7 @@ import torch
 from sparsam.shapes.environment import printed
 from sparsam.shapes.run import Run, Stop, current
 from sparsam.shapes.series import Repeated, Segment, as_series, symbolic
-from sparsam.shapes.state import Change, Snapshot, TooLarge, differences, put
+from sparsam.shapes.state import Change, Node, Snapshot, TooLarge, differences, put
 from sparsam.shapes.verdict import Unknown
 
 LONG = 64  # rounds of a loop of known length that are run one by one …
@@ -110,13 +110,13 @@ def _segment(
         if not index < count:
             return
         run.tick()
-        operations = run.operations
+        operations, loops = run.operations, run.loops
         if index == 1 and _worth_it(count):
             before = _snapshot(run, frame, name)
         yield segment.item(index)
         if index != 1 or before is None:
             continue
-        heavy = run.operations - operations > HEAVY or not isinstance(count, int) or count > LONG
+        heavy = run.operations - operations > HEAVY or run.loops > loops or not isinstance(count, int) or count > LONG
         if not heavy or not 2 < count:
             continue
         after = _snapshot(run, frame, name)
@@ -190,6 +190,7 @@ class Rounds:
     def arbitrary(self, segment: Segment) -> Iterator[Any]:
         """One round for all, then the state after the last."""
         run = self.run
+        run.loops += 1
         index = run.shapes.value("a round of the loop", 2, None)
         run.shapes.assume(index < self.count)
         if self.steps:
@@ -235,7 +236,7 @@ class Rounds:
                 raise self._unknown(f"the sizes of {_name(path)} change with the data")
             return Step(path, "sizes", after.held, deltas)
         if change.kind == "growth" and before is not None and after is not None:
-            new = len(after.held) - len(before.held)
+            new = _items(after) - _items(before)
             if new != 1 or len(after.held) < 2 or not alike(after.held[-1], after.held[-2]):
                 raise self._unknown(f"the list {_name(path)} grows by unequal items")
             return Step(path, "growth", list(after.held), None)
@@ -308,7 +309,12 @@ class Rounds:
             return [_difference(a, b) for a, b in zip(before.value[0], after.value[0], strict=True)] == step.delta
         if change.path != step.path:
             return True
-        return len(after.held) == len(before.held) + 1 and alike(after.held[-1], step.base[-1])
+        return _items(after) == _items(before) + 1 and alike(after.held[-1], step.base[-1])
+
+
+def _items(node: Node) -> int:
+    """Items of a list at the time of its snapshot."""
+    return sum(isinstance(key, int) for key in node.children)
 
 
 def _difference(before: Any, after: Any) -> Any:

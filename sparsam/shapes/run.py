@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import os
 import re
 import sys
 import time
@@ -22,6 +23,7 @@ from sparsam.shapes.operands import operands_of
 from sparsam.shapes.places import Places
 from sparsam.shapes.verdict import Failure, Operand, Place, Symbol, Unknown
 
+HERE = os.path.dirname(__file__) + os.sep
 UNMODELLED = (
     fake_tensor.UnsupportedFakeTensorException,
     fake_tensor.DynamicOutputShapeException,
@@ -114,6 +116,7 @@ class Run:
         self.call: tuple[Any, tuple[Any, ...], dict[str, Any]] | None = None
         self.aten = ""
         self.notes: dict[str, Any] = {}
+        self.loops = 0  # that were summarised
         self.whiles: dict[tuple[int, int], Any] = {}  # by frame and site
 
     def unknown(self, code: str, reason: str, place: Place | None = None) -> None:
@@ -267,6 +270,10 @@ def _failed(error: BaseException, run: Run) -> tuple[str, Failure]:
     last = None
     while own is not None:
         last, own = own, own.tb_next
+    if last is not None and last.tb_frame.f_code.co_filename.startswith(HERE) and not _explicit_raise(last):
+        run.unknown("crash", f"the checker itself failed: {type(error).__name__}: {first_line(str(error))}")
+        run.notes["crash"] = describe(error)
+        return "stopped", failure
     raised_by_program = last is not None and run.places.own(last.tb_frame.f_code.co_filename)
     if raised_by_program and _explicit_raise(last):
         return "raise", failure

@@ -100,6 +100,8 @@ class Snapshot:
             return Node("number", value.node.expr, value)
         if isinstance(value, (str, bytes)):
             return Node("atom", value, value)
+        if isinstance(value, torch.Tensor):
+            return self._tensor(value)
         known = self._seen.get(id(value))
         if known is not None:
             return Node("again", known, value)
@@ -108,8 +110,6 @@ class Snapshot:
             raise TooLarge
         self._seen[id(value)] = self.count
         self._keep.append(value)
-        if isinstance(value, torch.Tensor):
-            return self._tensor(value)
         if isinstance(value, Repeated):
             node = Node("object", "repeated", value)
             node.children = {"item": self._node(value.item), "count": self._node(value.count)}

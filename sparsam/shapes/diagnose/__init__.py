@@ -1,0 +1,2 @@
+def explain_failure(failure, witness, requirement):
+    return "framework", f"{failure.operation}: {failure.text}", "", ""

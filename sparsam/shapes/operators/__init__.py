@@ -1,0 +1,19 @@
+"""Hand-written rules, where the framework turns symbolic sizes into numbers or has no symbolic rule.
+
+A rule is called with (run, function, args, kwargs) before the framework, and returns `NotImplemented` to leave the call
+to it. It is made of calls of the framework that compare the same sizes, so that the framework still does the refusing.
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+MODULES = ("indexing", "joining", "recurrent")
+
+
+def rules() -> dict[Any, Callable[..., Any]]:
+    """A rule by function of the framework."""
+    found: dict[Any, Callable[..., Any]] = {}
+    for name in MODULES:
+        found.update(importlib.import_module(f"sparsam.shapes.operators.{name}").RULES)
+    return found
