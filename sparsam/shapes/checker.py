@@ -17,8 +17,9 @@ from sparsam.shapes.environment import Unknown as Declared
 from sparsam.shapes.explore import Explored, Failed, Limits, conditions_of, explore
 from sparsam.shapes.places import Places
 from sparsam.shapes.run import Outcome, Run, execute
-from sparsam.shapes.solver import Solver, text
+from sparsam.shapes.solver import Solver
 from sparsam.shapes.verdict import Finding, Report, Symbol, Unknown, Verdict
+from sparsam.shapes.wording import text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,9 +98,18 @@ def check_entry(
     started = time.perf_counter()
     rules = operators.rules()
 
+    memory: dict[Any, int] = {}
+
     def run(hints: Mapping[str, Number], *, plain: bool = False) -> Outcome:
         return execute(
-            entry, hints, places, rules, seconds=limits.run_seconds, operations=limits.operations, plain=plain
+            entry,
+            hints,
+            places,
+            rules,
+            seconds=limits.run_seconds,
+            operations=limits.operations,
+            plain=plain,
+            memory=None if plain else memory,
         )
 
     with substituted():

@@ -142,6 +142,20 @@ class Shapes(ShapeEnv):
         self.values += 1
         return self.declare(Unknown(name, low, high, integer, "value", meaning))
 
+    def index(self, meaning: str, count: Any, first: int = 0) -> Any:
+        """A whole number from `first` to below a count that may be a symbol.
+
+        Raises:
+            Divergence: If there is none.
+        """
+        known = int(self._hint(count.node.expr)) if isinstance(count, torch.SymInt) else int(count)
+        name = f"v{self.values}"
+        if not first <= self.hints.get(name, first - 1) < known:
+            self.hints[name] = min(first + 1, known - 1)
+        made = self.value(meaning, first, None if isinstance(count, torch.SymInt) else known - 1)
+        self.assume(made < count)
+        return made
+
     def truth(self, meaning: str) -> torch.SymBool:
         """A yes or no that only the data know."""
         whole = self.value(meaning, 0, 1)

@@ -18,8 +18,9 @@ import sympy
 from sparsam.shapes.environment import Literal, Number, printed, sympy_symbol
 from sparsam.shapes.environment import Unknown as Declared
 from sparsam.shapes.run import Outcome
-from sparsam.shapes.solver import Domain, Solver, text
+from sparsam.shapes.solver import Domain, Solver
 from sparsam.shapes.verdict import Failure, Path, Place, Symbol, Unknown, Verdict
+from sparsam.shapes.wording import text
 
 SAMPLES = 3  # sizes tried where the program turns a size into a plain number without a bound
 FEW = 40  # … and where there are at most so many, all
@@ -309,7 +310,9 @@ def _witnesses(
 ) -> Iterable[dict[str, Number]]:
     """The smallest sizes that go the same way, then those of the run itself."""
     conditions = [*region.conditions, *(literal.condition for literal in outcome.literals)]
-    answer = solver.solve(list(dict.fromkeys(conditions)), domains(declared, outcome.symbols, conditions))
+    answer = solver.solve(
+        list(dict.fromkeys(conditions)), domains(declared, outcome.symbols, conditions), smallest=True
+    )
     if answer.kind == "sat":
         smallest = dict(outcome.hints)
         smallest.update({_printed(name): value for name, value in (answer.model or {}).items()})

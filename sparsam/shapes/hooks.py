@@ -9,7 +9,8 @@ import torch
 
 from sparsam.shapes import series as seriess
 from sparsam.shapes.loops import alike, loop, while_begin, while_round
-from sparsam.shapes.rewrite import BEGIN, CALL, EACH, ITEM, LOOP, MADE, PERCENT, ROUND
+from sparsam.shapes.rewrite import BEGIN, CALL, EACH, FORK, ITEM, JOIN, LOOP, MADE, PERCENT, ROUND
+from sparsam.shapes.merging import fork, join
 from sparsam.shapes.run import Stop, current
 from sparsam.shapes.series import Repeated, Segment, Series, as_series, symbolic
 from sparsam.shapes.verdict import Unknown
@@ -17,7 +18,10 @@ from sparsam.shapes.verdict import Unknown
 
 def names() -> dict[str, Any]:
     """What a rewritten module must find among its globals."""
-    return {LOOP: loop, EACH: each, CALL: call, ITEM: item, PERCENT: percent, BEGIN: while_begin, ROUND: while_round, MADE: made}
+    return {
+        LOOP: loop, EACH: each, CALL: call, ITEM: item, PERCENT: percent, BEGIN: while_begin, ROUND: while_round,
+        MADE: made, FORK: fork, JOIN: join,
+    }  # fmt: skip
 
 
 def call(function: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -63,8 +67,7 @@ def _alike(function: Callable[[Any], Any], segment: Segment) -> list[Any]:
     run = current()
     if run is None or not 2 < count:
         return found
-    index = run.shapes.value("a round of the comprehension", 2, None)
-    run.shapes.assume(index < count)
+    index = run.shapes.index("a round of the comprehension", count, 2)
     other = function(segment.item(index))
     if not alike(other, found[-1]):
         run.unknown("loop", "the items of a comprehension are not alike")

@@ -191,8 +191,7 @@ class Rounds:
         """One round for all, then the state after the last."""
         run = self.run
         run.loops += 1
-        index = run.shapes.value("a round of the loop", 2, None)
-        run.shapes.assume(index < self.count)
+        index = run.shapes.index("a round of the loop", self.count, 2)
         if self.steps:
             self._set(index)
         head = self._look()

@@ -43,7 +43,7 @@ def operand(name: str, value: Any) -> tuple[Operand, ...]:
 
 def size_text(size: Any) -> str:
     """A size in the names of the symbols."""
-    from sparsam.shapes.solver import text
+    from sparsam.shapes.wording import text
 
     if isinstance(size, (torch.SymInt, torch.SymFloat)):
         return text(size.node.expr)

@@ -1,6 +1,7 @@
 """The few places of a program's syntax that Python gives no hook for: loops, and built-in functions on symbols."""
 
 import ast
+from typing import Any
 
 # Built-in functions that want plain numbers, or ask for a type: calls of these names go through `hooks`.
 FUNCTIONS = frozenset(
@@ -14,6 +15,8 @@ LOOP = "@loop"
 EACH = "@each"
 CALL = "@call"
 ITEM = "@item"
+FORK = "@fork"
+JOIN = "@join"
 PERCENT = "@percent"
 BEGIN = "@begin"
 ROUND = "@round"
@@ -54,6 +57,29 @@ class _Rewriter(ast.NodeTransformer):
         return node
 
     visit_AsyncFunctionDef = visit_FunctionDef  # type: ignore[assignment]
+
+    def visit(self, node: ast.AST) -> Any:
+        visited = super().visit(node)
+        if isinstance(visited, (*_BLOCKS, ast.excepthandler)) and not isinstance(visited, ast.ClassDef):
+            for name in ("body", "orelse", "finalbody"):
+                block = getattr(visited, name, None)
+                if isinstance(block, list) and block:
+                    setattr(visited, name, [made for statement in block for made in self._joined(statement)])
+        return visited
+
+    def _joined(self, statement: ast.stmt) -> list[ast.stmt]:
+        """A statement between hooks that notice where its branches come together again."""
+        if not isinstance(statement, _JOINED) or not any(isinstance(n, (ast.Call, ast.If)) for n in ast.walk(statement)):
+            return [statement]
+        if isinstance(statement, ast.Expr) and _hook(statement):
+            return [statement]
+        self.sites += 1
+        site = ast.Constant(self.sites)
+        hooks = [ast.Expr(ast.Call(ast.Name(name, ast.Load()), [site], [])) for name in (FORK, JOIN)]
+        for hook in hooks:
+            for node in ast.walk(hook):
+                ast.copy_location(node, statement)
+        return [hooks[0], statement, hooks[1]]
 
     def visit_For(self, node: ast.For) -> ast.AST:
         self.generic_visit(node)
@@ -122,6 +148,19 @@ class _Rewriter(ast.NodeTransformer):
         ):
             return _called(PERCENT, [node.left, node.right], node)
         return node
+
+
+_BLOCKS = (
+    ast.Module, ast.FunctionDef, ast.AsyncFunctionDef, ast.If, ast.For, ast.While, ast.With, ast.Try, ast.match_case,
+)  # fmt: skip
+_JOINED = (
+    ast.If, ast.Expr, ast.Assign, ast.AugAssign, ast.AnnAssign, ast.With, ast.Try, ast.Match, ast.For, ast.While,
+)  # fmt: skip
+
+
+def _hook(statement: ast.Expr) -> bool:
+    call = statement.value
+    return isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in (FORK, JOIN, BEGIN)
 
 
 def _called(name: str, arguments: list[ast.expr], at: ast.expr) -> ast.expr:

@@ -94,6 +94,7 @@ class Run:
         seconds: Time limit of the run.
         operations: Limit of calls of the framework.
         plain: Sizes are plain numbers: to confirm a failure.
+        memory: What earlier runs of the same exploration have seen where branches came together.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Run:
         seconds: float = 60.0,
         operations: int = 200_000,
         plain: bool = False,
+        memory: dict[Any, int] | None = None,
     ) -> None:
         self.places = places
         self.plain = plain
@@ -116,6 +118,10 @@ class Run:
         self.call: tuple[Any, tuple[Any, ...], dict[str, Any]] | None = None
         self.aten = ""
         self.notes: dict[str, Any] = {}
+        self.memory = {} if memory is None else memory
+        self.number = len(self.memory)
+        self.forks: dict[tuple[int, int], int] = {}
+        self.joins: dict[int, int] = {}
         self.loops = 0  # that were summarised
         self.whiles: dict[tuple[int, int], Any] = {}  # by frame and site
 
@@ -208,7 +214,7 @@ def execute(
         hints: Sizes to run with.
         places: Which files are the program's.
         rules: Hand-written rules, by function of the framework.
-        limits: `seconds`, `operations`, `plain` of `Run`.
+        limits: `seconds`, `operations`, `plain`, `memory` of `Run`.
     """
     run = Run(hints, places, **limits)
     started = time.perf_counter()

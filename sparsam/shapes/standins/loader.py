@@ -12,7 +12,7 @@ from sparsam.shapes.loops import alike
 from sparsam.shapes.run import current
 from sparsam.shapes.series import Repeated, Segment, Series, as_series, length, symbolic
 
-PLAIN = 4  # samples of a batch that are all made one by one
+PLAIN = 3  # samples of a batch that are all made one by one
 
 REAL = {
     name: getattr(data, name) for name in ("DataLoader", "random_split", "default_collate") if hasattr(data, name)
@@ -109,22 +109,20 @@ class DataLoader(data.DataLoader):  # type: ignore[type-arg]
         sampler = self.__dict__["given_sampler"]
         if run is None:
             return self.dataset[0]
-        index = run.shapes.value("index of a sample", 0, None)
-        run.shapes.assume(index < total)
+        index = run.shapes.index("index of a sample", total)
         if sampler is not None and isinstance(getattr(sampler, "indices", None), (list, tuple)):
             index = item(sampler.indices, index)
         return self.dataset[index]
 
     def _batch(self, size: Any, total: Any) -> Any:
         """A batch of `size` samples: arbitrary ones, the second of which stands for all between it and the last."""
-        samples: list[Any] = []
-        while len(samples) < PLAIN and len(samples) < size:
-            samples.append(self._sample(total))
-            if len(samples) == 2 and 3 < size:
-                break
-        if len(samples) < size:
-            samples = [samples[0], Repeated(samples[1], size - 2), samples[1]]
-        return self.collate_fn(samples)
+        if isinstance(size, int) and size <= PLAIN:
+            return self.collate_fn([self._sample(total) for _ in range(size)])
+        first = self._sample(total)
+        if not size > 1:
+            return self.collate_fn([first])
+        other = self._sample(total)
+        return self.collate_fn([first, Repeated(other, size - 2), other])
 
     def _from_indices(self, indices: Any) -> Any:
         series = as_series(indices)
@@ -217,7 +215,7 @@ def _of_length(stacked: torch.Tensor, count: Any) -> torch.Tensor:
 def _listed(samples: list[Any], count: Any) -> list[Any]:
     if not symbolic(count) and count == len(samples):
         return samples
-    return [samples[0], Repeated(samples[-1], count - 2), samples[-1]] if not count == 1 else samples[:1]
+    return [samples[0], Repeated(samples[-1], count - 2), samples[-1]] if count > 1 else samples[:1]
 
 
 def _converted(sample: Any) -> Any:
