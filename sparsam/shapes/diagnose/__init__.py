@@ -1,2 +1,0 @@
-def explain_failure(failure, witness, requirement):
-    return "framework", f"{failure.operation}: {failure.text}", "", ""
