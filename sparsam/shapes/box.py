@@ -31,6 +31,7 @@ from sparsam.shapes.terms import (
 )
 
 ROUNDS = 12  # sweeps over everything; bounds that creep by one in each are left where they are; chosen by us
+LARGEST = 1 << 256  # finite bounds stop here: one beyond is loosened to it or to infinity; chosen by us
 SPREAD = 64  # excluded values that an end is moved past one by one
 
 
@@ -105,6 +106,8 @@ class Box:
                 low = math.ceil(low)
             if isinstance(high, float) and not math.isinf(high):
                 high = math.floor(high)
+            low = -math.inf if low < -LARGEST else LARGEST if low > LARGEST else low
+            high = math.inf if high > LARGEST else -LARGEST if high < -LARGEST else high
         old_low, old_high = self.known.get(term, EVERYTHING)
         if low > old_low or high < old_high or term not in self.known:
             low, high = max(low, old_low), min(high, old_high)
@@ -197,8 +200,11 @@ class Box:
                 self._exclude(form, -constant // factor)
         else:
             self.narrow(side, 0 if condition.kind == "=0" else -math.inf, 0)
-        if not constant and form.kind == "sum":
-            self._factor(condition.kind, side)
+        if form.kind == "sum":
+            if constant:
+                self._signs(condition.kind, form, factor, constant)
+            else:
+                self._factor(condition.kind, side)
 
     def _meet_all(self, condition: Term) -> None:
         for side in condition.arguments:
@@ -232,6 +238,24 @@ class Box:
         elif all(self.known.get(atom, EVERYTHING)[0] >= 0 for atom in atoms):
             zero = [compare("=0", {(a,): 1}) for a in atoms if self.known[a][0] <= 0]
             self.add(join("or", [*zero, compare("<=0", rest)]))
+
+    def _signs(self, kind: str, form: Term, factor: int, constant: int) -> None:
+        """A form whose products share a nonnegative factor and which is bounded away from zero: so is the rest."""
+        p = polynomial(form)
+        _, common = content(p)
+        if kind == "!=0" or not common or len(p) == 1:
+            return
+        if any(self.known.get(atom, EVERYTHING)[0] < 0 for atom in common):
+            return
+        if kind == "<=0" and constant < 0:
+            return
+        rest = divide(p, 1, common)
+        if (factor < 0) is (constant > 0):  # the form is at least one, otherwise at most minus one
+            self.add(compare("<=0", plus({(): 1}, rest, -1)))
+        else:
+            self.add(compare("<=0", plus(rest, {(): 1})))
+        for atom in sorted(set(common), key=lambda t: t.text):
+            self.limit(atom, 1, math.inf)
 
     def meet(self, term: Term) -> None:
         """Look at the term's atoms, and say what their definition says."""

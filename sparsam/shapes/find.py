@@ -226,6 +226,8 @@ class Finder:
         for _ in range(3):
             before = dict(chosen)
             for term in self.free:
+                if not self.smallest and self.prefer.get(term.value) == chosen[term.value]:
+                    continue
                 now = self.cost(chosen)
                 trials = []
                 for value in self.candidates(term, self.reduced.box.known[term])[:CANDIDATES]:

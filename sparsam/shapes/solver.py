@@ -27,8 +27,8 @@ from sparsam.shapes.translate import Translator
 from sparsam.shapes.z3_terms import Z3, available
 
 RLIMIT = 3_000_000  # z3's unit of work
-FEW_NODES = 40  # of the search before z3 is asked
-MANY_NODES = 600  # and after
+FEW_NODES = 16  # of the search before z3 is asked
+MANY_NODES = 200  # and after
 DEEPEST_SPLIT = 4  # conditions with "or" that are split one inside the other
 REMEMBERED = 50_000  # answers, and expressions, kept
 
@@ -104,7 +104,7 @@ class Solver:
         self._with_z3 = available() if use_z3 is None else use_z3
         self._z3: Z3 | None = None
         self._answers: dict[Hashable, Answer] = {}
-        self._runs: dict[Any, evaluate.Run] = {}
+        self._literals: dict[Any, _Literal] = {}
         self._translators: dict[frozenset[str], Translator] = {}
         self._splits: dict[Term, Split] = {}
 
@@ -140,7 +140,7 @@ class Solver:
         if answer is None:
             if len(self._answers) > REMEMBERED:
                 self._answers.clear()
-                self._runs.clear()
+                self._literals.clear()
                 self._translators.clear()
                 self._splits.clear()
             answer, by_z3 = self._solve(list(dict.fromkeys(literals)), domains, wanted, smallest)
@@ -178,27 +178,19 @@ class Solver:
         prefer: dict[str, Value],
         smallest: bool,
     ) -> tuple[Answer, bool]:
-        missing = {s.name for e in literals for s in getattr(e, "free_symbols", ())} - set(domains)
+        every = sorted(map(self._literal, literals), key=lambda item: item.text)
+        missing = frozenset().union(*(item.symbols for item in every)) - set(domains)
         if missing:
             raise Refused(
                 f"no domain was given for {', '.join(sorted(missing))}; give one for each symbol of the conditions",
                 code="missing-domain",
             )
-        literals = sorted(literals, key=str)
-        runs: list[evaluate.Run] = []
-        known: list[Any] = []
-        strange = ""
-        for literal in literals:
-            try:
-                runs.append(self._run(literal))
-                known.append(literal)
-            except Unsupported as error:
-                strange = f"the function {error} is not known"
-        symbols = [
-            frozenset(s.name for s in e.free_symbols) if hasattr(e, "free_symbols") else frozenset()
-            for e in known
-        ]
-        checks = Literals(runs, symbols, lambda name, value: value in domains[name])
+        strange = next((item.strange for item in every if item.run is None), "")
+        able = [(item.run, item.symbols) for item in every if item.run is not None]
+        known = [item.boolean for item in every if item.run is not None]
+        checks = Literals(
+            [run for run, _ in able], [names for _, names in able], lambda name, value: value in domains[name]
+        )
         if not smallest and not strange and set(domains) <= set(prefer):
             model = {n: prefer[n] for n in domains}
             if not checks.broken(model, 1):
@@ -233,10 +225,16 @@ class Solver:
                 return Answer("unsat", None, "search"), False
         return Answer("unknown", None, reason or "no layer decided it; z3 is not used"), False
 
-    def _run(self, literal: Any) -> evaluate.Run:
-        if literal not in self._runs:
-            self._runs[literal] = evaluate.function(literal)
-        return self._runs[literal]
+    def _literal(self, literal: Any) -> "_Literal":
+        found = self._literals.get(literal)
+        if found is None:
+            names = frozenset(s.name for s in getattr(literal, "free_symbols", ()))
+            try:
+                found = _Literal(literal, str(literal), names, evaluate.function(literal))
+            except Unsupported as error:
+                found = _Literal(literal, str(literal), names, None, f"the function {error} is not known")
+            self._literals[literal] = found
+        return found
 
     def _reduce(self, literals: list[Any], domains: Mapping[str, Domain]) -> Reduced:
         floats = frozenset(n for n, d in domains.items() if not d.integer)
@@ -288,6 +286,17 @@ class Solver:
     ) -> Answer:
         model = finder.full(finder.polish(chosen))
         return Answer("sat", {name: model[name] for name in domains}, by)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Literal:
+    """A literal with its text, its symbols, and its function, or why it has none."""
+
+    boolean: Any
+    text: str
+    symbols: frozenset[str]
+    run: evaluate.Run | None
+    strange: str = ""
 
 
 def needed(expression: Any) -> list[Any]:

@@ -27,7 +27,7 @@ class Term:
         value: Of a number; of a symbol its name.
     """
 
-    __slots__ = ("arguments", "integer", "kind", "symbols", "text", "value")
+    __slots__ = ("_hash", "arguments", "integer", "kind", "symbols", "text", "value")
 
     def __init__(
         self, kind: str, arguments: tuple[Any, ...], text: str, integer: bool = True, value: Any = None
@@ -35,6 +35,7 @@ class Term:
         self.kind = kind
         self.arguments = arguments
         self.text = text
+        self._hash = hash(text)
         self.integer = integer
         self.value = value
         if kind == "symbol":
@@ -45,10 +46,10 @@ class Term:
             self.symbols = frozenset().union(*(a.symbols for a in arguments))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Term) and self.text == other.text
+        return self is other or (isinstance(other, Term) and self.text == other.text)
 
     def __hash__(self) -> int:
-        return hash(self.text)
+        return self._hash
 
     def __repr__(self) -> str:
         return self.text

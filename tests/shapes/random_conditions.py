@@ -39,9 +39,13 @@ def integer(rng: random.Random, depth: int):
     if kind == 16:
         return rng.choice(ROUNDINGS)(real(rng, depth - 1))
     if kind == 17:
-        return rng.choice((ts.ModularIndexing(part(), part(), part()), sympy.Abs(part()), ts.Identity(part())))
+        return rng.choice(
+            (ts.ModularIndexing(part(), part(), part()), sympy.Abs(part()), ts.Identity(part()))
+        )
     if kind == 18:
-        return rng.choice((ts.PowByNatural(part(), part()), ts.LShift(part(), part()), ts.RShift(part(), part())))
+        return rng.choice(
+            (ts.PowByNatural(part(), part()), ts.LShift(part(), part()), ts.RShift(part(), part()))
+        )
     return sympy.Piecewise((part(), literal(rng, depth - 1)), (part(), True))
 
 
