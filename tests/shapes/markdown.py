@@ -14,6 +14,7 @@ by default. ``# revealed: (sizes)`` belongs to a call ``reveal_shape(x)``, ``# p
 has an expectation.
 """
 
+import ast
 import dataclasses
 import io
 import re
@@ -90,6 +91,15 @@ class Block:
             f"    {line}" if line.strip() else line for line in self.code.splitlines(keepends=True)
         )
         return PRELUDE.format(names=", ".join(self.ranges)) + body
+
+    def first_line(self, line: int) -> int:
+        """The first line of the statement that this line belongs to (of compound ones, their heads have a line each)."""
+        spans = [
+            (node.lineno, node.end_lineno or node.lineno)
+            for node in ast.walk(ast.parse(self.code))
+            if isinstance(node, ast.stmt) and not hasattr(node, "body")
+        ]
+        return next((first for first, last in spans if first <= line <= last), line)
 
     def smallest(self, when: Mapping[str, int]) -> dict[str, int]:
         """Sizes for all symbols: those given, and the smallest of the others."""
@@ -184,8 +194,8 @@ def _empty(line: str) -> bool:
 def differences(block: Block, report: Report) -> list[str]:
     """What a report says otherwise than the block expects, one line each; nothing where they agree."""
     said = []
-    errors = {one.line: one for one in block.expected if one.kind == "error"}
-    found = [(_line(finding.failure.place), finding) for finding in report.findings]
+    errors = {block.first_line(one.line): one for one in block.expected if one.kind == "error"}
+    found = [(block.first_line(_line(finding.failure.place)), finding) for finding in report.findings]
     for line, finding in found:
         where, expected = f"{block.page}:{block.line + line - 1}", errors.get(line)
         if expected is None:
@@ -220,7 +230,9 @@ def _unknowns(block: Block, report: Report) -> list[str]:
         if not any(
             unknown.code == one.code
             and one.part in unknown.reason
-            and (unknown.place is None or _line(unknown.place) == one.line)
+            and (
+                unknown.place is None or block.first_line(_line(unknown.place)) == block.first_line(one.line)
+            )
             for unknown in report.unknowns
         ):
             said.append(f"{where}: not found: unknown [{one.code}]")
@@ -237,12 +249,11 @@ def _revealed(block: Block, output: str) -> list[str]:
     said = []
     printed: dict[int, list[str]] = {}
     for match in re.finditer(r"^revealed (\d+) (\(.*\))$", output, re.MULTILINE):
-        printed.setdefault(int(match[1]) - FIRST, []).append(match[2])
+        printed.setdefault(block.first_line(int(match[1]) - FIRST), []).append(match[2])
     for one in block.expected:
-        if one.kind == "revealed" and not any(
-            same_shape(one.shape, shape) for shape in printed.get(one.line, [])
-        ):
-            got = " and ".join(printed.get(one.line, ["nothing"]))
+        shapes = printed.get(block.first_line(one.line), [])
+        if one.kind == "revealed" and not any(same_shape(one.shape, shape) for shape in shapes):
+            got = " and ".join(shapes) or "nothing"
             said.append(f"{block.page}:{block.line + one.line - 1}: revealed {got}, expected {one.shape}")
     return said
 

@@ -4,7 +4,6 @@ What failed is the innermost call of the framework that the snippet made: a func
 arguments (lists one by one), and for a module its settings and parameters.
 """
 
-import contextlib
 import linecache
 import warnings
 from types import FrameType, TracebackType
@@ -45,7 +44,7 @@ def run(source: str, names: dict[str, Any], file: str = "snippet.py") -> Failure
     torch.manual_seed(0)
     recorder = Recorder()
     try:
-        with recorder, warnings.catch_warnings(), contextlib.redirect_stdout(None):
+        with recorder, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             exec(compile(source, file, "exec"), {**GIVEN, **names, "__name__": "snippet"})
     except Exception as error:

@@ -51,7 +51,7 @@ FAMILIES: Mapping[str, tuple[Rule, ...]] = {
 
 _BY_CODE = {found.code: found for family in FAMILIES.values() for found in family}
 _FIRST = (
-    "device-mix", "index-rank", "last-batch", "norm-single", "state-dict", "unpack-rank", "collate-sizes", "channels",
+    "device-mix", "index-rank", "index-shape", "last-batch", "norm-single", "state-dict", "unpack-rank", "collate-sizes", "channels",
     "loss-weight", "loss-target-rank", "loss-batch", "loss-shape", "attention-sizes", "attention-width", "empty",
     "interpolate", "pad-sizes", "norm-groups", "norm-width", "conv-groups",
 )  # fmt: skip
@@ -65,6 +65,14 @@ OF_PROGRAM = frozenset(
     {"unpack-rank", "zero-division", "shape-index", "own-raise", "program-error", "state-dict", "empty"}
 )
 """Rules that may answer for an exception outside of any call of the framework."""
+OF_NUMPY = frozenset(
+    {"broadcast", "matmul-inner", "view-numel", "cat-sizes", "stack-sizes", "index-range", "index-rank"}
+)
+"""Rules that may answer as well where the sentence is NumPy's."""
+NUMPY = (
+    r"^operands could not be broadcast|^matmul: Input operand|^cannot reshape array|^all (the )?input array|"
+    r"out of bounds for axis \d+ with size|^too many indices for array"
+)
 
 
 def explain_failure(
@@ -86,8 +94,9 @@ def explain_failure(
     """
     call = Call(failure, witness, requirement, {symbol.name: symbol for symbol in symbols})
     own = not failure.operation and not failure.aten
+    allowed = OF_PROGRAM | OF_NUMPY if call.said(NUMPY) else OF_PROGRAM
     for code, rule in RULES.items():
-        if (own and code not in OF_PROGRAM) or not rule.fits(call):
+        if (own and code not in allowed) or not rule.fits(call):
             continue
         answer = rule.explain(call)
         if answer is not None:

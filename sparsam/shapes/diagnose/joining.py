@@ -22,6 +22,7 @@ PLAIN = frozenset(
         "true_divide",
         "radd",
         "rmul",
+        "the call",
     }
 )
 """Operators that go without saying."""
@@ -308,8 +309,7 @@ def broadcast(call: Call) -> Answer | None:
     if found:
         back, one, two, first, second = found
         return Answer(
-            f"cannot broadcast {sizes.shape(shapes[first])} with {sizes.shape(shapes[second])}"
-            + ("" if call.words in PLAIN else f" in {call.words}"),
+            f"cannot broadcast {sizes.shape(shapes[first])} with {sizes.shape(shapes[second])}" + _in(call),
             f"{sizes.pretty(one)} against {sizes.pretty(two)} in {'the last dimension' if back == -1 else f'dimension {back}'}",
             _missing(call, shapes[first], shapes[second]),
         )
@@ -326,8 +326,13 @@ def broadcast(call: Call) -> Answer | None:
     said = said or call.said(rf"(?:shapes) {NUMBERS},? {NUMBERS}")
     if said:
         one, two = sizes.shape(listed(said[1])), sizes.shape(listed(said[2]))
-        return Answer(f"cannot broadcast {one} with {two} in {call.words}", f"{one} against {two}")
+        return Answer(f"cannot broadcast {one} with {two}{_in(call)}", f"{one} against {two}")
     return None
+
+
+def _in(call: Call) -> str:
+    """The operation, where it does not go without saying."""
+    return "" if call.words in PLAIN else f" in {call.words}"
 
 
 def _missing(call: Call, one: tuple[str, ...], two: tuple[str, ...]) -> str:

@@ -145,6 +145,10 @@ def matmul_inner(call: Call) -> Answer | None:
         )
     left, right = _pair(call)
     if left is None or right is None:
+        said = call.said(r"core dimension .*\(size (\S+) is different from (\S+?)\)")
+        if said:
+            one, two = sizes.pretty(said[2]), sizes.pretty(said[1])
+            return Answer(f"cannot multiply: inner sizes {one} and {two}", f"inner sizes {one} and {two}")
         pair = _two(call)
         if pair is None:
             return None
