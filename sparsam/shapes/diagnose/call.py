@@ -1,0 +1,150 @@
+"""The call that failed, as the rules look at it."""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Mapping, Sequence
+
+from sparsam.shapes.diagnose import sizes
+from sparsam.shapes.verdict import Failure, Operand, Symbol, Value
+
+NUMBERS = r"[\[(]([^\])]*)[\])]"
+"""A shape in a sentence of the framework: "[2, 3]" or "(2, 3)"."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """A failure with its witness.
+
+    The operands of a function are its arguments, those in lists one by one. Those of a module are the arguments of the
+    call, and then, where they are known, the module's settings and parameters under their own names ("in_features",
+    "kernel_size", "weight"). Everything a rule needs it takes from there first, and from the framework's sentence where
+    the operands do not say it.
+
+    Args:
+        failure: What failed, where.
+        witness: Sizes for which it fails.
+        requirement: The condition that these sizes break.
+        symbols: What is known of the symbols, by name.
+    """
+
+    failure: Failure
+    witness: Mapping[str, Value]
+    requirement: str | None = None
+    symbols: Mapping[str, Symbol] = dataclasses.field(default_factory=dict)
+
+    @functools.cached_property
+    def text(self) -> str:
+        """The framework's sentence, on one line."""
+        return " ".join(re.sub(r"torch\.Size\((\[[^\]]*\])\)", r"\1", self.failure.text[:4000]).split())
+
+    @functools.cached_property
+    def name(self) -> str:
+        """Last part of the operation, without the underscore of an operation in place: "view", "Conv2d"."""
+        name = self.failure.operation.rpartition(".")[2]
+        return name if name.startswith("__") else name.rstrip("_")
+
+    @functools.cached_property
+    def names(self) -> frozenset[str]:
+        """What the operation goes by: the name the program called, and the operator's that raised."""
+        aten = self.failure.aten.removeprefix("aten.").partition(".")[0].strip("_")
+        return frozenset(name for name in (self.name, aten) if name)
+
+    @functools.cached_property
+    def words(self) -> str:
+        """How the operation is named in a message: "Conv2d", "torch.cat", "view"."""
+        operation = self.failure.operation
+        if not operation:
+            return self.failure.aten.removeprefix("aten.").partition(".")[0] or "the call"
+        if self.name.startswith("__"):
+            return OPERATORS.get(self.name, self.name)
+        return self.name
+
+    @functools.cached_property
+    def tensors(self) -> Sequence[Operand]:
+        """Operands that are tensors with a known shape, parameters of a module excepted."""
+        return [o for o in self.arguments if o.kind == "tensor" and o.shape is not None]
+
+    @functools.cached_property
+    def arguments(self) -> Sequence[Operand]:
+        """Operands without the parameters of a module."""
+        if not self.is_module:
+            return self.failure.operands
+        return [o for o in self.failure.operands if o.name not in PARAMETERS]
+
+    @functools.cached_property
+    def is_module(self) -> bool:
+        """Whether a module was called (its class's name begins with a capital letter), and no function."""
+        return self.name[:1].isupper()
+
+    def operand(self, *names: str) -> Operand | None:
+        """The operand with one of the names."""
+        return next((o for name in names for o in self.failure.operands if o.name == name), None)
+
+    def shape(self, position: int = 0, *names: str) -> Sequence[str] | None:
+        """The sizes of the tensor with one of the names, else of the one in this position of the tensors."""
+        named = self.operand(*names)
+        if named is not None and named.shape is not None:
+            return named.shape
+        return self.tensors[position].shape if position < len(self.tensors) else None
+
+    def number(self, *names: str) -> str | None:
+        """The number with one of the names, as text."""
+        named = self.operand(*names)
+        return named.text if named is not None and named.kind == "number" else None
+
+    @functools.cached_property
+    def numbers(self) -> Sequence[str]:
+        """All arguments that are numbers, in order, as text."""
+        return [o.text for o in self.arguments if o.kind == "number"]
+
+    @functools.cached_property
+    def asked(self) -> Sequence[str] | None:
+        """The shape that was asked for: an argument that is a shape, or the numbers in a row."""
+        given = next((o.shape for o in self.arguments if o.kind == "shape" and o.shape is not None), None)
+        return given if given is not None else (self.numbers or None)
+
+    def said(self, pattern: str) -> re.Match[str] | None:
+        """Where the framework's sentence has this pattern, in any case of letters."""
+        return re.search(pattern, self.text, re.IGNORECASE)
+
+    def equal(self, left: str, right: str) -> bool:
+        """Whether two sizes are the same under the witness."""
+        return sizes.equal(left, right, self.witness)
+
+    def value(self, size: str) -> int | None:
+        """A size under the witness."""
+        return sizes.value(size, self.witness)
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What a rule says: a message of one line, what stands under the marked piece, and a hint ("" for none)."""
+
+    message: str
+    caret: str = ""
+    fix: str = ""
+
+
+def listed(text: str) -> list[str]:
+    """The sizes in a shape as the framework prints it: "2, 12, 64" or "2 x 12 x 64"."""
+    parts = re.split(r",(?![^(]*\))|\s+x\s+", text)
+    return [
+        part.strip(" []()") if part.count("(") != part.count(")") else part.strip(" []")
+        for part in parts
+        if part.strip()
+    ]
+
+
+PARAMETERS = frozenset(
+    {"weight", "bias", "running_mean", "running_var", "num_batches_tracked", "in_proj_weight", "in_proj_bias"}
+)
+
+OPERATORS = {
+    "__add__": "+", "__radd__": "+", "__iadd__": "+=", "__sub__": "-", "__rsub__": "-", "__isub__": "-=",
+    "__mul__": "*", "__rmul__": "*", "__imul__": "*=", "__truediv__": "/", "__rtruediv__": "/", "__pow__": "**",
+    "__floordiv__": "//", "__mod__": "%", "__matmul__": "@", "__rmatmul__": "@", "__getitem__": "indexing",
+    "__setitem__": "assignment to an index", "__and__": "&", "__or__": "|", "__xor__": "^", "__eq__": "==",
+    "__ne__": "!=", "__lt__": "<", "__le__": "<=", "__gt__": ">", "__ge__": ">=", "__len__": "len",
+    "__bool__": "bool", "__int__": "int", "__float__": "float", "__iter__": "iteration",
+}  # fmt: skip
