@@ -9,6 +9,8 @@ from sparsam.shapes.verdict import Finding, Report, Verdict
 
 check = pytest.importorskip("sparsam.shapes.check", reason="the checker is not built yet").check
 
+pytestmark = pytest.mark.filterwarnings("ignore:Using a target size:UserWarning")
+
 SECONDS = 10  # for one check
 QUICK = {  # one fault of each program is tried with the quick tests
     "mnist-one-hot-buffer", "vae-first-test-batch", "dcgan-squeeze", "super_resolution-shuffle",

@@ -1,9 +1,12 @@
 """The programs that the checker is tried on really behave as their table says: plain torch runs them on tiny sizes."""
 
 import collections
+import random
+import shutil
 
 import pytest
 from programs.catalogue import KINDS, PAPER, PROGRAMS
+from programs.conditions import DEFAULTS, DRAWN, FAILS_IF
 from programs.faults import FAULTS
 from programs.running import run
 
@@ -11,6 +14,7 @@ pytestmark = [
     pytest.mark.filterwarnings(
         "ignore:Using a target size:UserWarning"
     ),  # broadcast, not failed: some faults do
+    pytest.mark.filterwarnings("ignore:dropout2d:UserWarning"),
     pytest.mark.filterwarnings("ignore:dropout option adds dropout:UserWarning"),
 ]
 
@@ -39,6 +43,61 @@ def test_planted_fault_fails_where_it_should(name, tmp_path):
         assert (outcome.error is not None) == fails, told
         if fails:
             assert outcome.line in fault.lines, told
+
+
+def draw(program, rng):
+    """Sizes out of the table of small ones."""
+    ranges = DRAWN[program].items()
+    return {
+        name: rng.randint(*ends) if len(ends) == 2 and type(ends[0]) is int else rng.choice(ends)
+        for name, ends in ranges
+    }
+
+
+def drawn_runs(source, name, program, count, folder):
+    """Sizes and outcome of so many runs on random sizes."""
+    rng = random.Random(name)
+    for number in range(count):
+        sizes = PROGRAMS[program].tiny | draw(program, rng)
+        here = folder / str(number)
+        here.mkdir()
+        yield sizes, run(source, program, sizes, here)
+        shutil.rmtree(here)
+
+
+@pytest.mark.slow  # thousands of small training runs
+@pytest.mark.parametrize("name", FAILS_IF)
+def test_fault_shows_exactly_if_its_condition_holds(name, tmp_path):
+    """On random sizes a faulty program raises, at a named line, if and only if the condition worked out by hand holds."""
+    fault = FAULTS[name]
+    seen = set()
+    for sizes, outcome in drawn_runs(fault.source, name, fault.program, 24, tmp_path):
+        fails = FAILS_IF[name](sizes)
+        told = f"{sizes}: line {outcome.line}: {outcome.text}: {outcome.error!r}"
+        assert (outcome.error is not None) == fails, told
+        assert not fails or outcome.line in fault.lines, told
+        seen.add(fails)
+    assert True in seen
+
+
+@pytest.mark.slow  # hundreds of small training runs
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_correct_program_runs_on_random_sizes(name, tmp_path):
+    """None of the sizes that faults are tried on makes a correct program fail."""
+    for sizes, outcome in drawn_runs(PROGRAMS[name].source, name, name, 30, tmp_path):
+        assert outcome.error is None, f"{sizes}: line {outcome.line}: {outcome.text}: {outcome.error!r}"
+
+
+def test_conditions_agree_with_the_table():
+    """The condition says the same of the table's sizes; each fault that does not always show has one."""
+    for name, fails_if in FAILS_IF.items():
+        fault = FAULTS[name]
+        for fails, rows in ((True, fault.fails), (False, fault.fine)):
+            for changed in rows:
+                sizes = DEFAULTS.get(fault.program, {}) | fault.sizes(changed)
+                assert fails_if(sizes) == fails, (name, changed)
+    with_choice = {name for name, fault in FAULTS.items() if fault.fine}
+    assert with_choice - set(FAILS_IF) == {"mnist-view-of-64", "vit-64-class-tokens"}  # too large to draw
 
 
 def test_faults_cover_every_class():

@@ -171,8 +171,8 @@ SEQUENCE_FAULTS = (
     Fault(
         "bert-not-padded", "bert",
         (("ids = self.input_ids[i]\n", "ids = self.input_ids[i, : 1 + i % self.input_ids.size(1)]\n"),),
-        ("for step, batch in enumerate(loader):",), ("stack-sizes",), "arguments", ({}, {"batch_size": 2}),
-        ({"batch_size": 1}, {"seq_length": 1}),
+        ("for step, batch in enumerate(loader):", "for batch in held_out:"), ("stack-sizes",), "arguments",
+        ({}, {"batch_size": 2}), ({"batch_size": 1}, {"seq_length": 1}),
     ),
     Fault(
         "bert-stacked-answers", "bert", (("torch.cat(collected)", "torch.stack(collected)"),),
