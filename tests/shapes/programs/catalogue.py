@@ -41,7 +41,7 @@ class Fault:
         program: The correct one.
         edits: Old text, which occurs once, and new text.
         at: Pieces of the lines that may fail, in the changed text.
-        codes: Diagnostics that say what is wrong; any of them.
+        codes: Diagnostics of the operation that fails; any of them.
         kind: One of `KINDS`.
         fails: Changes of the program's tiny sizes for which it raises.
         fine: Changes for which it still runs to the end, which no check should miss: none if it always fails.
@@ -85,6 +85,11 @@ class Fault:
     def sizes(self, changed: Sizes) -> Sizes:
         """The program's tiny sizes with some of them changed."""
         return {**PROGRAMS[self.program].tiny, **changed}
+
+    @property
+    def accepted(self) -> frozenset[str]:
+        """Codes that say what is wrong: the fault's, and for a smaller last batch the one that says just that."""
+        return frozenset((*self.codes, "last-batch") if self.kind == "last batch" else self.codes)
 
     @property
     def checked_with(self) -> tuple[str, ...]:

@@ -4,8 +4,9 @@ from programs.catalogue import Fault
 
 WIDTH = ("linear-width",)
 BROADCAST = ("broadcast",)
-LOSS = ("loss-size", "broadcast")
-CONV = ("conv-channels",)
+LOSS = ("loss-shape", "broadcast")
+CONV = ("conv-channels", "channels")
+CLASSES = ("loss-batch", "loss-target-rank")
 
 IMAGE_FAULTS = (
     Fault(
@@ -46,7 +47,7 @@ IMAGE_FAULTS = (
     ),
     Fault(
         "mnist-three-means", "mnist", (("(0.1307,), (0.3081,)", "(0.1307,) * 3, (0.3081,) * 3"),),
-        ("in enumerate(loader)",), ("broadcast", "expand-sizes", "in-place"), "image channels",
+        ("in enumerate(loader)",), ("inplace-shape", "channels"), "image channels",
     ),
     Fault(
         "mnist-no-channel", "mnist",
@@ -81,7 +82,7 @@ IMAGE_FAULTS = (
             ("        self.fc21 =", "        self.bn1 = nn.BatchNorm1d(hidden)\n        self.fc21 ="),
             ("F.relu(self.fc1(x))", "F.relu(self.bn1(self.fc1(x)))"),
         ),
-        ("F.relu(self.bn1(self.fc1(x)))",), ("norm-one-value",), "last batch", ({"train": 9}, {"batch_size": 1}), ({},),
+        ("F.relu(self.bn1(self.fc1(x)))",), ("norm-single",), "last batch", ({"train": 9}, {"batch_size": 1}), ({},),
     ),
     Fault(
         "vae-coloured-samples", "vae", (("sample.view(64, 1, 28, 28)", "sample.view(64, 3, 28, 28)"),),
@@ -106,7 +107,7 @@ IMAGE_FAULTS = (
     Fault(
         "dcgan-flat-noise", "dcgan",
         (("noise = torch.randn(batch_size, opt.nz, 1, 1)", "noise = torch.randn(batch_size, opt.nz)"),),
-        ("self.main(z)",), ("conv-rank",), "rank",
+        ("self.main(z)",), ("tensor-rank",), "rank",
     ),
     Fault(
         "dcgan-too-deep", "dcgan", (("w.ndf * 2, w.ndf * 4]", "w.ndf * 2, w.ndf * 4, w.ndf * 8]"),),
@@ -119,7 +120,7 @@ IMAGE_FAULTS = (
     ),
     Fault(
         "dcgan-norm-width", "dcgan", (("nn.BatchNorm2d(w.ngf * 2)", "nn.BatchNorm2d(w.ngf * 4)"),),
-        ("self.main(z)",), ("norm-width", "batch-norm"),
+        ("self.main(z)",), ("norm-width",),
     ),
     Fault(
         "super_resolution-crop", "super_resolution",
@@ -133,12 +134,12 @@ IMAGE_FAULTS = (
             '    img = Image.open(path).convert("YCbCr")\n    y, _, _ = img.split()\n    return y\n',
             "    return Image.open(path)\n",
         ),),
-        ("self.relu(layer(x))", "in enumerate(loader, 1)"), (*CONV, "stack-sizes"), "image channels",
+        ("self.relu(layer(x))", "in enumerate(loader, 1)"), (*CONV, "stack-sizes", "collate-sizes"), "image channels",
         ({}, {"modes": "RGB,RGB"}, {"modes": "RGBA"}), ({"modes": "L,L,L"},),
     ),
     Fault(
         "super_resolution-split", "super_resolution", (('.convert("YCbCr")', ""),), ("y, _, _ = img.split()",),
-        ("program-error", "exception", "unpack"), "image channels", ({}, {"modes": "RGBA"}), ({"modes": "RGB,RGB"},),
+        ("unpack-rank", "channels"), "image channels", ({}, {"modes": "RGBA"}), ({"modes": "RGB,RGB"},),
     ),
     Fault(
         "super_resolution-shuffle", "super_resolution", (("upscale_factor**2", "upscale_factor * 2"),),
@@ -178,7 +179,7 @@ IMAGE_FAULTS = (
     ),
     Fault(
         "vit-head-on-the-sequence", "vit", (("self.mlp_head(x[:, 0])", "self.mlp_head(x)"),),
-        ("loss = criterion(output, label)",), ("loss-size", "loss-target"),
+        ("loss = criterion(output, label)",), CLASSES,
     ),
     Fault(
         "vit-patch-width", "vit", (("channels * patch_height * patch_width", "patch_height * patch_width"),),
@@ -189,7 +190,7 @@ IMAGE_FAULTS = (
         "arguments", ({"image_size": 32}, {"image_size": 24}), ({},), ("image_size=32",),
     ),
     Fault(
-        "vit-einsum", "vit", (("bhij,bhjd->bhid", "bhij,bhdj->bhid"),), ("bhij,bhdj->bhid",), ("einsum-sizes",),
+        "vit-einsum", "vit", (("bhij,bhjd->bhid", "bhij,bhdj->bhid"),), ("bhij,bhdj->bhid",), ("einsum",),
     ),
     Fault(
         "vit-two-thirds", "vit", (("inner_dim * 3", "inner_dim * 2"),), ("t.reshape(b, n,",), ("view-numel",),
@@ -205,7 +206,7 @@ IMAGE_FAULTS = (
     Fault(
         "simclr-empty-bank", "simclr",
         (("        if not bank:\n            return torch.zeros(0, self.model.features)\n", ""),),
-        ("torch.cat(bank, dim=0)",), ("cat-empty", "cat-sizes"), "empty", ({"train": 3},), ({}, {"train": 4}),
+        ("torch.cat(bank, dim=0)",), ("empty",), "empty", ({"train": 3},), ({}, {"train": 4}),
     ),
     Fault(
         "simclr-shortcut", "simclr", (("if stride != 1 or in_planes", "if in_planes"),),
@@ -221,7 +222,7 @@ IMAGE_FAULTS = (
     ),
     Fault(
         "simclr-stacked-views", "simclr", (("torch.cat(images, dim=0)", "torch.stack(images)"),),
-        ("self.blocks(self.stem(x))",), ("conv-rank",), "rank",
+        ("self.blocks(self.stem(x))",), ("tensor-rank",), "rank",
     ),
     Fault(
         "simclr-not-cropped", "simclr", (("            transforms.RandomResizedCrop(size=size),\n", ""),),
@@ -229,11 +230,11 @@ IMAGE_FAULTS = (
     ),
     Fault(
         "simclr-labels", "simclr", (("(torch.arange(n) +", "(torch.arange(self.args.batch_size) +"),),
-        ("self.criterion(logits, labels)",), ("loss-size", "loss-target"),
+        ("self.criterion(logits, labels)",), CLASSES,
     ),
     Fault(
         "simclr-not-transposed", "simclr", (("torch.matmul(features, features.T)", "torch.matmul(features, features)"),),
-        ("torch.matmul(features, features)",), ("matmul-sizes",), "arguments", ({"batch_size": 3}, {"out_dim": 4}),
+        ("torch.matmul(features, features)",), ("matmul-inner",), "arguments", ({"batch_size": 3}, {"out_dim": 4}),
         ({},),
     ),
 )  # fmt: skip

@@ -4,7 +4,8 @@ from programs.catalogue import Fault
 
 WIDTH = ("linear-width",)
 BROADCAST = ("broadcast",)
-LOSS = ("loss-size", "broadcast")
+LOSS = ("loss-shape", "broadcast")
+CLASSES = ("loss-batch", "loss-target-rank")
 STATE = ("rnn-state",)
 INPUT = ("rnn-width",)
 
@@ -27,12 +28,12 @@ SEQUENCE_FAULTS = (
     Fault(
         "word_language_model-targets-in-columns", "word_language_model",
         (("source[i + 1 : i + 1 + seq_len].view(-1)", "source[i + 1 : i + 1 + seq_len]"),),
-        ("criterion(output, targets)",), ("loss-size", "loss-target"),
+        ("criterion(output, targets)",), CLASSES,
     ),
     Fault(
         "word_language_model-last-chunk", "word_language_model",
         (("data = source[i : i + seq_len]", "data = source[i : i + bptt]"),), ("criterion(output, targets)",),
-        ("loss-size", "loss-target"), "last batch", ({}, {"bptt": 50}), ({"tokens": 88},),
+        CLASSES, "last batch", ({}, {"bptt": 50}), ({"tokens": 88},),
     ),
     Fault(
         "word_language_model-rows-for-columns", "word_language_model", ((".t().contiguous()", ".contiguous()"),),
@@ -42,7 +43,7 @@ SEQUENCE_FAULTS = (
         "word_language_model-decoded-view", "word_language_model",
         (("decoded.view(-1, self.ntoken)", "decoded.view(-1, self.nhid)"),),
         ("decoded.view(-1, self.nhid)", "criterion(output, targets)"),
-        ("view-numel", "reshape-infer", "loss-size", "loss-target"), "network", ({}, {"nhid": 11}), ({"nhid": 33},),
+        ("view-numel", "reshape-infer", *CLASSES), "network", ({}, {"nhid": 11}), ({"nhid": 33},),
     ),
     Fault(
         "time_series-state-of-four", "time_series", (("torch.zeros(rows,", "torch.zeros(4,"),),
@@ -59,7 +60,7 @@ SEQUENCE_FAULTS = (
     ),
     Fault(
         "time_series-squeeze", "time_series", ((".squeeze(2)", ".squeeze()"),), ("known = pred[:",),
-        ("index-rank", "index-count"), "squeeze", ({"held_back": 1},), ({}, {"sequences": 3}, {"length": 2}),
+        ("dim-range", "index-rank"), "squeeze", ({"held_back": 1},), ({}, {"sequences": 3}, {"length": 2}),
     ),
     Fault(
         "time_series-target-not-shifted", "time_series",
@@ -140,16 +141,16 @@ SEQUENCE_FAULTS = (
     Fault(
         "bert-norm-width", "bert",
         (("self.norm2 = nn.LayerNorm(config.hidden_size)", "self.norm2 = nn.LayerNorm(config.intermediate_size)"),),
-        ("self.norm2(hidden_states +",), ("norm-width", "layer-norm"),
+        ("self.norm2(hidden_states +",), ("norm-width",),
     ),
     Fault(
         "bert-first-sentence", "bert", (("self.pooler(hidden[:, 0])", "self.pooler(hidden[0])"),),
-        ("nn.functional.cross_entropy(logits, labels)",), ("loss-size", "loss-target"), "arguments",
+        ("nn.functional.cross_entropy(logits, labels)",), CLASSES, "arguments",
         ({}, {"seq_length": 4}), ({"seq_length": 4, "examples": 8},),
     ),
     Fault(
         "bert-key-not-transposed", "bert", (("key.transpose(-1, -2)", "key"),), ("torch.matmul(query, key)",),
-        ("matmul-sizes",), "arguments", ({}, {"seq_length": 5}), ({"seq_length": 6},),
+        ("matmul-inner",), "arguments", ({}, {"seq_length": 5}), ({"seq_length": 6},),
     ),
     Fault(
         "bert-float-labels", "bert", (("self.labels = torch.randint(2, (count,))", "self.labels = torch.rand(count)"),),
@@ -165,13 +166,13 @@ SEQUENCE_FAULTS = (
     ),
     Fault(
         "bert-mask-of-48", "bert", (("torch.ones_like(ids)", "torch.ones(48, dtype=torch.long)"),),
-        ("scores = scores + attention_mask", "torch.matmul(probs, value)"), (*BROADCAST, "matmul-sizes"), "arguments",
+        ("scores = scores + attention_mask", "torch.matmul(probs, value)"), (*BROADCAST, "matmul-inner"), "arguments",
         ({}, {"seq_length": 1}), ({"seq_length": 48},),
     ),
     Fault(
         "bert-not-padded", "bert",
         (("ids = self.input_ids[i]\n", "ids = self.input_ids[i, : 1 + i % self.input_ids.size(1)]\n"),),
-        ("for step, batch in enumerate(loader):", "for batch in held_out:"), ("stack-sizes",), "arguments",
+        ("for step, batch in enumerate(loader):", "for batch in held_out:"), ("collate-sizes", "stack-sizes"), "arguments",
         ({}, {"batch_size": 2}), ({"batch_size": 1}, {"seq_length": 1}),
     ),
     Fault(
