@@ -8,7 +8,7 @@ import pytest
 from programs.catalogue import KINDS, PAPER, PROGRAMS
 from programs.conditions import DEFAULTS, DRAWN, FAILS_IF
 from programs.faults import FAULTS
-from programs.running import run
+from programs.running import LENGTHS, run
 
 pytestmark = [
     pytest.mark.filterwarnings(
@@ -85,6 +85,24 @@ def test_fault_shows_exactly_if_its_condition_holds(name, tmp_path):
 def test_correct_program_runs_on_random_sizes(name, tmp_path):
     """None of the sizes that faults are tried on makes a correct program fail."""
     for sizes, outcome in drawn_runs(PROGRAMS[name].source, name, name, 30, tmp_path):
+        assert outcome.error is None, f"{sizes}: line {outcome.line}: {outcome.text}: {outcome.error!r}"
+
+
+@pytest.mark.slow  # data sets of up to a thousand
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_correct_program_runs_at_the_ends_of_its_ranges(name, tmp_path):
+    """The ranges that the checker is asked to prove really hold: their ends, mixed at random, run."""
+    program = PROGRAMS[name]
+    rng = random.Random(name)
+    pairs = [argument.split("=") for argument in program.arguments]
+    ends = {key: [int(end) for end in text.split("..")] for key, text in pairs}
+    for number in range(5):
+        pick = (lambda sides: sides[0], lambda sides: sides[-1])[number] if number < 2 else rng.choice
+        lengths = {key: rng.randint(1, 40) for key in LENGTHS if key in program.tiny}
+        sizes = program.tiny | lengths | {key: pick(sides) for key, sides in ends.items()}
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        outcome = run(program.source, name, sizes, folder)
         assert outcome.error is None, f"{sizes}: line {outcome.line}: {outcome.text}: {outcome.error!r}"
 
 

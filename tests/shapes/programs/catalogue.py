@@ -128,7 +128,7 @@ PROGRAMS = {
         ),
         Program(
             "word_language_model",
-            ("tokens=64..4000", "batch_size=1..64", "eval_batch_size=1..32", "bptt=1..70"),
+            ("tokens=64..1000", "batch_size=1..64", "eval_batch_size=1..32", "bptt=1..70"),
             {"tokens": 101, "batch_size": 4, "eval_batch_size": 3, "bptt": 7},
             ({"tied": True}, {"tied": True, "nhid": 5, "emsize": 6}, {"model": "GRU"}, {"tokens": 4}),
         ),
@@ -140,7 +140,7 @@ PROGRAMS = {
         ),
         Program(
             "snli",
-            ("batch_size=1..256", "examples=1..5000", "dev_examples=1..1000", "premise_length=1..60"),
+            ("batch_size=1..256", "examples=1..1000", "dev_examples=1..500", "premise_length=1..60"),
             {"batch_size": 4, "examples": 10, "dev_examples": 6},
             (
                 {"n_layers": 2},
@@ -162,7 +162,7 @@ PROGRAMS = {
         ),
         Program(
             "bert",
-            ("batch_size=1..128", "seq_length=1..64", "examples=1..5000"),
+            ("batch_size=1..128", "seq_length=1..64", "examples=1..300"),
             {"batch_size": 4, "seq_length": 9, "examples": 6},
             ({"seq_length": 1}, {"seq_length": 64, "examples": 1}, {"batch_size": 1, "examples": 2}),
         ),
