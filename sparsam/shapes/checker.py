@@ -1,7 +1,6 @@
 """A check from inside of the process that runs the program: the program and its arguments in, a report out."""
 
 import dataclasses
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,12 +11,15 @@ import torch
 
 from sparsam.shapes import hooks, operators, program, standins
 from sparsam.shapes.diagnose import explain_failure
+from sparsam.shapes.arguments import Argument
+from sparsam.shapes.entry import Entry
 from sparsam.shapes.environment import Number
 from sparsam.shapes.environment import Unknown as Declared
 from sparsam.shapes.explore import Explored, Failed, Limits, conditions_of, explore
 from sparsam.shapes.places import Places
 from sparsam.shapes.run import Outcome, Run, execute
 from sparsam.shapes.solver import Solver
+from sparsam.shapes.source import Program
 from sparsam.shapes.verdict import Finding, Report, Symbol, Unknown, Verdict
 from sparsam.shapes.wording import text
 
@@ -118,6 +120,30 @@ def check_entry(
     return report_of(explored, name, seconds, solver, declared)
 
 
+def check_program(
+    target: Program,
+    arguments: Sequence[Argument],
+    *,
+    limits: Limits | None = None,
+    solver: Solver | None = None,
+    progress: Callable[[Explored], None] | None = None,
+) -> Report:
+    """Checks a program that was read, in this process: for a program that is not trusted use `check.check`."""
+    entry = Entry(target, arguments)
+    places = Places(target.owns, target.source_line)
+    with program.importing(target.owns, [str(target.root)]) as finder:
+        entry.finder = finder
+        return check_entry(
+            entry,
+            list(entry.declared.values()),
+            places,
+            limits=limits,
+            solver=solver,
+            name=target.target,
+            progress=progress,
+        )
+
+
 @contextmanager
 def substituted() -> Iterator[None]:
     """Stand-ins take the place of what touches the outside within."""
@@ -180,7 +206,9 @@ def finding_of(failed: Failed) -> Finding:
     if last is not None and last.place is not None and last.place.line == failed.failure.place.line:
         requirement = text(~last.condition)
     names = {symbol: value for symbol, value in failed.witness.items() if symbol in failed.outcome.symbols}
-    code, message, caret, fix = explain_failure(failed.failure, names, requirement)
+    code, message, caret, fix = explain_failure(
+        failed.failure, names, requirement, failed.outcome.symbols.values()
+    )
     return Finding(
         code,
         message,
@@ -205,4 +233,3 @@ def unknown_report(name: str, unknown: Unknown) -> Report:
     return Report(name, Verdict.UNKNOWN, unknowns=(unknown,))
 
 
-_ = os, program

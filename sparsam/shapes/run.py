@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from sparsam.errors import Refused
 from sparsam.shapes.environment import Divergence, Literal, Number, Shapes, printed
 from sparsam.shapes.operands import operands_of
 from sparsam.shapes.places import Places
@@ -232,7 +233,7 @@ def execute(
         run.unknown("diverged", str(divergence))
     except SystemExit as leaving:
         ending, failure = _left(leaving, run)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Refused):
         raise
     except MemoryError:
         ending = "stopped"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-MODULES = ("loader",)
+MODULES = ("arguments", "loader", "training")
 
 
 @contextmanager

@@ -1,0 +1,49 @@
+"""Optimizers and schedulers: they keep the sizes of what they change, so their arithmetic needs not run."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.optim import lr_scheduler
+
+
+def step(self: Any, closure: Callable[[], Any] | None = None, *args: Any, **kwargs: Any) -> Any:
+    """`optimizer.step()`: calls the closure, as it would."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
+
+
+def advance(self: Any, *args: Any, **kwargs: Any) -> None:
+    """`scheduler.step()`."""
+
+
+def clip(parameters: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """`clip_grad_norm_`: the norm is a number that only data know."""
+    return torch.empty(())
+
+
+def keep(parameters: Any, *args: Any, **kwargs: Any) -> None:
+    """`clip_grad_value_`."""
+
+
+def patches() -> list[tuple[Any, str, Any]]:
+    """(owner, attribute, stand-in) for all of this module."""
+    optimizers = {kind for kind in vars(torch.optim).values() if isinstance(kind, type)}
+    found: list[tuple[Any, str, Any]] = [
+        (kind, "step", step)
+        for kind in optimizers
+        if issubclass(kind, torch.optim.Optimizer) and kind is not torch.optim.Optimizer
+    ]
+    schedulers = [kind for kind in vars(lr_scheduler).values() if isinstance(kind, type)]
+    found += [
+        (kind, "step", advance)
+        for kind in schedulers
+        if issubclass(kind, lr_scheduler.LRScheduler) and "step" in vars(kind) and kind is not lr_scheduler.LRScheduler
+    ]
+    found += [
+        (torch.nn.utils, "clip_grad_norm_", clip),
+        (torch.nn.utils, "clip_grad_value_", keep),
+    ]
+    return found
