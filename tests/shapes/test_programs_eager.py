@@ -71,7 +71,7 @@ def test_fault_shows_exactly_if_its_condition_holds(name, tmp_path):
     """On random sizes a faulty program raises, at a named line, if and only if the condition worked out by hand holds."""
     fault = FAULTS[name]
     seen = set()
-    for sizes, outcome in drawn_runs(fault.source, name, fault.program, 24, tmp_path):
+    for sizes, outcome in drawn_runs(fault.source, name, fault.program, 16, tmp_path):
         fails = FAILS_IF[name](sizes)
         told = f"{sizes}: line {outcome.line}: {outcome.text}: {outcome.error!r}"
         assert (outcome.error is not None) == fails, told
@@ -84,7 +84,7 @@ def test_fault_shows_exactly_if_its_condition_holds(name, tmp_path):
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_correct_program_runs_on_random_sizes(name, tmp_path):
     """None of the sizes that faults are tried on makes a correct program fail."""
-    for sizes, outcome in drawn_runs(PROGRAMS[name].source, name, name, 30, tmp_path):
+    for sizes, outcome in drawn_runs(PROGRAMS[name].source, name, name, 20, tmp_path):
         assert outcome.error is None, f"{sizes}: line {outcome.line}: {outcome.text}: {outcome.error!r}"
 
 
