@@ -28,11 +28,11 @@ LARGEST_SYSTEM = 400  # inequalities held at once by the elimination; chosen by 
 
 
 class Substitution:
-    """Terms in place of symbols, carried into everything that contains them."""
+    """Terms in place of symbols and other atoms, carried into everything that contains them."""
 
-    def __init__(self, by: Mapping[str, Term]) -> None:
+    def __init__(self, by: Mapping[Term, Term]) -> None:
         self.by = by
-        self.names = frozenset(by)
+        self.names = frozenset().union(*(t.symbols for t in by))
         self.done: dict[Term, Term] = {}
 
     def __call__(self, term: Term) -> Term:
@@ -40,6 +40,8 @@ class Substitution:
 
         What is divided by zero now is any integer: that this is not allowed is a condition of its own.
         """
+        if term in self.by:
+            return self.by[term]
         if not (self.names & term.symbols):
             return term
         if term not in self.done:
@@ -49,7 +51,7 @@ class Substitution:
     def _rebuilt(self, term: Term) -> Term:
         kind = term.kind
         if kind == "symbol":
-            return self.by[term.value]
+            return term
         if kind == "sum":
             total: Polynomial = {}
             for product, coefficient in term.arguments:
@@ -107,7 +109,7 @@ class Reduced:
 
 
 def reduce(box: Box, cache: dict[Term, Split]) -> Reduced:
-    """Replace symbols by what an equality says they are, as long as there is one.
+    """Replace symbols by what an equality says they are, and functions whose value is settled, as long as there is one.
 
     A symbol that is divided is replaced too: of `s = 16*(s // 16)` follows `s = 16*k` with a new symbol k.
 
@@ -119,21 +121,19 @@ def reduce(box: Box, cache: dict[Term, Split]) -> Reduced:
         found = _next(box, f"#{step}")
         if not found:
             break
-        given += found
-        mapping = Substitution(dict(found))
+        given += [(old.value, term) for old, term in found.items() if old.kind == "symbol"]
+        mapping = Substitution(found)
         known: dict[Term, Interval] = {
-            t: bounds
-            for t, bounds in box.known.items()
-            if t.kind == "symbol" and t.value not in mapping.names
+            t: bounds for t, bounds in box.known.items() if t.kind == "symbol" and t not in found
         }
         new = Box(known, cache)
-        for _, term in found:
+        for old, term in found.items():
             for name in sorted(term.symbols):
                 if name.startswith("#"):
                     new.known.setdefault(symbol(name), (-math.inf, math.inf))
-        for name, term in found:
-            new.meet(term)
-            new.narrow(term, *box.known[symbol(name)])
+            if old.kind == "symbol":
+                new.meet(term)
+                new.narrow(term, *box.known[old])
         for condition in box.conditions:
             new.add(mapping(condition))
         new.propagate()
@@ -141,16 +141,31 @@ def reduce(box: Box, cache: dict[Term, Split]) -> Reduced:
     return Reduced(box, given)
 
 
-def _next(box: Box, fresh: str) -> list[tuple[str, Term]]:
-    """Symbols to be replaced at once: all that are fixed, else one that an equality gives."""
-    fixed = [
-        (t.value, constant(low))
-        for t, (low, high) in box.known.items()
-        if t.kind == "symbol" and low == high and t.integer
-    ]
-    if fixed:
-        return fixed
-    divided: tuple[str, Term] | None = None
+def _next(box: Box, fresh: str) -> dict[Term, Term]:
+    """Atoms to be replaced at once: all that are settled, else a symbol that an equality gives."""
+    settled: dict[Term, Term] = {}
+    for term, (low, high) in box.known.items():
+        if low == high and term.integer and term.kind in ("symbol", "max", "min"):
+            settled[term] = constant(low)
+        elif term.kind in ("max", "min") and term.integer:
+            others = [(a, box.bounds(a)) for a in term.arguments]
+            for argument, (a, b) in others:
+                if all(
+                    a >= d if term.kind == "max" else b <= c
+                    for other, (c, d) in others
+                    if other is not argument
+                ):
+                    settled[term] = argument
+                    break
+        elif term.kind == "where" and term.integer:
+            holds, fails, yes, no = term.arguments
+            if box.status(holds) is True or box.status(fails) is False:
+                settled[term] = yes
+            elif box.status(fails) is True or box.status(holds) is False:
+                settled[term] = no
+    if settled:
+        return settled
+    divided: dict[Term, Term] = {}
     for form, (low, high) in box.known.items():
         if form.kind != "sum" or low != high or not form.integer:
             continue
@@ -161,13 +176,13 @@ def _next(box: Box, fresh: str) -> list[tuple[str, Term]]:
             inside = any(product[0].value in atom.symbols for k, _ in rest for atom in k)
             if not inside and all(a.kind == "symbol" for k, _ in rest for a in k):
                 solved = plus({(): low} if low else {}, dict(rest), -1)
-                return [(product[0].value, of_polynomial({k: c * coefficient for k, c in solved.items()}))]
+                return {product[0]: of_polynomial({k: c * coefficient for k, c in solved.items()})}
             step = math.gcd(*(c for _, c in rest))
-            if step > 1 and divided is None:
+            if step > 1 and not divided:
                 remainder = low * coefficient % step
                 p: Polynomial = {(symbol(fresh),): step}
-                divided = (product[0].value, of_polynomial(plus(p, {(): remainder} if remainder else {})))
-    return [divided] if divided else []
+                divided = {product[0]: of_polynomial(plus(p, {(): remainder} if remainder else {}))}
+    return divided
 
 
 def refuted(box: Box) -> bool:

@@ -24,7 +24,10 @@ from sparsam.shapes.find import Finder, Literals
 from sparsam.shapes.linear import Reduced, reduce, refuted
 from sparsam.shapes.terms import Term, symbol
 from sparsam.shapes.translate import Translator
+from sparsam.shapes.wording import text
 from sparsam.shapes.z3_terms import Z3, available
+
+__all__ = ["Answer", "Domain", "Solver", "Statistics", "needed", "text"]
 
 RLIMIT = 3_000_000  # z3's unit of work
 FEW_NODES = 16  # of the search before z3 is asked

@@ -159,7 +159,7 @@ def _apply(name, v):
             if v[0] == 0:
                 raise NoValue
             return _plain(Fraction(1) / v[0] ** -v[1])
-        if v[1] > 64:
+        if v[1] > 4096:
             raise NoValue
         return math.sqrt(v[0]) if v[1] == Fraction(1, 2) else v[0] ** v[1]
     if name == "FloatPow":
