@@ -16,12 +16,12 @@ from sparsam.shapes.entry import Entry
 from sparsam.shapes.environment import Number
 from sparsam.shapes.environment import Unknown as Declared
 from sparsam.shapes.explore import Explored, Failed, Limits, conditions_of, explore
+from sparsam.shapes.naming import words
 from sparsam.shapes.places import Places
 from sparsam.shapes.run import Outcome, Run, execute
 from sparsam.shapes.solver import Solver
 from sparsam.shapes.source import Program
 from sparsam.shapes.verdict import Finding, Report, Symbol, Unknown, Verdict
-from sparsam.shapes.wording import text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,10 +149,10 @@ def substituted() -> Iterator[None]:
     """Stand-ins take the place of what touches the outside within."""
     hooks.patch_symbols()
     with ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings())
+        stack.enter_conwords(warnings.catch_warnings())
         warnings.simplefilter("ignore")
-        stack.enter_context(standins.installed())
-        stack.enter_context(_settings())
+        stack.enter_conwords(standins.installed())
+        stack.enter_conwords(_settings())
         yield
 
 
@@ -204,7 +204,7 @@ def finding_of(failed: Failed) -> Finding:
     last = next((l for l in reversed(failed.outcome.literals) if l.kind == "guard"), None)
     requirement = None
     if last is not None and last.place is not None and last.place.line == failed.failure.place.line:
-        requirement = text(~last.condition)
+        requirement = words(~last.condition)
     names = {symbol: value for symbol, value in failed.witness.items() if symbol in failed.outcome.symbols}
     code, message, caret, fix = explain_failure(
         failed.failure, names, requirement, failed.outcome.symbols.values()

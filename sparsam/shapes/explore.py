@@ -17,10 +17,10 @@ import sympy
 
 from sparsam.shapes.environment import Literal, Number, printed, sympy_symbol
 from sparsam.shapes.environment import Unknown as Declared
+from sparsam.shapes.naming import words
 from sparsam.shapes.run import Outcome
 from sparsam.shapes.solver import Domain, Solver
 from sparsam.shapes.verdict import Failure, Path, Place, Symbol, Unknown, Verdict
-from sparsam.shapes.wording import text
 
 SAMPLES = 3  # sizes tried where the program turns a size into a plain number without a bound
 FEW = 40  # … and where there are at most so many, all
@@ -204,7 +204,7 @@ def _member(
         found.unknown(
             Unknown(
                 "solver",
-                f"whether {text(split.condition) if split else 'anything'} can fail was not decided: {answer.reason}",
+                f"whether {words(split.condition) if split else 'anything'} can fail was not decided: {answer.reason}",
                 split.place if split else None,
             )
         )
@@ -230,7 +230,7 @@ def _few(condition: sympy.Basic, symbols: Mapping[str, Symbol]) -> bool:
 
 def _specialised(literal: Literal) -> str:
     expression = literal.condition.args[0] if literal.condition.args else literal.condition
-    return f"{text(expression)} is turned into a plain number here, so only some of its values were tried"
+    return f"{words(expression)} is turned into a plain number here, so only some of its values were tried"
 
 
 def _record(
@@ -326,5 +326,5 @@ def conditions_of(literals: Iterable[Literal], most: int = 12) -> tuple[str, ...
     texts: dict[str, int] = collections.OrderedDict()
     for literal in literals:
         if literal.kind == "guard":
-            texts.setdefault(text(literal.condition), 0)
+            texts.setdefault(words(literal.condition), 0)
     return tuple(texts)[:most]

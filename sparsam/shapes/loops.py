@@ -339,13 +339,18 @@ def _whole(value: Any) -> bool:
 
 def alike(one: Any, other: Any) -> bool:
     """Whether two items of a list look alike: tensors by sizes, dtype and device; numbers by kind."""
+    with torch._C.DisableTorchFunction():
+        return _alike(one, other)
+
+
+def _alike(one: Any, other: Any) -> bool:
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         same = (one.dtype, one.device, one.dim()) == (other.dtype, other.device, other.dim())
         return same and all(_same(a, b) for a, b in zip(one.shape, other.shape, strict=True))
     if isinstance(one, (list, tuple)) and type(one) is type(other) and len(one) == len(other):
-        return all(alike(a, b) for a, b in zip(one, other, strict=True))
+        return all(_alike(a, b) for a, b in zip(one, other, strict=True))
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
-        return all(alike(one[key], other[key]) for key in one)
+        return all(_alike(one[key], other[key]) for key in one)
     if isinstance(one, (int, float)) or symbolic(one):
         return isinstance(other, (int, float)) or symbolic(other)
     return type(one) is type(other) and (isinstance(one, str) or one is other or one == other)

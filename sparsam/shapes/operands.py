@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from sparsam.shapes.naming import words
 from sparsam.shapes.verdict import Operand
 
 LONGEST = 60  # characters of an argument in a message
@@ -43,10 +44,8 @@ def operand(name: str, value: Any) -> tuple[Operand, ...]:
 
 def size_text(size: Any) -> str:
     """A size in the names of the symbols."""
-    from sparsam.shapes.wording import text
-
     if isinstance(size, (torch.SymInt, torch.SymFloat)):
-        return text(size.node.expr)
+        return words(size.node.expr)
     return str(size)
 
 

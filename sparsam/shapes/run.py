@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import logging
 import os
-import re
 import sys
 import time
 import traceback as tracebacks
@@ -20,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparsam.errors import Refused
 from sparsam.shapes.environment import Divergence, Literal, Number, Shapes, printed
+from sparsam.shapes.naming import in_names
 from sparsam.shapes.operands import operands_of
 from sparsam.shapes.places import Places
 from sparsam.shapes.verdict import Failure, Operand, Place, Symbol, Unknown
@@ -155,6 +155,14 @@ def current() -> Run | None:
     return _current[-1] if _current else None
 
 
+GETTERS = frozenset(
+    descriptor.__get__
+    for descriptor in (
+        getattr(torch._C.TensorBase, name) for name in ("shape", "dtype", "device", "requires_grad", "ndim", "is_leaf", "grad_fn", "layout")
+    )
+)
+
+
 class Watch(TorchFunctionMode):
     """Notes which function of the framework the program calls, and lets hand-written rules go first."""
 
@@ -169,6 +177,8 @@ class Watch(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         run = self.run
+        if func in GETTERS:
+            return func(*args, **kwargs)
         run.tick()
         rule = self.rules.get(func)
         try:
@@ -388,15 +398,6 @@ def _aten_of(error: BaseException) -> str:
             found = str(func)
         step = step.tb_next
     return found
-
-
-_NAMES = re.compile(r"\b(?:s|zf)_([A-Za-z_]\w*)")
-
-
-def in_names(text: str) -> str:
-    """A message of the framework with the printed names of the symbols; C++ frames are cut off."""
-    text = text.split("\nException raised from", 1)[0]
-    return _NAMES.sub(lambda match: match.group(1), text)
 
 
 def describe(error: BaseException) -> str:

@@ -67,6 +67,10 @@ class Snapshot:
     """
 
     def __init__(self, frame: types.FrameType, places: Places) -> None:
+        with torch._C.DisableTorchFunction():
+            self._take(frame, places)
+
+    def _take(self, frame: types.FrameType, places: Places) -> None:
         self._seen: dict[int, int] = {}
         self._keep: list[Any] = []
         self.count = 0
