@@ -149,10 +149,10 @@ def substituted() -> Iterator[None]:
     """Stand-ins take the place of what touches the outside within."""
     hooks.patch_symbols()
     with ExitStack() as stack:
-        stack.enter_conwords(warnings.catch_warnings())
+        stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
-        stack.enter_conwords(standins.installed())
-        stack.enter_conwords(_settings())
+        stack.enter_context(standins.installed())
+        stack.enter_context(_settings())
         yield
 
 
