@@ -8,7 +8,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-MODULES = ("autograd", "indexing", "joining", "recurrent")
+MODULES = ("autograd", "border", "indexing", "joining", "recurrent")
 
 
 def rules() -> dict[Any, Callable[..., Any]]:
