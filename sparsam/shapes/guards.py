@@ -14,6 +14,7 @@ import signal
 import stat
 import sys
 import sysconfig
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -192,7 +193,7 @@ def watch(
         elif event == "import":
             if args[0] in _FOREIGN and not culprit(getframe(1))[0]:
                 refuse("native", event, args, getframe(1))
-        elif event == "_thread.start_new_thread":
+        elif event == "_thread.start_joinable_thread":
             if running() >= threads:
                 refuse("threads", event, (), getframe(1))
         elif event == "sqlite3.connect":
@@ -201,6 +202,20 @@ def watch(
         elif event == "object.__setattr__" and (args[0] is hook or _ours(args[0])):
             refuse("interpreter", event, args[1:2], getframe(1))
 
+    real_start = _thread.start_new_thread
+
+    def start(function: Any, args: Any, kwargs: Any = None, /) -> int:
+        if running() >= threads:
+            refuse("threads", "_thread.start_new_thread", (), getframe(1))
+        return real_start(function, args, kwargs or {})
+
+    # Python 3.11 announces no threads.
+    for module, name in (
+        (_thread, "start_new_thread"),
+        (_thread, "start_new"),
+        (threading, "_start_new_thread"),
+    ):
+        setattr(module, name, start)
     sys.addaudithook(hook)
     return lambda: tuple(noted)
 

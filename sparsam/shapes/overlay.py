@@ -366,6 +366,11 @@ class Overlay:
         """For `os.chmod`, `os.chown` and `os.utime`: nothing but the question whether the file is there."""
         self.stat(path)
 
+    def attributes(self, path: Any = ".", **_: Any) -> list[str]:
+        """For `os.listxattr`: none."""
+        self.stat(path)
+        return []
+
 
 def _key(path: Any) -> str | None:
     """Absolute form of a path; None for a descriptor."""
@@ -419,6 +424,7 @@ def install(most_bytes: int, scratch: str) -> Overlay:
                 "chmod": overlay.touch,
                 "chown": overlay.touch,
                 "utime": overlay.touch,
+                "listxattr": overlay.attributes,
             },
         ),
         (shutil, {"_use_fd_functions": False}),
