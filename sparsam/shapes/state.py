@@ -19,6 +19,9 @@ import torch
 from sparsam.shapes.places import Places
 from sparsam.shapes.series import Repeated, Series, symbolic
 
+# Looked up here, for in a sandbox nothing may be looked up any more.
+_LOCALS_TO_FAST = ctypes.pythonapi.PyFrame_LocalsToFast
+
 LARGEST = 200_000  # nodes of a snapshot
 ATOMS = (
     str, bytes, type(None), type, types.ModuleType, types.BuiltinFunctionType, types.MethodType, torch.dtype,
@@ -243,7 +246,7 @@ def _put_local(frame: types.FrameType, places: Places, depth: int, name: str, va
         if depth == 0:
             at.f_locals[name] = value
             if sys.version_info < (3, 13):
-                ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(at), ctypes.c_int(0))
+                _LOCALS_TO_FAST(ctypes.py_object(at), ctypes.c_int(0))
             return True
         depth -= 1
     return False
