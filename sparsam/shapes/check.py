@@ -65,9 +65,7 @@ def check(
         return _here(program, list(given.values()), limits)
     request = {
         "arguments": [dataclasses.asdict(argument) for argument in given.values()],
-        "limits": {
-            name: getattr(limits, name) for name in ("seconds", "run_seconds", "paths", "operations")
-        },
+        "limits": {name: getattr(limits, name) for name in ("seconds", "run_seconds", "paths", "operations")},
     }
     partial: list[dict[str, Any]] = []
 
@@ -130,7 +128,9 @@ def placed(report: Report, program: Program) -> Report:
         return dataclasses.replace(place, file=file, line=line)
 
     findings = tuple(
-        dataclasses.replace(f, failure=dataclasses.replace(f.failure, chain=tuple(map(told, f.failure.chain))))
+        dataclasses.replace(
+            f, failure=dataclasses.replace(f.failure, chain=tuple(map(told, f.failure.chain)))
+        )
         for f in report.findings
     )
     unknowns = tuple(dataclasses.replace(u, place=told(u.place)) for u in report.unknowns)

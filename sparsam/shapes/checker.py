@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from sparsam.shapes import hooks, operators, program, standins
-from sparsam.shapes.diagnose import explain_failure
 from sparsam.shapes.arguments import Argument
+from sparsam.shapes.diagnose import explain_failure
 from sparsam.shapes.entry import Entry
 from sparsam.shapes.environment import Number
 from sparsam.shapes.environment import Unknown as Declared
@@ -187,7 +187,10 @@ def report_of(
     findings = tuple(finding_of(failed) for failed in explored.failed)
     verdicts = [Verdict.ERROR] * bool(findings) + [Verdict.UNKNOWN] * bool(explored.unknowns)
     verdicts += [path.verdict for path in explored.paths]
-    symbols = {unknown.name: Symbol(unknown.name, unknown.low, unknown.high, unknown.kind, unknown.meaning) for unknown in declared}
+    symbols = {
+        unknown.name: Symbol(unknown.name, unknown.low, unknown.high, unknown.kind, unknown.meaning)
+        for unknown in declared
+    }
     symbols.update(explored.symbols)
     return Report(
         name,
@@ -209,7 +212,7 @@ def report_of(
 
 def finding_of(failed: Failed) -> Finding:
     """A failure as a finding with a code, a message and a hint."""
-    last = next((l for l in reversed(failed.outcome.literals) if l.kind == "guard"), None)
+    last = next((x for x in reversed(failed.outcome.literals) if x.kind == "guard"), None)
     requirement = None
     if last is not None and last.place is not None and last.place.line == failed.failure.place.line:
         requirement = words(~last.condition)
@@ -239,5 +242,3 @@ def _peak() -> int:
 def unknown_report(name: str, unknown: Unknown) -> Report:
     """A report that says only why nothing is known."""
     return Report(name, Verdict.UNKNOWN, unknowns=(unknown,))
-
-

@@ -1,6 +1,5 @@
 """The process that a program is checked in: `python -m sparsam.shapes.child`, started by `sandbox.run`."""
 
-
 import signal
 import sys
 
@@ -15,10 +14,12 @@ def main() -> None:
     channel = sandbox.connect()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     from sparsam.shapes import checker, explore
+    from sparsam.shapes.solver import Solver
 
     limits = explore.Limits(**channel.request["limits"])
     arguments = [
-        Argument(**{**argument, "sizes": tuple(argument["sizes"])}) for argument in channel.request["arguments"]
+        Argument(**{**argument, "sizes": tuple(argument["sizes"])})
+        for argument in channel.request["arguments"]
     ]
     checker.prepare()
     refused = sandbox.enter(channel)
@@ -34,7 +35,7 @@ def main() -> None:
             partial = checker.report_of(explored, channel.program.target, 0.0, solver, ())
             channel.send({"report": to_json(partial)})
 
-    solver = checker.Solver()
+    solver = Solver()
     try:
         report = checker.check_program(
             channel.program, arguments, limits=limits, solver=solver, progress=progress

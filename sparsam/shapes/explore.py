@@ -118,11 +118,17 @@ def explore(
                 found.unknown(Unknown("specialised", _specialised(region.split), place))
                 continue
         if found.runs >= limits.paths:
-            found.unknown(Unknown("paths", f"more than {limits.paths} runs would be needed to cover all sizes", place))
+            found.unknown(
+                Unknown("paths", f"more than {limits.paths} runs would be needed to cover all sizes", place)
+            )
             break
         if time.monotonic() > deadline:
             found.unknown(
-                Unknown("time", f"the limit of {limits.seconds:g} s was reached with {len(queue) + 1} cases left", place)
+                Unknown(
+                    "time",
+                    f"the limit of {limits.seconds:g} s was reached with {len(queue) + 1} cases left",
+                    place,
+                )
             )
             break
         outcome = run(answer)
@@ -161,9 +167,7 @@ def remainders(region: Region, outcome: Outcome) -> list[Region]:
             continue
         if literal.kind == "guard":
             here = (*specialised, literal.place) if literal.specialised else specialised
-            left.append(
-                Region((*prefix, negated(condition)), outcome.hints, outcome.symbols, literal, here)
-            )
+            left.append(Region((*prefix, negated(condition)), outcome.hints, outcome.symbols, literal, here))
         known.add(condition)
         prefix.append(condition)
     return left
@@ -302,7 +306,9 @@ def _confirmed(
 
 
 def _same(one: Failure, other: Failure) -> bool:
-    return one.place.file == other.place.file and one.place.line == other.place.line and one.error == other.error
+    return (
+        one.place.file == other.place.file and one.place.line == other.place.line and one.error == other.error
+    )
 
 
 def _witnesses(

@@ -38,7 +38,11 @@ def loop(iterable: Any) -> Iterator[Any]:
         if isinstance(iterable, range) and len(iterable) > 3:
             start, step = iterable.start, iterable.step
             yield from _segment(
-                run, frame, Segment(len(iterable), lambda index: start + index * step), "range", known=iterable
+                run,
+                frame,
+                Segment(len(iterable), lambda index: start + index * step),
+                "range",
+                known=iterable,
             )
         else:
             for item in iterable:
@@ -86,13 +90,21 @@ class _While:
             raise Stop(None, "merged")
         line = frame.f_lineno
         new = run.shapes.literals[self.literals :]
-        asked = any(literal.kind == "guard" and literal.place and literal.place.line == line for literal in new)
+        asked = any(
+            literal.kind == "guard" and literal.place and literal.place.line == line for literal in new
+        )
         self.literals = len(run.shapes.literals)
         self.rounds += 1
         if self.before is not None and self.looked_at == self.rounds - 1:
             after = _snapshot(run, frame, "while")
             if after is None:
-                raise Stop(Unknown("loop", "the state of this loop is too large to be compared", run.places.innermost(frame)))
+                raise Stop(
+                    Unknown(
+                        "loop",
+                        "the state of this loop is too large to be compared",
+                        run.places.innermost(frame),
+                    )
+                )
             self.rest = Rounds(run, frame, None, differences(self.before, after), after, "while")
             self.generalised = self.rest.begin()
         elif (asked and self.rounds == 2) or self.rounds == LONG:
@@ -116,8 +128,13 @@ def _segment(
         yield segment.item(index)
         if index != 1 or before is None:
             continue
-        heavy = run.operations - operations > HEAVY or run.loops > loops or not isinstance(count, int) or count > LONG
-        if not heavy or not 2 < count:
+        heavy = (
+            run.operations - operations > HEAVY
+            or run.loops > loops
+            or not isinstance(count, int)
+            or count > LONG
+        )
+        if not heavy or not count > 2:
             continue
         after = _snapshot(run, frame, name)
         if after is None:
@@ -218,7 +235,13 @@ class Rounds:
         return found
 
     def _unknown(self, why: str) -> Stop:
-        return Stop(Unknown("loop", f"what the loop over {self.name} does in all its rounds is not known: {why}", self.place))
+        return Stop(
+            Unknown(
+                "loop",
+                f"what the loop over {self.name} does in all its rounds is not known: {why}",
+                self.place,
+            )
+        )
 
     def _step(self, change: Change) -> Step | None:
         path, before, after = change.path, change.before, change.after
@@ -303,9 +326,10 @@ class Rounds:
         if before is None or after is None:
             return False
         if step.kind == "affine":
-            return _difference(before.value, after.value) == step.delta
+            return bool(_difference(before.value, after.value) == step.delta)
         if step.kind == "sizes":
-            return [_difference(a, b) for a, b in zip(before.value[0], after.value[0], strict=True)] == step.delta
+            deltas = [_difference(a, b) for a, b in zip(before.value[0], after.value[0], strict=True)]
+            return bool(deltas == step.delta)
         if change.path != step.path:
             return True
         return _items(after) == _items(before) + 1 and alike(after.held[-1], step.base[-1])

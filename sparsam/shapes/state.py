@@ -130,7 +130,9 @@ class Snapshot:
         if isinstance(value, SKIPPED):
             return Node("skipped", type(value), value)
         if isinstance(value, ATOMS):
-            return Node("atom", ("is", id(value)) if not isinstance(value, (slice, range)) else repr(value), value)
+            return Node(
+                "atom", ("is", id(value)) if not isinstance(value, (slice, range)) else repr(value), value
+            )
         if isinstance(value, Mapping):
             node = Node("dict", None, value)
             for key in list(value):
@@ -210,7 +212,9 @@ def _compare(path: tuple[Any, ...], one: Node, other: Node, found: list[Change])
         _compare((*path, key), one.children[key], other.children[key], found)
 
 
-def put(snapshot: Snapshot, frame: types.FrameType, places: Places, path: tuple[Any, ...], value: Any) -> bool:
+def put(
+    snapshot: Snapshot, frame: types.FrameType, places: Places, path: tuple[Any, ...], value: Any
+) -> bool:
     """Puts a value at a path of the state; False where that cannot be done."""
     root, *rest = path
     if not rest:
@@ -278,7 +282,9 @@ def _slots(kind: type) -> Iterator[str]:
 
 
 def _key(key: Any) -> Any:
-    return key if isinstance(key, (str, int, float, bytes, bool, type(None))) else ("key", id(key), _Held(key))
+    return (
+        key if isinstance(key, (str, int, float, bytes, bool, type(None))) else ("key", id(key), _Held(key))
+    )
 
 
 class _Held:
