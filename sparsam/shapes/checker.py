@@ -100,7 +100,7 @@ def check_entry(
     started = time.perf_counter()
     rules = operators.rules()
 
-    memory: dict[Any, int] = {}
+    memory: dict[Any, Any] = {}
 
     def run(hints: Mapping[str, Number], *, plain: bool = False) -> Outcome:
         return execute(
@@ -111,7 +111,7 @@ def check_entry(
             seconds=limits.run_seconds,
             operations=limits.operations,
             plain=plain,
-            memory=None if plain else memory,
+            memory=memory,
         )
 
     with substituted():

@@ -95,7 +95,8 @@ class Run:
         seconds: Time limit of the run.
         operations: Limit of calls of the framework.
         plain: Sizes are plain numbers: to confirm a failure.
-        memory: What earlier runs of the same exploration have seen where branches came together.
+        memory: What earlier runs of the same exploration have seen: where branches came together, which changes of a loop
+            are uneven.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class Run:
         seconds: float = 60.0,
         operations: int = 200_000,
         plain: bool = False,
-        memory: dict[Any, int] | None = None,
+        memory: dict[Any, Any] | None = None,
     ) -> None:
         self.places = places
         self.plain = plain
@@ -122,7 +123,8 @@ class Run:
         self.aten = ""
         self.notes: dict[str, Any] = {}
         self.memory = {} if memory is None else memory
-        self.number = len(self.memory)
+        self.number = self.memory["runs"] = self.memory.get("runs", 0) + 1
+        self.abstract: set[str] = set()  # symbols for any size whatever, which is more than there can be
         self.forks: dict[tuple[int, int], int] = {}
         self.joins: dict[int, int] = {}
         self.loops = 0  # that were summarised
@@ -267,6 +269,7 @@ def execute(
         ending, failure = _failed(error, run)
     finally:
         _current.pop()
+    run.notes["abstract"] = frozenset(run.abstract)
     return Outcome(
         ending,
         tuple(run.shapes.literals),
