@@ -273,7 +273,10 @@ class Rounds:
         """Ends the run, to begin anew with a value that may be anything at this path."""
         if self._uneven(path):
             return self._unknown(why)
-        self.run.memory["uneven", self.place, path] = True
+        memory = self.run.memory
+        for key in [key for key in memory if isinstance(key, tuple) and key[0] != "uneven"]:
+            del memory[key]  # where runs that do not count any more had come together
+        memory["uneven", self.place, path] = True
         return Stop(None, "again")
 
     def _of_data(self, expression: Any) -> bool:
