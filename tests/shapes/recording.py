@@ -4,7 +4,9 @@ What failed is the innermost call of the framework that the snippet made: a func
 arguments (lists one by one), and for a module its settings and parameters.
 """
 
+import dataclasses
 import linecache
+import re
 import warnings
 from types import FrameType, TracebackType
 from typing import Any
@@ -13,6 +15,9 @@ import numpy as np
 import torch
 import torch.utils.data
 from torch import nn
+from torch._dynamo.source import ConstantSource
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode, resolve_name
 
@@ -36,6 +41,35 @@ class Recorder(TorchFunctionMode):
         except Exception:
             self.raised = (func, args, kwargs)
             raise
+
+
+def symbols(sizes: dict[str, int]) -> tuple[ShapeEnv, dict[str, Any], dict[str, str]]:
+    """Symbolic integers with these values, and under which names the framework prints them."""
+    env, made, names = ShapeEnv(specialize_zero_one=False, duck_shape=False), {}, {}
+    for name, size in sizes.items():
+        source = ConstantSource(name)
+        symbol = env.create_symbol(size, source=source, dynamic_dim=DimDynamic.DYNAMIC, constraint_dim=None)
+        made[name] = env.create_symintnode(symbol, hint=size, source=source)
+        names[str(symbol)] = name
+    return env, made, names
+
+
+def run_symbolic(source: str, sizes: dict[str, int], file: str = "snippet.py") -> Failure | None:
+    """Run the source on tensors without data, with symbols for the sizes; the failure in their names."""
+    env, made, names = symbols(sizes)
+    with FakeTensorMode(shape_env=env, allow_non_fake_inputs=True):
+        failure = run(source, made, file)
+    if failure is None:
+        return None
+
+    def named(text: str) -> str:
+        return re.sub(r"\bs\d+\b", lambda symbol: names.get(symbol[0], symbol[0]), text)
+
+    operands = tuple(
+        dataclasses.replace(o, shape=o.shape and tuple(map(named, o.shape)), text=named(o.text))
+        for o in failure.operands
+    )
+    return dataclasses.replace(failure, text=named(failure.text), operands=operands)
 
 
 def run(source: str, names: dict[str, Any], file: str = "snippet.py") -> Failure | None:
@@ -114,7 +148,9 @@ def _operands(args: Any, kwargs: dict[str, Any]) -> tuple[Operand, ...]:
     found: list[Operand] = []
     for name, value in [*(("", value) for value in args), *kwargs.items()]:
         if isinstance(value, torch.Size) or (
-            isinstance(value, tuple | list) and len(value) and all(type(v) is int for v in value)
+            isinstance(value, tuple | list)
+            and len(value)
+            and all(type(v) in (int, torch.SymInt) for v in value)
         ):
             found.append(Operand(name, "shape", tuple(map(str, value)), text=str(tuple(value))))
         elif isinstance(value, tuple | list):
@@ -124,7 +160,7 @@ def _operands(args: Any, kwargs: dict[str, Any]) -> tuple[Operand, ...]:
             found.append(Operand(name, "tensor", tuple(map(str, value.shape)), dtype, str(value.device)))
         elif isinstance(value, np.ndarray):
             found.append(Operand(name, "tensor", tuple(map(str, value.shape)), str(value.dtype), "cpu"))
-        elif isinstance(value, int | float) and not isinstance(value, bool):
+        elif isinstance(value, int | float | torch.SymInt) and not isinstance(value, bool):
             found.append(Operand(name, "number", text=str(value)))
         elif value is not None:
             found.append(Operand(name, "other", text=repr(value)[:80]))

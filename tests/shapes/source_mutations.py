@@ -8,7 +8,7 @@ PIECES = (
     b"# -*- coding: latin-1 -*-\n", b"# coding: utf-7\n", b"# coding: rot13\n", b"# coding: unicode_escape\n",
     b"# coding: x\n", "π = 𝔘 × ſ\n".encode(), b"\xe2\x80\xae", b"\x0c", b"\x1a", b"\r", b"\t \t", b"elif a:\n pass\n" * 800,
     b"9" * 5000, b"0x", b"1e999999", b"\\N{", b"\\x", b"async def", b"match x:\n case ", b"import torch\n",
-    b"from . import x\n",    b"with (" * 40, b"yield ", b":=", b"*", b"@", b"->", b"global x;", b"    ", 
+    b"from . import x\n",    b"with (" * 40, b"yield ", b":=", b"*", b"@", b"->", b"global x;", b"    ",
     b"type X = int\n", b"except* E:\n", b"!ls\n",
 )  # fmt: skip
 

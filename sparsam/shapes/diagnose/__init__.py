@@ -51,9 +51,10 @@ FAMILIES: Mapping[str, tuple[Rule, ...]] = {
 
 _BY_CODE = {found.code: found for family in FAMILIES.values() for found in family}
 _FIRST = (
-    "device-mix", "index-rank", "index-shape", "last-batch", "norm-single", "state-dict", "unpack-rank", "collate-sizes", "channels",
+    "device-mix", "index-rank", "index-shape", "last-batch", "norm-single", "state-dict", "unpack-rank", "collate-sizes",
+    "channels",
     "loss-weight", "loss-target-rank", "loss-batch", "loss-shape", "attention-sizes", "attention-width", "empty",
-    "interpolate", "pad-sizes", "norm-groups", "norm-width", "conv-groups",
+    "interpolate", "pad-sizes", "pixel-shuffle", "tensor-rank", "norm-groups", "norm-width", "conv-groups",
 )  # fmt: skip
 _LAST = ("own-raise", "program-error", "framework")
 _MIDDLE = tuple(code for code in _BY_CODE if code not in _FIRST + _LAST)

@@ -19,6 +19,8 @@ RECURRENT = (
 def attention_heads(call: Call) -> Answer | None:
     """A width that cannot be divided among the heads.
 
+    Each head takes `embed_dim // num_heads` of the width, and nothing may be left.
+
     Fails:
     ```python
     nn.MultiheadAttention(embed_dim=768, num_heads=10)  # here

@@ -36,7 +36,13 @@ class Call:
     @functools.cached_property
     def text(self) -> str:
         """The framework's sentence, on one line."""
-        return " ".join(re.sub(r"torch\.Size\((\[[^\]]*\])\)", r"\1", self.failure.text[:4000]).split())
+        return " ".join(
+            re.sub(
+                r"torch\.Size\((\[[^\]]*\])\)",
+                r"\1",
+                self.failure.text[:4000].partition("Exception raised from ")[0],
+            ).split()
+        )
 
     @functools.cached_property
     def name(self) -> str:

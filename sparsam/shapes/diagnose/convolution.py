@@ -158,6 +158,8 @@ def _by(sides: Sequence[str]) -> str:
 def conv_groups(call: Call) -> Answer | None:
     """Channels that cannot be divided into the groups.
 
+    Both `in_channels` and `out_channels` are multiples of `groups`.
+
     Fails:
     ```python
     nn.Conv2d(3, 8, 3, groups=2)  # here
@@ -185,7 +187,7 @@ def conv_groups(call: Call) -> Answer | None:
         return Answer(f"{call.words}: {which} is no multiple of groups")
     return Answer(
         f"{call.words}: {which} = {sizes.pretty(channels_)} in {groups_} groups",
-        f"{sizes.pretty(channels_)} is no multiple of {groups_}",
+        f"{sizes.pretty(channels_)} is no multiple of {_with_value(call, groups_)}",
     )
 
 
@@ -291,6 +293,8 @@ def pixel_shuffle(call: Call) -> Answer | None:
     nn.PixelShuffle(2)(x)
     ```
     """
+    if not call.said(r"pixel_|is invalid for input|divisible"):
+        return None
     given = call.shape()
     factor = call.number("upscale_factor", "downscale_factor") or next(iter(call.numbers), None)
     if given is None or factor is None or len(given) < 3:

@@ -261,8 +261,8 @@ def dtype_unsupported(call: Call) -> Answer | None:
 
 @rule(
     "scalar-needed",
-    says=r"converted to Scalar|one element tensors|Boolean value of Tensor|len\(\) of a 0-d|"
-    r"iteration over a 0-d|grad can be implicitly created only for scalar",
+    says=r"converted to Scalar|one element tensors|Boolean value of Tensor|len\(\) of a 0-d|iteration over a 0-d|"
+    r"grad can be implicitly created only for scalar|Cannot call numel\(\) on tensor",
 )
 def scalar_needed(call: Call) -> Answer | None:
     """One number is needed, and the tensor has another number of elements.
@@ -282,12 +282,14 @@ def scalar_needed(call: Call) -> Answer | None:
     loss.mean().backward()
     ```
     """
+    if call.said("Cannot call numel") and not call.names & {"__bool__", "__int__", "__float__", "item"}:
+        return None
     shown = call.shape()
     of = f" of shape {sizes.shape(shown)}" if shown is not None else ""
     caret = sizes.shape(shown) if shown is not None else ""
     if call.said("0-d"):
         return Answer(f"{call.words} needs a dimension, got a tensor without one{of if shown else ''}", caret)
     fix = "loss.mean().backward()" if call.name == "backward" else ""
-    if call.said("Boolean value"):
+    if call.name == "__bool__":
         fix = ".any() or .all()"
     return Answer(f"{call.words} needs a tensor of one element, got one{of or ' of several'}", caret, fix)

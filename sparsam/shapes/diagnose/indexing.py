@@ -2,12 +2,15 @@
 
 from sparsam.shapes.diagnose import sizes
 from sparsam.shapes.diagnose.call import NUMBERS, Answer, Call, listed
+from sparsam.shapes.diagnose.joining import mismatch
 from sparsam.shapes.diagnose.rule import rule
 
 
 @rule("index-rank", says=r"too many indices for")
 def index_rank(call: Call) -> Answer | None:
     """More indices than dimensions.
+
+    Each index or slice takes a dimension; `None` makes one, and `...` stands for those that are not named.
 
     Fails:
     ```python
@@ -95,6 +98,7 @@ def index_range(call: Call) -> Answer | None:
 
 @rule(
     "index-shape",
+    "__getitem__ __setitem__ index index_put",
     says=r"shape of the mask|indexing tensors could not be broadcast|"
     r"shape mismatch: (indexing|value)|mask .* does not match",
 )
@@ -135,6 +139,14 @@ def index_shape(call: Call) -> Answer | None:
         return Answer(
             f"{call.words} with tensors of shapes {(said[1] or said[2] or '').rstrip('.')}: they cannot be broadcast"
         )
+    indices = [o.shape for o in call.tensors[1:] if o.shape is not None]
+    if (
+        call.said("Attempting to broadcast a dimension")
+        and call.name == "__getitem__"
+        and mismatch(call, indices)
+    ):
+        shown = " and ".join(map(sizes.shape, indices))
+        return Answer(f"indexing with tensors of shapes {shown}: they cannot be broadcast", shown)
     return None
 
 
@@ -260,6 +272,8 @@ def tensor_rank(call: Call) -> Answer | None:
     nn.Conv2d(1, 8, 3)(image[None])
     ```
     """
+    if call.said("Dimension out of range") and "ool" not in call.name:
+        return None
     given = call.shape()
     of = f"{sizes.shape(given)}" if given is not None else "the tensor"
     patterns = (

@@ -174,8 +174,8 @@ def stack_sizes(call: Call) -> Answer | None:
 @rule(
     "split-sizes",
     "split split_with_sizes chunk tensor_split unbind hsplit vsplit narrow",
-    says=r"split_with_sizes expects|exceeds dimension size|split expects split_size|`?chunks`? to be greater|"
-    r"number of sections|length must be non-negative",
+    says=r"split_with_sizes expects|Split sizes add up|exceeds dimension size|split expects split_size|"
+    r"`?chunks`? to be greater|number of sections|length must be non-negative",
 )
 def split_sizes(call: Call) -> Answer | None:
     """Parts that do not add up to the whole.
@@ -205,6 +205,16 @@ def split_sizes(call: Call) -> Answer | None:
         return Answer(
             f"cannot split dimension {said[2]} of size {sizes.pretty(said[1])} into {sizes.shape(parts)}",
             f"{shown} = {total}, {sizes.pretty(said[1])} there",
+        )
+    said = call.said(r"Split sizes add up to (.+?) but got the tensor's size of (.+)")
+    if said:
+        total, size = sizes.pretty(said[1]), sizes.pretty(said[2])
+        parts = list(call.asked or ())
+        shown = f"{' + '.join(map(sizes.pretty, parts))} = {total}" if len(parts) > 1 else total
+        whole = call.shape()
+        of = f" of {sizes.shape(whole)}" if whole is not None else ""
+        return Answer(
+            f"cannot split a dimension{of}: the parts add up to {total}, not {size}", f"{shown}, {size} there"
         )
     said = call.said(r"start \((.+?)\) \+ length \((.+?)\) exceeds dimension size \((.+?)\)")
     if said:

@@ -205,6 +205,8 @@ def loss_shape(call: Call) -> Answer | None:
 def backward_shape(call: Call) -> Answer | None:
     """A gradient of another shape than what it is the gradient of.
 
+    The argument of `backward` has the shape of the tensor it is called on; for one number it can be left out.
+
     Fails:
     ```python
     weights = torch.rand(3, requires_grad=True)

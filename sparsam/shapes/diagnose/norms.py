@@ -14,6 +14,8 @@ GROUP = "group_norm GroupNorm native_group_norm"
 def norm_groups(call: Call) -> Answer | None:
     """Channels that cannot be divided into the groups of a group norm.
 
+    `num_channels` is a multiple of `num_groups`; after pruning filters the number of groups may have to change too.
+
     Fails:
     ```python
     nn.GroupNorm(num_groups=3, num_channels=16)  # here

@@ -106,6 +106,8 @@ def dataset_lengths(call: Call) -> Answer | None:
 def state_dict(call: Call) -> Answer | None:
     """Parameters of a checkpoint with other shapes or names than the model's.
 
+    The model has to be built with the settings it was saved with. `strict=False` lets names differ, and no shapes.
+
     Fails:
     ```python
     saved = nn.Linear(5, 3).state_dict()

@@ -1,6 +1,7 @@
 """Rules on operations that show the same elements in another shape."""
 
 import re
+from collections.abc import Sequence
 
 from sparsam.shapes.diagnose import sizes
 from sparsam.shapes.diagnose.call import Answer, Call, listed
@@ -164,6 +165,8 @@ def view_numel(call: Call) -> Answer | None:
 def unflatten_sizes(call: Call) -> Answer | None:
     """A dimension split into sizes whose product is another.
 
+    The product of the sizes that `unflatten` is given is the size of the dimension; one of them may be -1.
+
     Fails:
     ```python
     x = torch.rand(2, 10)
@@ -186,10 +189,18 @@ def unflatten_sizes(call: Call) -> Answer | None:
     )
 
 
+def _position(call: Call, given: Sequence[str], asked: Sequence[str], size: str) -> int | None:
+    """The dimension of what was asked for in which a size cannot be expanded."""
+    for back in range(1, min(len(given), len(asked)) + 1):
+        if call.equal(given[-back], size) and asked[-back] != "-1" and not call.equal(asked[-back], size):
+            return len(asked) - back
+    return None
+
+
 @rule(
     "expand-sizes",
     "expand expand_as broadcast_to copy __setitem__",
-    says=r"expanded size of the tensor|expand\(.*number of sizes provided",
+    says=r"expanded size of the tensor|attempting to expand a dimension|expand\(.*number of sizes provided",
 )
 def expand_sizes(call: Call) -> Answer | None:
     """A dimension that is not 1 expanded to another size.
@@ -225,6 +236,18 @@ def expand_sizes(call: Call) -> Answer | None:
         return Answer(
             f"cannot expand {what}: {said[1]} sizes for {said[2]} dimensions",
             f"{said[2]} dimensions, {said[1]} sizes",
+        )
+    said = call.said(r"attempting to expand a dimension of length (.+?) -> (.+?)!")
+    if said:
+        if call.name == "__setitem__" and len(call.tensors) > 1:
+            given, asked = call.shape(1), None
+        what = (
+            f"{sizes.shape(given)} to {sizes.shape(asked)}" if given and asked else sizes.shape(given or ())
+        )
+        at = _position(call, given or (), asked or (), said[1])
+        one, two = sizes.pretty(said[1]), sizes.pretty(said[2])
+        return Answer(
+            f"cannot expand {what}", f"{one}{f' in dimension {at}' if at is not None else ''}, {two} asked"
         )
     said = call.said(r"expanded size of the tensor \((.+?)\) isn't allowed in a leading")
     if said:
@@ -267,6 +290,8 @@ def repeat_rank(call: Call) -> Answer | None:
 @rule("permute-rank", "permute", says=r"permute\(")
 def permute_rank(call: Call) -> Answer | None:
     """An order of dimensions that does not name each of them once.
+
+    `permute` takes each dimension once. Images from files are often (height, width) without channels.
 
     Fails:
     ```python

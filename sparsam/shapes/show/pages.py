@@ -24,7 +24,7 @@ def explain(code: str) -> str:
     name = code.removeprefix("unknown-")
     if code not in RULES and name in UNKNOWNS:
         title, text = UNKNOWNS[name]
-        return f"{name}: {title}\n\n{text}\n"
+        return f"{name}: {title}\n\n{text}\n".replace("`", "")
     rule = rule_of(code)
     body = rule.documentation.partition("\n")[2].strip()
     body = re.sub(

@@ -6,6 +6,7 @@ it, for its fingerprint is made of its file, function, code and source text.
 """
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
@@ -80,7 +81,8 @@ def _rule(code: str) -> dict[str, Any]:
         markdown = f"{title}.\n\n{text}"
     return {
         "id": plain(code, 80),
-        "name": "".join(part.capitalize() for part in plain(code, 80).split("-")),
+        "name": "".join(part.capitalize() for part in re.findall(r"[A-Za-z0-9]+", plain(code, 80)))
+        or "Unnamed",
         "shortDescription": {"text": plain(title, 200) + "."},
         "fullDescription": {"text": plain(text, 1000)},
         "help": {"text": text, "markdown": markdown},
@@ -152,10 +154,18 @@ def _location(place: Place, root: str) -> dict[str, Any]:
 
 def _artifact(file: str, root: str) -> dict[str, str]:
     path = PurePath(short_path(file, root))
-    uri = quote(path.as_posix().encode("utf-8", "surrogateescape"), safe="/")
+    uri = quote(_bytes(path.as_posix()), safe="/")
     if path.is_absolute():
         return {"uri": f"file://{uri}"}
     return {"uri": uri or ".", "uriBaseId": ROOT}
+
+
+def _bytes(path: str) -> bytes:
+    """A path as the file system has it; letters that no file system has become question marks."""
+    try:
+        return path.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return path.encode("utf-8", "replace")
 
 
 def _fingerprint(code: str, place: Place, root: str, seen: Counter[str]) -> str:
