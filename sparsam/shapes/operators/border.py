@@ -80,21 +80,24 @@ def randint(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
         return NotImplemented
     if not low < high:
         raise RuntimeError(f"random_ expects 'from' to be less than 'to', but got from={low} >= to={high}")
-    made = func(*args, **kwargs)
+    with torch._C.DisableTorchFunction():
+        made = func(*args, **kwargs)
     made.value_range = (low, high)
     return made
 
 
 def randperm(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`torch.randperm`."""
-    made = func(*args, **kwargs)
+    with torch._C.DisableTorchFunction():
+        made = func(*args, **kwargs)
     made.value_range = (0, args[0])
     return made
 
 
 def rand(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`torch.rand`."""
-    made = func(*args, **kwargs)
+    with torch._C.DisableTorchFunction():
+        made = func(*args, **kwargs)
     made.value_range = (0.0, 1.0)
     return made
 
