@@ -3,8 +3,8 @@
 Three layers answer, the cheap ones first: intervals with linear forms and a search for values among few candidates
 (`intervals`, `box`, `linear`, `find`), then z3 where it is installed (extra `shapes`). "sat" is only said with a model
 for which every condition was evaluated and held (`evaluate`); "unsat" only where bounds, linear inequalities, an
-exhausted search or z3 contradict the conditions; anything else is "unknown". Limits count steps, not seconds, so a
-solver that is asked the same again, in the same order, answers the same.
+exhausted search or z3 contradict the conditions; anything else is "unknown". Limits count steps, not seconds, and no
+query is answered by what another one left behind: the same question has the same answer.
 
 A condition with a term that has no value (a division by zero) does not hold, nor does its negation: sizes for which it
 is so belong to neither side. `needed` gives what keeps a condition defined.
@@ -29,7 +29,7 @@ from sparsam.shapes.z3_terms import Z3, available
 
 __all__ = ["Answer", "Domain", "Solver", "Statistics", "needed", "text"]
 
-RLIMIT = 3_000_000  # z3's unit of work
+RLIMIT = 1_000_000  # z3's unit of work; of 650 guards of torch's operators none needed more than 100,000
 FEW_NODES = 16  # of the search before z3 is asked
 MANY_NODES = 200  # and after
 DEEPEST_SPLIT = 4  # conditions with "or" that are split one inside the other

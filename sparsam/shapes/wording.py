@@ -93,7 +93,7 @@ class _Writer:
             return self.power(*arguments)
         if kind in SIGNS:
             return f" {SIGNS[kind]} ".join(self.at(a, SUM + 1) for a in arguments), BITS
-        if kind == "Where":
+        if kind in ("Where", "ITE"):
             condition, yes, no = arguments
             return (
                 f"{self.at(yes, OR)} if {self.at(condition, OR)} else {self.at(no, CHOICE)}",

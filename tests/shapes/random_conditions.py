@@ -123,7 +123,7 @@ def value(e, model):
         return math.inf
     if e is -sympy.oo or name == "NegativeIntInfinity":
         return -math.inf
-    if name == "Where":
+    if name in ("Where", "ITE"):
         return value(e.args[1], model) if value(e.args[0], model) else value(e.args[2], model)
     if name == "Piecewise":
         return next(value(x, model) for x, c in e.args if value(c, model))
