@@ -20,7 +20,7 @@ from sparsam.errors import Refused
 from sparsam.shapes import evaluate
 from sparsam.shapes.box import Box, Empty, Split
 from sparsam.shapes.evaluate import Unsupported
-from sparsam.shapes.find import Finder, Literals
+from sparsam.shapes.find import WIDER, Finder, Literals
 from sparsam.shapes.linear import Reduced, reduce, refuted
 from sparsam.shapes.terms import Term, symbol
 from sparsam.shapes.translate import Translator
@@ -31,7 +31,7 @@ __all__ = ["Answer", "Domain", "Solver", "Statistics", "needed", "text"]
 
 RLIMIT = 1_000_000  # z3's unit of work; of 650 guards of torch's operators none needed more than 100,000
 FEW_NODES = 16  # of the search before z3 is asked
-MANY_NODES = 200  # and after
+MANY_NODES = 300  # and after
 DEEPEST_SPLIT = 4  # conditions with "or" that are split one inside the other
 REMEMBERED = 50_000  # answers, and expressions, kept
 
@@ -221,7 +221,7 @@ class Solver:
                 return answer, True
             reason = answer.reason
         if not strange:
-            found = finder.search(MANY_NODES)
+            found = finder.search(MANY_NODES, WIDER)
             if found is not None:
                 return self._found(finder, found, domains, "search"), False
             if finder.complete:
