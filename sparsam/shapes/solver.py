@@ -128,7 +128,7 @@ class Solver:
             smallest: Rather take sizes as near to 1 as can be, as a witness wants them.
 
         Raises:
-            Refused: If a literal has a symbol without a domain, or a domain is empty at both ends the wrong way round.
+            Refused: If a literal has a symbol without a domain.
         """
         begun = time.perf_counter()
         wanted = dict(prefer or {})
@@ -243,7 +243,7 @@ class Solver:
         floats = frozenset(n for n, d in domains.items() if not d.integer)
         translator = self._translators.setdefault(floats, Translator(lambda name: name not in floats))
         box = Box({}, self._splits)
-        for name, domain in domains.items():
+        for name, domain in sorted(domains.items()):
             low = -math.inf if domain.low is None else domain.low
             high = math.inf if domain.high is None else domain.high
             box.limit(symbol(name, domain.integer), low, high)

@@ -56,10 +56,11 @@ class Z3:
 
 
 def _python(value: Any) -> Any:
-    if hasattr(value, "as_long"):
-        return value.as_long()
+    """A number of z3: integer, fraction, or root of a polynomial to twenty digits; None for anything else."""
     if hasattr(value, "as_fraction"):
         return float(value.as_fraction())
+    if hasattr(value, "as_long"):
+        return value.as_long()
     return float(value.approx(20).as_fraction()) if hasattr(value, "approx") else None
 
 

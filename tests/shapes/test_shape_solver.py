@@ -57,18 +57,59 @@ def compare_with_brute_force(seeds, use_z3, bounded):
 @WITH_OR_WITHOUT
 def test_random_conditions_are_decided_as_by_trying_everything(use_z3):
     """On small domains no answer is wrong, and next to nothing stays open."""
-    wrong, counts = compare_with_brute_force(range(400), use_z3, bounded=True)
+    wrong, counts = compare_with_brute_force(range(300), use_z3, bounded=True)
     assert not wrong, wrong[0]
     assert counts["unknown"] <= 4
-    assert min(counts["sat"], counts["unsat"]) > 100
+    assert min(counts["sat"], counts["unsat"]) > 75
 
 
 @WITH_OR_WITHOUT
 def test_nothing_that_has_a_small_model_is_refuted_on_unbounded_domains(use_z3):
     """Without bounds a refutation cannot be an exhausted search, and still is never wrong."""
-    wrong, counts = compare_with_brute_force(range(1000, 1250), use_z3, bounded=False)
+    wrong, counts = compare_with_brute_force(range(1000, 1200), use_z3, bounded=False)
     assert not wrong, wrong[0]
-    assert min(counts["sat"], counts["unsat"]) > 50
+    assert min(counts["sat"], counts["unsat"]) > 40
+
+
+def float_errors(seeds, use_z3):
+    """Wrong answers to conjunctions with a real symbol, refutations compared with a grid of its values."""
+    grid = [i / 10 for i in range(-15, 26, 2)] + [0.1, 0.25, 1 / 3]
+    solver, wrong, counts = Solver(use_z3=use_z3), [], {"sat": 0, "unsat": 0, "unknown": 0}
+    domains = {
+        "a": Domain(-2, 3),
+        "b": Domain(-2, 3),
+        "c": Domain(1, 1),
+        "r": Domain(-1.5, 2.5, integer=False),
+    }
+    for seed in seeds:
+        rng = random.Random(seed)
+        literals = conjunction(rng, rng.randint(1, 3), 1, floats=0.8)
+        answer = solver.solve(literals, domains)
+        counts[answer.kind] += 1
+        if answer.kind == "sat" and not (
+            satisfied(literals, answer.model) and all(answer.model[n] in domains[n] for n in domains)
+        ):
+            wrong.append((literals, answer))
+        ranges = {"a": range(-2, 4), "b": range(-2, 4), "c": [1], "r": grid}
+        if answer.kind == "unsat" and next(models(literals, ranges), None) is not None:
+            wrong.append((literals, answer))
+    return wrong, counts
+
+
+@WITH_OR_WITHOUT
+def test_conditions_on_floats_are_never_decided_wrongly(use_z3):
+    """Rounding is reckoned with: no model misses by it, nothing is refuted that some floats satisfy."""
+    wrong, counts = float_errors(range(120), use_z3)
+    assert not wrong, wrong[0]
+    assert counts["sat"] > 60 and counts["unsat"] > 12 and counts["unknown"] < 30
+
+
+@pytest.mark.slow  # a thousand conjunctions over floats
+@WITH_OR_WITHOUT
+def test_many_more_conditions_on_floats(use_z3):
+    """The same over a thousand."""
+    wrong, _ = float_errors(range(5000, 6000), use_z3)
+    assert not wrong, wrong[0]
 
 
 @pytest.mark.slow  # thousands of conjunctions, each against all models
@@ -84,7 +125,7 @@ def test_many_more_random_conditions_are_decided_rightly(use_z3, bounded):
 def test_conditions_are_evaluated_as_torch_does():
     """Where all parts have a value, ours is the one of torch's own reference interpreter."""
     compared = 0
-    for seed in range(900):
+    for seed in range(700):
         rng = random.Random(seed)
         (literal,) = conjunction(rng, 1, 3)
         if literal.has(sympy.Piecewise, ts.Where, sympy.Or, sympy.And, sympy.Abs, sympy.Rational(1, 2)):
@@ -95,9 +136,14 @@ def test_conditions_are_evaluated_as_torch_does():
             expected = sympy_interp(PythonReferenceAnalysis, environment, literal)
         except Exception:  # no value, or a function that torch's interpreter does not know
             continue
-        assert evaluate.function(literal)(model) is bool(expected), (literal, model)
+        try:
+            ours = evaluate.function(literal)(model)
+        except evaluate.Undefined:  # to a negative power, which torch does not forbid here
+            assert literal.has(ts.PowByNatural)
+            continue
+        assert ours is bool(expected), (literal, model)
         compared += 1
-    assert compared > 300
+    assert compared > 250
 
 
 FALSE_FOR_ALL_SIZES = {
@@ -344,7 +390,7 @@ def test_text_means_what_the_expression_means():
     """What is written, read back as Python, has the same value for all small sizes."""
     import ast
 
-    for seed in range(400):
+    for seed in range(300):
         rng = random.Random(seed)
         (literal,) = conjunction(rng, 1, 3)
         if literal.has(ts.ModularIndexing, sympy.oo, sympy.ITE):
