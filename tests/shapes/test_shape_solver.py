@@ -57,18 +57,18 @@ def compare_with_brute_force(seeds, use_z3, bounded):
 @WITH_OR_WITHOUT
 def test_random_conditions_are_decided_as_by_trying_everything(use_z3):
     """On small domains no answer is wrong, and next to nothing stays open."""
-    wrong, counts = compare_with_brute_force(range(300), use_z3, bounded=True)
+    wrong, counts = compare_with_brute_force(range(220), use_z3, bounded=True)
     assert not wrong, wrong[0]
     assert counts["unknown"] <= 4
-    assert min(counts["sat"], counts["unsat"]) > 75
+    assert min(counts["sat"], counts["unsat"]) > 55
 
 
 @WITH_OR_WITHOUT
 def test_nothing_that_has_a_small_model_is_refuted_on_unbounded_domains(use_z3):
     """Without bounds a refutation cannot be an exhausted search, and still is never wrong."""
-    wrong, counts = compare_with_brute_force(range(1000, 1200), use_z3, bounded=False)
+    wrong, counts = compare_with_brute_force(range(1000, 1150), use_z3, bounded=False)
     assert not wrong, wrong[0]
-    assert min(counts["sat"], counts["unsat"]) > 40
+    assert min(counts["sat"], counts["unsat"]) > 30
 
 
 def float_errors(seeds, use_z3):
@@ -99,25 +99,25 @@ def float_errors(seeds, use_z3):
 @WITH_OR_WITHOUT
 def test_conditions_on_floats_are_never_decided_wrongly(use_z3):
     """Rounding is reckoned with: no model misses by it, nothing is refuted that some floats satisfy."""
-    wrong, counts = float_errors(range(120), use_z3)
+    wrong, counts = float_errors(range(100), use_z3)
     assert not wrong, wrong[0]
-    assert counts["sat"] > 60 and counts["unsat"] > 12 and counts["unknown"] < 30
+    assert counts["sat"] > 50 and counts["unsat"] > 10 and counts["unknown"] < 30
 
 
-@pytest.mark.slow  # a thousand conjunctions over floats
+@pytest.mark.slow  # hundreds of conjunctions over floats
 @WITH_OR_WITHOUT
 def test_many_more_conditions_on_floats(use_z3):
-    """The same over a thousand."""
-    wrong, _ = float_errors(range(5000, 6000), use_z3)
+    """The same over hundreds."""
+    wrong, _ = float_errors(range(5000, 5400), use_z3)
     assert not wrong, wrong[0]
 
 
-@pytest.mark.slow  # thousands of conjunctions, each against all models
+@pytest.mark.slow  # hundreds of conjunctions, each against all models
 @WITH_OR_WITHOUT
 @pytest.mark.parametrize("bounded", [True, False])
 def test_many_more_random_conditions_are_decided_rightly(use_z3, bounded):
-    """The same over thousands."""
-    size = 4000 if bounded else 1000
+    """The same over many more."""
+    size = 1500 if bounded else 400
     wrong, _ = compare_with_brute_force(range(10_000, 10_000 + size), use_z3, bounded)
     assert not wrong, wrong[0]
 
@@ -125,7 +125,7 @@ def test_many_more_random_conditions_are_decided_rightly(use_z3, bounded):
 def test_conditions_are_evaluated_as_torch_does():
     """Where all parts have a value, ours is the one of torch's own reference interpreter."""
     compared = 0
-    for seed in range(700):
+    for seed in range(550):
         rng = random.Random(seed)
         (literal,) = conjunction(rng, 1, 3)
         if literal.has(sympy.Piecewise, ts.Where, sympy.Or, sympy.And, sympy.Abs, sympy.Rational(1, 2)):
@@ -143,7 +143,7 @@ def test_conditions_are_evaluated_as_torch_does():
             continue
         assert ours is bool(expected), (literal, model)
         compared += 1
-    assert compared > 250
+    assert compared > 180
 
 
 FALSE_FOR_ALL_SIZES = {
