@@ -28,7 +28,7 @@ class _Content:
         self.changed = time.time()
 
 
-class _Raw(io.RawIOBase):
+class Raw(io.RawIOBase):
     """An open file of the overlay, for io's buffers to stand on."""
 
     def __init__(self, overlay: "Overlay", content: _Content | None, name: Any, mode: str) -> None:
@@ -36,6 +36,10 @@ class _Raw(io.RawIOBase):
         self._reads, self._writes = "r" in mode or "+" in mode, mode.strip("rbt") != ""
         self._appends = "a" in mode
         self._at = len(content.data) if content is not None and self._appends else 0
+
+    def append(self) -> None:
+        """Write at the end from now on."""
+        self._appends = True
 
     def readable(self) -> bool:
         return self._reads
@@ -208,6 +212,14 @@ class Overlay:
     def lstat(self, path: Any, *, dir_fd: Any = None) -> os.stat_result:
         return self.stat(path, dir_fd=dir_fd, follow_symlinks=False)
 
+    def knows(self, path: Any) -> bool:
+        """Whether a path was written, made, moved or removed."""
+        key = _key(path)
+        return key is not None and self._node(key) is not None
+
+    def exists(self, path: Any) -> bool:
+        return self._kind(path) != ""
+
     def access(self, path: Any, mode: int, **options: Any) -> bool:
         key = _key(path)
         node = self._node(key) if key is not None else None
@@ -247,10 +259,24 @@ class Overlay:
         if "b" in mode and (encoding is not None or errors is not None or newline is not None):
             raise ValueError("binary mode doesn't take an encoding, errors or newline argument")
         content = None if key == os.devnull else self._content(key, file, mode)
-        raw = _Raw(self, content, file, mode)
+        return self.dress(Raw(self, content, file, mode), mode, buffering, encoding, errors, newline)
+
+    def dress(
+        self,
+        raw: Raw,
+        mode: str,
+        buffering: int = -1,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+        *_: Any,
+        **__: Any,
+    ) -> Any:
+        """A raw file with the buffer and the text layer that `open` would put on it."""
         if "b" in mode and buffering == 0:
             return raw
         size = buffering if buffering > 1 else io.DEFAULT_BUFFER_SIZE
+        writes = any(letter in mode for letter in "wax")
         kind = io.BufferedRandom if "+" in mode else io.BufferedWriter if writes else io.BufferedReader
         binary: Any = kind(raw, size)
         if "b" in mode:

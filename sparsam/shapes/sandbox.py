@@ -15,6 +15,7 @@ there is no complete guard in one process (:mod:`sparsam.shapes.channel`). This 
 import dataclasses
 import json
 import os
+import re
 import resource
 import secrets
 import selectors
@@ -79,7 +80,7 @@ class Outcome:
         output: What the program printed, both streams, cut at the limit.
         guards: For each means of the kernel "yes" or "no: reason"; empty if the child never came to install them.
         seconds: Wall-clock time.
-        peak_bytes: Most resident memory.
+        peak_bytes: Most resident memory, as the child read it at its end; without an end, as was seen from outside.
         exit_code: Of the process; negative for a signal.
     """
 
@@ -228,7 +229,6 @@ class _Watched:
         self._refusals: list[Refusal] = []
         self._guards: dict[str, str] = {}
         self._output, self._printed, self._peak = bytearray(), 0, 0
-        self._usage: resource.struct_rusage | None = None
         self._seconds = 0.0
 
     def until_done(self) -> None:
@@ -285,7 +285,7 @@ class _Watched:
         if self._result is not None:
             self._result, self._why = None, ("protocol", "it went on after its result")
         elif kind == "finish" and isinstance(value, dict):
-            self._result = value
+            self._result, self._peak = value, max(self._peak, int(message.get("peak", 0)))
         elif kind == "guards" and isinstance(value, dict):
             self._guards = {str(name): str(state) for name, state in value.items()}
         elif kind == "refusal" and isinstance(value, dict):
@@ -305,16 +305,7 @@ class _Watched:
             self._why = ("memory", f"it took more than {self._limits.bytes:,} bytes")
 
     def _exited(self) -> bool:
-        if self._usage is None:
-            try:
-                pid, status, usage = os.wait4(self._process.pid, os.WNOHANG)
-            except ChildProcessError:
-                pid, status, usage = self._process.pid, 0, resource.getrusage(resource.RUSAGE_CHILDREN)
-            if pid == 0:
-                return False
-            self._process.returncode = os.waitstatus_to_exitcode(status)
-            self._usage = usage
-        return True
+        return self._process.poll() is not None
 
     def end(self) -> None:
         """Kill what is left of the child and its group, and close the pipes."""
@@ -323,8 +314,7 @@ class _Watched:
                 os.killpg(self._process.pid, signal.SIGKILL)
             except (ProcessLookupError, PermissionError):
                 self._process.kill()
-            while not self._exited():
-                time.sleep(0.005)
+            self._process.wait()
         for stream in (self._process.stdout, self._process.stderr):
             if stream is not None:
                 stream.close()
@@ -337,7 +327,6 @@ class _Watched:
             self._why = _of_exit(code)
         unknowns = [Unknown(self._why[0], f"the check was ended: {self._why[1]}")] if self._why else []
         unknowns.extend(_of_refusal(refusal, program) for refusal in self._refusals)
-        peak = self._usage.ru_maxrss * 1024 if self._usage is not None else 0
         return Outcome(
             result=None if self._why else self._result,
             unknowns=tuple(unknowns),
@@ -345,7 +334,7 @@ class _Watched:
             output=self._output.decode("utf-8", "replace"),
             guards=self._guards,
             seconds=self._seconds,
-            peak_bytes=max(peak, self._peak),
+            peak_bytes=self._peak,
             exit_code=code,
         )
 
@@ -409,7 +398,7 @@ def connect(arguments: list[str] | None = None) -> Channel:
         whole = json.loads(file.read())
     os.set_inheritable(tell, False)
     raw = sender(tell, bytes.fromhex(whole.pop("key")))
-    leave, flush = os._exit, (sys.stdout.flush, sys.stderr.flush)
+    leave, flush, peak = os._exit, (sys.stdout.flush, sys.stderr.flush), _peak_of_this()
 
     def send(message: Mapping[str, Any]) -> None:
         raw({"kind": "event", "value": message})
@@ -420,7 +409,7 @@ def connect(arguments: list[str] | None = None) -> Channel:
                 one()
             except (OSError, ValueError):
                 continue
-        raw({"kind": "finish", "value": result})
+        raw({"kind": "finish", "value": result, "peak": peak()})
         leave(0)
 
     return Channel(
@@ -434,6 +423,27 @@ def connect(arguments: list[str] | None = None) -> Channel:
     )
 
 
+def _peak_of_this() -> Callable[[], int]:
+    """A function that gives the most resident memory of this process so far, in bytes; 0 where it cannot be had.
+
+    Not `getrusage`: that counts the parent's memory at the time of the fork too.
+    """
+    try:
+        status = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return lambda: 0
+    pread, match = os.pread, re.compile(rb"VmHWM:\s*(\d+) kB").search
+
+    def peak() -> int:
+        try:
+            found = match(pread(status, 4096, 0))
+        except OSError:
+            return 0
+        return int(found[1]) * 1024 if found else 0
+
+    return peak
+
+
 def enter(channel: Channel) -> Callable[[], tuple[Refusal, ...]]:
     """Install every guard and stand-in in this process, for good; what the kernel lends is reported to the parent.
 
@@ -442,14 +452,14 @@ def enter(channel: Channel) -> Callable[[], tuple[Refusal, ...]]:
     Returns:
         A function that gives what was refused so far: a path on which that grew is not proved.
     """
-    from sparsam.shapes import kernel, overlay
+    from sparsam.shapes import descriptors, kernel, overlay
 
     limits, raw = channel.limits, channel._raw
     means = kernel.confine(seconds=limits.seconds, memory=limits.bytes, file_bytes=0)
     if os.getppid() != channel.parent:
         os._exit(1)  # the parent ended before the kernel was told to end us with it
     raw({"kind": "guards", "value": means})
-    overlay.install(limits.written_bytes, SCRATCH)
+    descriptors.install(overlay.install(limits.written_bytes, SCRATCH))
     still_signals()
     sys.path.insert(0, str(channel.program.root))
     return watch(
