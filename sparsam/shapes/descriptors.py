@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from sparsam.shapes.overlay import Overlay, Raw
+from sparsam.shapes.overlay import Overlay, Raw, replace
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
@@ -83,10 +83,13 @@ def install(overlay: Overlay) -> None:
         "fdatasync": passed("fdatasync", lambda raw: None),
         "truncate": truncating,
     }
-    for name, stand_in in stand_ins.items():
-        setattr(os, name, stand_in)
-    for module in (builtins, io):
-        setattr(module, "open", opened)  # noqa: B010
+    replace(
+        [
+            *((os, name, stand_in) for name, stand_in in stand_ins.items()),
+            (builtins, "open", opened),
+            (io, "open", opened),
+        ]
+    )
 
 
 class _Owned(Raw):

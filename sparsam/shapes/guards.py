@@ -6,6 +6,7 @@ is refused to a program is allowed to the framework (loading its own shared libr
 neither to the standard library nor to the checker decides.
 """
 
+import _posixsubprocess
 import _thread
 import dataclasses
 import os
@@ -46,10 +47,15 @@ _OTHERS = frozenset({"os.kill", "os.killpg", "signal.pthread_kill", "resource.se
 _INSIDE = frozenset(
     {
         "sys.addaudithook", "sys.settrace", "sys.setprofile", "sys._current_frames", "sys._current_exceptions",
-        "gc.get_objects", "gc.get_referrers", "gc.get_referents", "code.__new__",
+        "gc.get_objects", "gc.get_referrers", "gc.get_referents", "code.__new__", "cpython.PyInterpreterState_New",
     }
 )  # fmt: skip
-_FOREIGN = frozenset({"cffi", "_cffi_backend", "cppyy", "jnius", "clr", "pyximport"})
+_FOREIGN = frozenset(
+    {
+        "cffi", "_cffi_backend", "cppyy", "jnius", "clr", "pyximport", "_xxsubinterpreters", "_interpreters", "_testcapi",
+        "_testinternalcapi",
+    }
+)  # fmt: skip
 _KINDS = {
     **dict.fromkeys(_PROCESSES, "process"),
     **dict.fromkeys(_NETWORK, "network"),
@@ -84,12 +90,14 @@ class Refusal:
         what: The event as Python names it, with its first argument.
         file: Where in the program or, for want of that, in a library; "" if nowhere.
         line: There.
+        framework: Whether an installed package did it by itself, and not the program's own code.
     """
 
     kind: str
     what: str
     file: str
     line: int
+    framework: bool = False
 
 
 def watch(
@@ -138,11 +146,12 @@ def watch(
 
     def refuse(kind: str, event: str, args: tuple[Any, ...], frame: Any) -> None:
         nonlocal busy
+        framework, *_ = caused = culprit(frame)
         file, line = place(frame)
         if not file:
-            _, file, line = culprit(frame)
+            _, file, line = caused
         first = next((repr(a)[:120] for a in args if isinstance(a, str | bytes | int | tuple)), "")
-        refusal = Refusal(kind, f"{event}({first})", file, line)
+        refusal = Refusal(kind, f"{event}({first})", file, line, framework)
         if refusal not in noted and len(noted) < MOST_NOTED:
             noted[refusal] = None
             busy = True
@@ -209,7 +218,11 @@ def watch(
             refuse("threads", "_thread.start_new_thread", (), getframe(1))
         return real_start(function, args, kwargs or {})
 
-    # Python 3.11 announces no threads.
+    def spawn(*args: Any) -> Any:
+        refuse("process", "_posixsubprocess.fork_exec", args[:1], getframe(1))
+
+    # Python 3.11 announces neither threads nor this way to a process.
+    _posixsubprocess.fork_exec = spawn
     for module, name in (
         (_thread, "start_new_thread"),
         (_thread, "start_new"),

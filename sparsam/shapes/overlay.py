@@ -10,12 +10,14 @@ import io
 import os
 import shutil
 import stat
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 _FOLDER, _GONE = object(), object()
+_GENUINE = frozenset({"posix", "_io", "_frozen_importlib", "_frozen_importlib_external", "__main__"})
 _real_open, _real_stat, _real_lstat = io.open, os.stat, os.lstat
 _real_listdir, _real_scandir, _real_access = os.listdir, os.scandir, os.access
 
@@ -464,10 +466,27 @@ def install(most_bytes: int, scratch: str) -> Overlay:
             },
         ),
     )
-    for module, names in places:
-        for name, stand_in in names.items():
-            setattr(module, name, stand_in)
+    replace([(module, name, stand_in) for module, names in places for name, stand_in in names.items()])
     return overlay
+
+
+def replace(stand_ins: Sequence[tuple[Any, str, Any]]) -> None:
+    """Put stand-ins in place, and in all modules that have taken hold of what they stand for under any name.
+
+    Args:
+        stand_ins: Module, name in it, and what is to be there.
+    """
+    instead = {
+        id(getattr(module, name)): stand_in for module, name, stand_in in stand_ins if callable(stand_in)
+    }
+    for module, name, stand_in in stand_ins:
+        setattr(module, name, stand_in)
+    for module_name, module in list(sys.modules.items()):
+        if module_name in _GENUINE or module_name.startswith(("sparsam.shapes.", "importlib.")):
+            continue
+        for name, value in list(getattr(module, "__dict__", {}).items()):
+            if id(value) in instead:
+                setattr(module, name, instead[id(value)])
 
 
 def _temporary(overlay: Overlay, *, named: bool, spooled: bool = False) -> Callable[..., Any]:

@@ -26,6 +26,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 from sparsam.errors import InputOutput
@@ -284,6 +285,8 @@ class _Watched:
         kind, value = message.get("kind"), message.get("value")
         if self._result is not None:
             self._result, self._why = None, ("protocol", "it went on after its result")
+        elif kind == "forged":
+            self._why = ("protocol", "the program itself called for its result")
         elif kind == "finish" and isinstance(value, dict):
             self._result, self._peak = value, max(self._peak, int(message.get("peak", 0)))
         elif kind == "guards" and isinstance(value, dict):
@@ -372,7 +375,8 @@ class Channel:
         request: As `run` was given it.
         limits: Of this process.
         send: Sends one message to `on_event`.
-        finish: Sends the result and ends the process at once, so that nothing of the program runs any more.
+        finish: Sends the result and ends the process at once, so that nothing of the program runs any more. Called with a
+            line of anyone else on the stack, or in another thread, it says so instead.
     """
 
     program: Program
@@ -398,12 +402,21 @@ def connect(arguments: list[str] | None = None) -> Channel:
         whole = json.loads(file.read())
     os.set_inheritable(tell, False)
     raw = sender(tell, bytes.fromhex(whole.pop("key")))
+    own, main = os.path.join(os.path.dirname(os.path.abspath(__file__)), ""), os.path.abspath(sys.argv[0])
+    getframe, ident, thread = sys._getframe, threading.get_ident, threading.get_ident()
     leave, flush, peak = os._exit, (sys.stdout.flush, sys.stderr.flush), _peak_of_this()
 
     def send(message: Mapping[str, Any]) -> None:
         raw({"kind": "event", "value": message})
 
     def finish(result: Mapping[str, Any]) -> NoReturn:
+        frame: FrameType | None = getframe(1)
+        while frame is not None:
+            name = frame.f_code.co_filename
+            if not (name.startswith((own, "<frozen ")) or name == main) or ident() != thread:
+                raw({"kind": "forged"})
+                leave(1)
+            frame = frame.f_back
         for one in flush:
             try:
                 one()

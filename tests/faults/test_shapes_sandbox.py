@@ -177,6 +177,7 @@ REFUSED = {
         "import os\nos.posix_spawn('/bin/true', ['true'], {})",
         "import multiprocessing as m\nif __name__ == 'program': m.get_context('fork').Process(target=print).start()",
         "import os\nos.popen('ls')",
+        "import _posixsubprocess\n_posixsubprocess.fork_exec([b'true'], [b'/bin/true'], True, ())",
     ],
     "network": [
         "import urllib.request\nurllib.request.urlopen('http://127.0.0.1:1/')",
@@ -275,6 +276,11 @@ for descriptor in range(3, 100):
         ("import os\nos.abort()", {"crash"}),
         ("import os, signal\nos.closerange(0, 1000)", {"exit"}),
         (FORGER, {"protocol"}),
+        ("import __main__\n__main__.channel.finish({'verdict': 'proved'})", {"protocol"}),
+        (
+            "import __main__, threading\nthreading.Thread(target=__main__.channel.finish, args=({},)).start()\nwhile 1: 0",
+            {"protocol"},
+        ),
         ("while True: print('x' * 100000)", {"output"}),
         ("import sys\nwhile True: sys.stderr.write('x' * 100000)", {"output"}),
         ("import ctypes\nx = ctypes.cast(1, ctypes.POINTER(ctypes.c_int))\nprint(x[0])", {"crash"}),
@@ -409,6 +415,26 @@ def test_kernel_refuses_what_goes_past_python(check, tmp_path):
     assert len(lines) == len(tries), outcome
     assert all(result == "-1" and number in ("1", "13") for _, result, number in lines), outcome.output
     assert not (tmp_path / "made").exists()
+
+
+def test_missing_means_of_the_kernel_are_told_and_the_rest_holds(tmp_path):
+    """Without namespaces, Landlock and seccomp the guards of Python still refuse by name."""
+    broken = tmp_path / "broken.py"
+    lines = (
+        "from sparsam.shapes import kernel\ndef absent(*_): raise OSError(38, 'Function not implemented')\n"
+    )
+    lines += (
+        "kernel._network = kernel._landlock = kernel._seccomp = absent\nrefusals = sandbox.enter(channel)"
+    )
+    broken.write_text(CHILD.read_text().replace("refusals = sandbox.enter(channel)", lines))
+    folder = tmp_path / "program"
+    folder.mkdir()
+    (folder / "train.py").write_text("import os, posix\nopen('x', 'w')\nposix.unlink(__file__)")
+    outcome = sandbox.run(read(str(folder / "train.py")), {}, limits=sandbox.Limits(seconds=10), child=broken)
+    assert outcome.guards["seccomp"] == outcome.guards["Landlock"] == "no: Function not implemented"
+    assert outcome.guards["resource limits"] == "yes"
+    assert [r.kind for r in outcome.refusals] == ["file"]
+    assert (folder / "train.py").exists()
 
 
 def test_secrets_are_not_handed_on(check, monkeypatch):
