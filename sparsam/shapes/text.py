@@ -17,8 +17,8 @@ from sparsam.errors import Refused
 from sparsam.shapes import notebook
 
 _QUICK_BYTES = 256 * 1024  # larger sources, longer lines and deeper brackets are parsed in a child first
-_QUICK_LINE = 10_000
-_QUICK_DEPTH = 60
+_QUICK_LINE = 50_000
+_QUICK_DEPTH = 120
 
 
 @dataclasses.dataclass(frozen=True)

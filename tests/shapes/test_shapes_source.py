@@ -342,11 +342,52 @@ def test_argument_given_twice_is_refused():
         parse_arguments(["a=1", "a=2"])
 
 
+def test_any_text_is_an_argument_or_refused():
+    """3,000 random texts of what means something: each an argument, or a short refusal."""
+    drawn = random.Random(3)
+    pieces = [
+        "a",
+        "N",
+        "B1",
+        "=",
+        "..",
+        "1",
+        "-2",
+        "0.5",
+        "×",
+        "x",
+        "*",
+        ":",
+        "@",
+        "(",
+        ")",
+        ",",
+        "[",
+        "]",
+        "'",
+        "float32",
+    ]
+    pieces += ["cuda", " ", "--", "\0", "π", "9" * 30, "1e5", ".", "/"]
+    kinds, longest = set(), 0
+    for _ in range(3_000):
+        given = drawn.choice(["", "a=", "a=1..", "data=N×", "dims=(B"]) + "".join(
+            drawn.choices(pieces, k=drawn.randrange(9))
+        )
+        try:
+            kinds.add(parse_argument(given).kind)
+        except Refused as refused:
+            kinds.add(refused.code)
+            longest = max(longest, len(str(refused)))
+    assert longest < 400
+    assert kinds == {"argument", "range", "number", "tensor", "sizes", "text", "flag"}
+
+
 def sweep(folder, count, seed):
     """Read mutated sources; the slowest, and how often each outcome."""
     drawn = random.Random(seed)
     library = Path(sysconfig.get_paths()["stdlib"])
     pool = [*sorted(Path(text.__file__).parent.glob("*.py")), *sorted(library.glob("*.py"))]
+    pool = [path for path in pool if path.stat().st_size < 24_000]
     sources = [path.read_bytes() for path in drawn.sample(pool, min(len(pool), 120))]
     cells = [notebook(data.decode("utf-8", "replace")).encode() for data in sources[:20]]
     outcomes: dict[str, int] = {}
