@@ -9,6 +9,7 @@ neither to the standard library nor to the checker decides.
 import _posixsubprocess
 import _thread
 import dataclasses
+import errno
 import os
 import re
 import signal
@@ -17,6 +18,7 @@ import sys
 import sysconfig
 import threading
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 MOST_NOTED = 200
@@ -135,6 +137,10 @@ def watch(
             frame = frame.f_back
         return True, "", 0
 
+    def of_library(frame: Any) -> bool:
+        name = frame.f_code.co_filename
+        return name.startswith(library) and not name.startswith(installed)
+
     def place(frame: Any) -> tuple[str, int]:
         """The nearest line of the program's own."""
         while frame is not None:
@@ -192,7 +198,9 @@ def watch(
         kind = kinds(event)
         if kind is not None:
             frame = getframe(1)
-            if kind == "interpreter" and culprit(frame)[0]:
+            if kind == "interpreter" and (
+                culprit(frame)[0] or (event == "code.__new__" and of_library(frame))
+            ):
                 return
             refuse(kind, event, args, frame)
         elif event.startswith("ctypes."):
@@ -211,6 +219,7 @@ def watch(
         elif event == "object.__setattr__" and (args[0] is hook or _ours(args[0])):
             refuse("interpreter", event, args[1:2], getframe(1))
 
+    locks: Any = import_module("_multiprocessing")
     real_start = _thread.start_new_thread
 
     def start(function: Any, args: Any, kwargs: Any = None, /) -> int:
@@ -221,7 +230,16 @@ def watch(
     def spawn(*args: Any) -> Any:
         refuse("process", "_posixsubprocess.fork_exec", args[:1], getframe(1))
 
-    # Python 3.11 announces neither threads nor this way to a process.
+    class SemLock(locks.SemLock):  # type: ignore[misc, name-defined]
+        """Without it there are no queues and pools; packages that try one and do without are let try."""
+
+        def __new__(cls, *args: Any) -> Any:
+            if culprit(getframe(1))[0]:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            refuse("process", "_multiprocessing.SemLock", args, getframe(1))
+
+    # Python 3.11 announces neither threads nor these ways to a process.
+    locks.SemLock = SemLock
     _posixsubprocess.fork_exec = spawn
     for module, name in (
         (_thread, "start_new_thread"),

@@ -168,6 +168,30 @@ def test_numpy_files_are_written_and_read_back(check, monkeypatch, tmp_path):
     assert proved(outcome), outcome
 
 
+USUAL = """
+import asyncio, getpass, platform, socket, uuid
+from concurrent.futures import ThreadPoolExecutor
+import numpy, PIL.Image, tqdm
+for _ in tqdm.tqdm(range(3)):
+    pass
+async def three():
+    return 3
+assert asyncio.run(three()) == 3
+assert list(ThreadPoolExecutor(2).map(abs, [1, -2])) == [1, 2]
+PIL.Image.new("RGB", (4, 4)).save("a.png")
+assert PIL.Image.open("a.png").size == (4, 4)
+print(platform.platform(), socket.gethostname(), uuid.uuid4(), getpass.getuser())
+"""
+
+
+def test_usual_libraries_are_not_disturbed(check, monkeypatch, tmp_path):
+    """Progress bars, coroutines, pools of threads, images, facts about the machine: no refusal."""
+    (tmp_path / "program").mkdir()
+    monkeypatch.chdir(tmp_path / "program")
+    outcome = check(USUAL, seconds=20)
+    assert proved(outcome), outcome
+
+
 REFUSED = {
     "process": [
         "import os\nos.system('touch x')",
@@ -177,6 +201,7 @@ REFUSED = {
         "import os\nos.posix_spawn('/bin/true', ['true'], {})",
         "import multiprocessing as m\nif __name__ == 'program': m.get_context('fork').Process(target=print).start()",
         "import os\nos.popen('ls')",
+        "import multiprocessing\nmultiprocessing.Queue()",
         "import _posixsubprocess\n_posixsubprocess.fork_exec([b'true'], [b'/bin/true'], True, ())",
     ],
     "network": [
@@ -207,10 +232,12 @@ REFUSED = {
         "import ctypes\nctypes.CDLL(None).abort()",
         "import ctypes\nctypes.string_at(0)",
         "import cffi",
+        "import _xxsubinterpreters",
     ],
     "interpreter": [
         "import sys\nsys.settrace(lambda *a: None)",
         "import gc\ngc.get_objects()",
+        "(lambda: 0).__code__.replace(co_name='x')",
         "import sparsam.shapes.guards as g\ng.watch.__code__ = (lambda: 0).__code__",
         "import sys\nsys.addaudithook(print)",
     ],
