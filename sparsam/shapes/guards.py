@@ -58,6 +58,8 @@ _FOREIGN = frozenset(
         "_testinternalcapi",
     }
 )  # fmt: skip
+_REFUSING = frozenset({errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOSPC, errno.EMFILE})
+_REFUSING_TEXTS = ("Permission denied", "Operation not permitted", "File too large", "can't start new thread")
 _KINDS = {
     **dict.fromkeys(_PROCESSES, "process"),
     **dict.fromkeys(_NETWORK, "network"),
@@ -81,6 +83,10 @@ _SAID = {
 
 class Denied(PermissionError):
     """The program reached for what is kept from it while it is checked."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.errno = errno.EACCES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,7 +236,7 @@ def watch(
     def spawn(*args: Any) -> Any:
         refuse("process", "_posixsubprocess.fork_exec", args[:1], getframe(1))
 
-    class SemLock(locks.SemLock):  # type: ignore[misc, name-defined]
+    class SemLock(locks.SemLock):  # type: ignore[misc]
         """Without it there are no queues and pools; packages that try one and do without are let try."""
 
         def __new__(cls, *args: Any) -> Any:
@@ -249,6 +255,34 @@ def watch(
         setattr(module, name, start)
     sys.addaudithook(hook)
     return lambda: tuple(noted)
+
+
+def blamed(error: BaseException | None) -> str:
+    """Whether an exception of the program may be the sandbox's doing and not the program's.
+
+    The kernel refuses without a word what native code tries, so a refusal can also look like any lack of permission.
+
+    Returns:
+        "refused" for what was kept from it, "memory" for a lack of it, "" for neither; causes and contexts count too.
+    """
+    seen: set[int] = set()
+    left = [error]
+    while left:
+        one = left.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, MemoryError) or "can't allocate memory" in str(one) or "bad_alloc" in str(one):
+            return "memory"
+        number = one.errno if isinstance(one, OSError) else None
+        if number in _REFUSING or any(text in str(one) for text in _REFUSING_TEXTS):
+            return "refused"
+        left += [
+            one.__cause__,
+            one.__context__,
+            *(one.exceptions if isinstance(one, BaseExceptionGroup) else ()),
+        ]
+    return ""
 
 
 def _ours(value: Any) -> bool:

@@ -31,11 +31,11 @@ from typing import Any, NoReturn
 
 from sparsam.errors import InputOutput
 from sparsam.shapes.channel import Broken, Receiver, sender
-from sparsam.shapes.guards import Denied, Refusal, still_signals, watch
+from sparsam.shapes.guards import Denied, Refusal, blamed, still_signals, watch
 from sparsam.shapes.source import Program
 from sparsam.shapes.verdict import Place, Unknown
 
-__all__ = ["Channel", "Denied", "Limits", "Outcome", "Refusal", "connect", "enter", "run"]
+__all__ = ["Channel", "Denied", "Limits", "Outcome", "Refusal", "blamed", "connect", "enter", "run"]
 
 SCRATCH = "/nonexistent/sparsam-check"
 _SECRET = ("TOKEN", "KEY", "SECRET", "PASSW", "CREDENTIAL", "COOKIE", "SESSION_ID", "AUTH", "NETRC")

@@ -32,7 +32,7 @@ class Limits:
     """
 
     file_bytes: int = 2 * 1024 * 1024
-    files: int = 500
+    files: int = 200
     seconds: float = 5.0
 
 

@@ -522,6 +522,25 @@ def test_parents_own_mistake_leaves_no_child(check):
         check("while True: pass", on_event=fail)
 
 
+def test_errors_of_the_sandbox_are_told_from_the_programs():
+    """Refusals, kernel's refusals wrapped by native code, lack of memory, in causes too; anything else is the program's."""
+
+    def raised(outer, inner=None):
+        try:
+            raise outer from inner
+        except BaseException as error:
+            return error
+
+    assert sandbox.blamed(sandbox.Denied("x")) == "refused"
+    assert sandbox.blamed(RuntimeError("open file failed with strerror: Permission denied")) == "refused"
+    assert sandbox.blamed(raised(ValueError("x"), PermissionError(13, "no"))) == "refused"
+    assert sandbox.blamed(ExceptionGroup("x", [OSError(28, "full")])) == "refused"
+    assert sandbox.blamed(raised(ValueError("x"), MemoryError())) == "memory"
+    assert sandbox.blamed(RuntimeError("DefaultCPUAllocator: can't allocate memory")) == "memory"
+    assert sandbox.blamed(RuntimeError("shape '[2]' is invalid for input of size 3")) == ""
+    assert sandbox.blamed(FileNotFoundError(2, "no such file")) == ""
+
+
 @pytest.mark.parametrize("damage", ["order", "key", "cut", "garbage", "again"])
 def test_forged_message_is_not_taken(damage):
     """Another key, another order, bytes changed or doubled."""

@@ -81,6 +81,25 @@ def test_package_and_module_are_found_by_their_names(tmp_path):
         read("pkg.net:Plain.g", folder=tmp_path)
 
 
+def test_installed_module_owns_its_package_only():
+    """Checking a module of site-packages does not make everything there the program's."""
+    program = read("numpy.linalg._linalg:solve")
+    folder = program.root
+    assert folder.name == "site-packages"
+    assert program.owns(folder / "numpy" / "linalg" / "_linalg.py")
+    assert not program.owns(folder / "torch" / "nn" / "modules" / "linear.py")
+
+
+def test_own_folder_may_be_called_lib(tmp_path):
+    """A folder named lib is the program's, an environment in it is not."""
+    write(tmp_path, train__py="from lib.net import a\n", lib___net__py="import torch\n")
+    program = read("train.py", folder=tmp_path)
+    assert program.tensors == "yes"
+    assert program.owns(tmp_path / "lib" / "net.py")
+    assert not program.owns(tmp_path / "env" / "lib" / "python3.11" / "os.py")
+    assert not program.owns(tmp_path / "env" / "lib" / "python3.11" / "site-packages" / "torch" / "nn.py")
+
+
 def test_program_goes_through_json(tmp_path):
     """What the child is sent gives the same program back."""
     write(tmp_path, a__ipynb=notebook("import torch\n%time x\n", "y = 1"))
