@@ -119,6 +119,7 @@ def run(
 
     Raises:
         InputOutput: If no process can be started ("sandbox").
+        TypeError: If the request is no JSON.
     """
     limits = limits or Limits()
     key = secrets.token_bytes(32)
@@ -129,6 +130,7 @@ def run(
         "limits": dataclasses.asdict(limits),
         "request": dict(request),
     }
+    sent = json.dumps(whole).encode()
     asked, ask = os.pipe()
     told, tell = os.pipe()
     module = ["-m", child] if isinstance(child, str) else [str(child)]
@@ -151,7 +153,7 @@ def run(
         ) from None
     os.close(asked)
     os.close(tell)
-    writer = threading.Thread(target=_write, args=(ask, json.dumps(whole).encode()), daemon=True)
+    writer = threading.Thread(target=_write, args=(ask, sent), daemon=True)
     writer.start()
     with open(told, "rb", buffering=0) as messages:
         watched = _Watched(

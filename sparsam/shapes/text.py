@@ -160,25 +160,26 @@ def read_bytes(path: Path, limits: Limits) -> bytes:
     """What a regular file holds, if it is not too big."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as wrong:
-        raise unreadable(path, wrong) from None
-    except ValueError as wrong:
-        raise Refused(f"{str(path)!r} names no file ({wrong})", code="target") from None
-    with open(descriptor, "rb", buffering=0) as file:
-        kind = os.fstat(descriptor)
-        if not stat.S_ISREG(kind.st_mode):
-            raise Refused(f"{path} is no regular file; give a source file", code="not-a-file")
-        if kind.st_size > limits.file_bytes:
-            raise _big(path, kind.st_size, limits)
-        pieces, size = [], 0
         try:
-            while piece := file.read(1 << 20):
+            kind = os.fstat(descriptor)
+            if not stat.S_ISREG(kind.st_mode):
+                raise Refused(f"{path} is no regular file; give a source file", code="not-a-file")
+            if kind.st_size > limits.file_bytes:
+                raise _big(path, kind.st_size, limits)
+            pieces, size = [], 0
+            while piece := os.read(descriptor, 1 << 20):
                 pieces.append(piece)
                 size += len(piece)
                 if size > limits.file_bytes:
                     raise _big(path, size, limits)
-        except OSError as wrong:
-            raise unreadable(path, wrong) from None
+        finally:
+            os.close(descriptor)
+    except OSError as wrong:
+        raise unreadable(path, wrong) from None
+    except ValueError as wrong:
+        if isinstance(wrong, Refused):
+            raise
+        raise Refused(f"{str(path)!r} names no file ({wrong})", code="target") from None
     return b"".join(pieces)
 
 

@@ -230,12 +230,24 @@ def test_what_is_no_file_is_refused(tmp_path):
         assert (found, said in shown) == (code, True), (target, shown)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_unreadable_file_is_refused(tmp_path):
-    """A file without permission to read."""
+def test_unreadable_file_is_refused(tmp_path, monkeypatch):
+    """A file without permission to read, and one on a failing disk."""
     write(tmp_path, a__py="x = 1")
-    (tmp_path / "a.py").chmod(0)
-    assert refusal(tmp_path / "a.py")[0] == "unreadable"
+
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(text.os, "open", denied)
+        assert refusal(tmp_path / "a.py")[0] == "unreadable"
+
+    def failing(*_):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(text.os, "fstat", failing)
+        code, said = refusal(tmp_path / "a.py")
+    assert (code, "Input/output error" in said) == ("unreadable", True)
 
 
 def test_cyclic_and_broken_own_modules_are_no_obstacle(tmp_path):
