@@ -249,7 +249,8 @@ def _revealed(block: Block, output: str) -> list[str]:
     said = []
     printed: dict[int, list[str]] = {}
     for match in re.finditer(r"^revealed (\d+) (\(.*\))$", output, re.MULTILINE):
-        printed.setdefault(block.first_line(int(match[1]) - FIRST), []).append(match[2])
+        shape = re.sub(r"\bs_(?=\w)", "", match[2])  # symbols print as s_B
+        printed.setdefault(block.first_line(int(match[1]) - FIRST), []).append(shape)
     for one in block.expected:
         shapes = printed.get(block.first_line(one.line), [])
         if one.kind == "revealed" and not any(same_shape(one.shape, shape) for shape in shapes):

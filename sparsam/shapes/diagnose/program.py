@@ -262,11 +262,10 @@ def own_raise(call: Call) -> Answer | None:
     """
     if call.failure.operation:
         return None
-    source = call.failure.place.source.strip() if call.failure.chain else ""
-    raised = re.match(r"(raise|assert)\b", source)
-    if not raised and call.failure.error not in OWN:
+    source = call.failure.place.source if call.failure.chain else ""
+    if source and not re.search(r"\b(raise|assert)\b", source):
         return None
-    if not raised and source and call.failure.error not in ("AssertionError",):
+    if not source and call.failure.error not in OWN:
         return None
     text = f": {call.text}" if call.text else ""
     what = (
