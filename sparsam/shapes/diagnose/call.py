@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 
@@ -61,10 +62,25 @@ class Call:
         """How the operation is named in a message: "Conv2d", "torch.cat", "view"."""
         operation = self.failure.operation
         if not operation:
-            return self.failure.aten.removeprefix("aten.").partition(".")[0] or "the call"
+            return self.failure.aten.removeprefix("aten.").partition(".")[0] or self._written or "the call"
         if self.name.startswith("__"):
             return OPERATORS.get(self.name, self.name)
         return self.name
+
+    @property
+    def _written(self) -> str:
+        """What the marked piece of the line calls."""
+        if not self.failure.chain:
+            return ""
+        place = self.failure.place
+        piece = place.source[place.column - 1 : place.end_column - 1 if place.end_column else None]
+        called = re.match(r"[\w.]*?([A-Za-z_]\w*)\(", piece)
+        if not called or not piece.endswith(")"):
+            return ""
+        inside = itertools.accumulate(
+            {"(": 1, ")": -1}.get(character, 0) for character in piece[called.end() :]
+        )
+        return called[1] if all(depth >= 0 for depth in list(inside)[:-1]) else ""
 
     @functools.cached_property
     def tensors(self) -> Sequence[Operand]:
