@@ -127,7 +127,7 @@ def attention_sizes(call: Call) -> Answer | None:
     shown = ", ".join(sizes.shape(shape) for shape in shapes[:4])
     if call.said("batch number of src and tgt"):
         return Answer(
-            f"{call.words} of {shown}: source and target of different batches",
+            f"{call.words}{f' of {shown}' if shown else ''}: source and target of different batches",
             "",
             "batch_first=True, if the batch comes first",
         )

@@ -354,7 +354,7 @@ def _missing(call: Call, one: tuple[str, ...], two: tuple[str, ...]) -> str:
         return ""
     grown = (*short, "1")
     fits = all(
-        call.equal(a, b) or a == "1" or b == "1"
+        sizes.alike(a, b) or a == "1" or b == "1"
         for a, b in zip(reversed(grown), reversed(long), strict=False)
     )
     return "unsqueeze(-1) on the shorter one, or keepdim=True where it was reduced" if fits else ""

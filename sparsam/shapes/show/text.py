@@ -124,7 +124,8 @@ def _step(place: Place, root: str) -> str:
 
 def _values(witness: Mapping[str, Value]) -> str:
     shown = [
-        f"{plain(name, 40)} = {plain(value, 40)}" for name, value in list(witness.items())[:MOST_SYMBOLS]
+        f"{value} values more" if name == "…" else f"{plain(name, 40)} = {plain(value, 40)}"
+        for name, value in list(witness.items())[:MOST_SYMBOLS]
     ]
     return ", ".join(shown) + (", …" if len(witness) > MOST_SYMBOLS else "")
 
