@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from sparsam.shapes import hooks, operators, program, standins
-from sparsam.shapes.diagnose import explain_failure
 from sparsam.shapes.arguments import Argument
+from sparsam.shapes.diagnose import explain_failure
 from sparsam.shapes.entry import Entry
 from sparsam.shapes.environment import Number
 from sparsam.shapes.environment import Unknown as Declared
@@ -100,7 +100,7 @@ def check_entry(
     started = time.perf_counter()
     rules = operators.rules()
 
-    memory: dict[Any, int] = {}
+    memory: dict[Any, Any] = {}
 
     def run(hints: Mapping[str, Number], *, plain: bool = False) -> Outcome:
         return execute(
@@ -111,7 +111,7 @@ def check_entry(
             seconds=limits.run_seconds,
             operations=limits.operations,
             plain=plain,
-            memory=None if plain else memory,
+            memory=memory,
         )
 
     with substituted():
@@ -142,6 +142,14 @@ def check_program(
             name=target.target,
             progress=progress,
         )
+
+
+def prepare() -> None:
+    """Imports what a run needs, before the process is closed off."""
+    Solver().solve([], {})
+    operators.rules()
+    with substituted():
+        execute(lambda run: torch.zeros(run.shapes.index("a try", 3)).sum(), {}, Places())
 
 
 @contextmanager
@@ -179,7 +187,10 @@ def report_of(
     findings = tuple(finding_of(failed) for failed in explored.failed)
     verdicts = [Verdict.ERROR] * bool(findings) + [Verdict.UNKNOWN] * bool(explored.unknowns)
     verdicts += [path.verdict for path in explored.paths]
-    symbols = {unknown.name: Symbol(unknown.name, unknown.low, unknown.high, unknown.kind, unknown.meaning) for unknown in declared}
+    symbols = {
+        unknown.name: Symbol(unknown.name, unknown.low, unknown.high, unknown.kind, unknown.meaning)
+        for unknown in declared
+    }
     symbols.update(explored.symbols)
     return Report(
         name,
@@ -201,7 +212,7 @@ def report_of(
 
 def finding_of(failed: Failed) -> Finding:
     """A failure as a finding with a code, a message and a hint."""
-    last = next((l for l in reversed(failed.outcome.literals) if l.kind == "guard"), None)
+    last = next((x for x in reversed(failed.outcome.literals) if x.kind == "guard"), None)
     requirement = None
     if last is not None and last.place is not None and last.place.line == failed.failure.place.line:
         requirement = words(~last.condition)
@@ -231,5 +242,3 @@ def _peak() -> int:
 def unknown_report(name: str, unknown: Unknown) -> Report:
     """A report that says only why nothing is known."""
     return Report(name, Verdict.UNKNOWN, unknowns=(unknown,))
-
-

@@ -1,8 +1,6 @@
 """From a program and its arguments to what a run calls, and the symbols that exist before it runs."""
 
 import inspect
-
-
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,7 +38,9 @@ class Entry:
                 if isinstance(size, str):
                     known = ranges.get(size)
                     low, high = (known.low, known.high) if known else (SMALLEST, None)
-                    self.declared.setdefault(size, Unknown(size, low, high, meaning=f"a size of {argument.name}"))
+                    self.declared.setdefault(
+                        size, Unknown(size, low, high, meaning=f"a size of {argument.name}")
+                    )
         for name, argument in ranges.items():
             meaning = f"{name} of the command line" if program.kind != "function" else f"argument {name}"
             self.declared.setdefault(name, Unknown(name, argument.low, argument.high, meaning=meaning))
@@ -65,7 +65,10 @@ class Entry:
         programs.run_main(str(self.program.file), self.command_line(run), source, package or None)
         unused = run.notes["options"].keys() - run.notes.get("delivered", set())
         for name in sorted(unused):
-            run.unknown("argument", f"the range of {name} did not reach the program: its command line is not argparse's")
+            run.unknown(
+                "argument",
+                f"the range of {name} did not reach the program: its command line is not argparse's",
+            )
 
     def command_line(self, run: Run) -> list[str]:
         """The words after the program's name."""
@@ -81,7 +84,9 @@ class Entry:
                 last.append(value)
             elif argument.kind == "flag" or (option is not None and not option.takes_value):
                 if value not in ("False", "false", "0"):
-                    words.append(option.flag if option is not None else f"--{argument.name.replace('_', '-')}")
+                    words.append(
+                        option.flag if option is not None else f"--{argument.name.replace('_', '-')}"
+                    )
             else:
                 flag = option.flag if option is not None else f"--{argument.name.replace('_', '-')}"
                 words += [flag, value]
@@ -141,12 +146,18 @@ def call(function: Any, values: dict[str, Any], owner: Any = None) -> Any:
         Refused: If a parameter without default has no value, or a value has no parameter ("argument").
     """
     if isinstance(function, type):
-        made, rest = _with(function, values, function.__name__, strict=not issubclass(function, torch.nn.Module))
+        made, rest = _with(
+            function, values, function.__name__, strict=not issubclass(function, torch.nn.Module)
+        )
         if issubclass(function, torch.nn.Module):
             result, rest = _with(made, rest, f"{function.__name__}.forward", signature=made.forward)
             return result
         return made
-    if owner is not None and isinstance(owner, type) and next(iter(inspect.signature(function).parameters), "") == "self":
+    if (
+        owner is not None
+        and isinstance(owner, type)
+        and next(iter(inspect.signature(function).parameters), "") == "self"
+    ):
         instance, rest = _with(owner, values, owner.__name__, strict=False)
         bound = instance if function.__name__ == "forward" else getattr(instance, function.__name__)
         return _with(bound, rest, function.__qualname__, signature=getattr(instance, function.__name__))[0]
@@ -180,9 +191,8 @@ def _with(
     left = {key: value for key, value in values.items() if key not in taken}
     if strict and left:
         raise Refused(
-            f"{name} has no parameter {', '.join(left)}; it has {', '.join(parameters) or 'none'}", code="argument"
+            f"{name} has no parameter {', '.join(left)}; it has {', '.join(parameters) or 'none'}",
+            code="argument",
         )
     ordered = [taken.pop(p.name) for p in parameters.values() if p.kind is p.POSITIONAL_ONLY]
     return function(*ordered, **taken), left
-
-

@@ -78,7 +78,10 @@ class Shapes(ShapeEnv):
         plain: bool = False,
     ) -> None:
         super().__init__(
-            specialize_zero_one=False, duck_shape=False, allow_scalar_outputs=True, allow_dynamic_output_shape_ops=True
+            specialize_zero_one=False,
+            duck_shape=False,
+            allow_scalar_outputs=True,
+            allow_dynamic_output_shape_ops=True,
         )
         self.hints = dict(hints)
         self.literals: list[Literal] = []
@@ -208,7 +211,9 @@ class Shapes(ShapeEnv):
     ) -> None:
         self._limit(a, 0 if min is None else min, max)
 
-    def constrain_symbol_range(self, s: sympy.Symbol, compiler_min: int, compiler_max: int) -> None:
+    def constrain_symbol_range(  # type: ignore[override]
+        self, s: sympy.Symbol, compiler_min: int, compiler_max: int
+    ) -> None:
         """A range that the framework knows of a number that depends on data."""
         self._limit(s, compiler_min, compiler_max)
 
@@ -262,7 +267,15 @@ def _turned_into_number(frame: FrameType | None) -> bool:
     for _ in range(8):
         if frame is None:
             return False
-        if frame.f_code.co_name in ("guard_int", "guard_float", "__int__", "__index__", "__float__", "int_", "float_"):
+        if frame.f_code.co_name in (
+            "guard_int",
+            "guard_float",
+            "__int__",
+            "__index__",
+            "__float__",
+            "int_",
+            "float_",
+        ):
             return True
         frame = frame.f_back
     return False

@@ -11,7 +11,7 @@ import dataclasses
 import heapq
 import itertools
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import sympy
 
@@ -23,6 +23,7 @@ from sparsam.shapes.solver import Domain, Solver
 from sparsam.shapes.verdict import Failure, Path, Place, Symbol, Unknown, Verdict
 
 SAMPLES = 3  # sizes tried where the program turns a size into a plain number without a bound
+AGAIN = 20  # times that all may begin anew because a loop's changes are uneven
 FEW = 40  # … and where there are at most so many, all
 
 
@@ -78,6 +79,11 @@ class Explored:
     runs: int = 0
     operations: int = 0
 
+    def begin_anew(self) -> None:
+        """Forgets what was found, and keeps what it cost."""
+        for group in (self.paths, self.failed, self.unknowns, self.symbols):
+            group.clear()
+
     def unknown(self, unknown: Unknown) -> None:
         """Adds one, once."""
         if unknown not in self.unknowns:
@@ -105,6 +111,7 @@ def explore(
     deadline = time.monotonic() + limits.seconds
     first = {unknown.name: first_hint(unknown, i) for i, unknown in enumerate(declared)}
     order = itertools.count()
+    restarts = 0
     queue: list[tuple[int, int, Region]] = [(0, next(order), Region((), first, {}))]
     while queue:
         _, _, region = heapq.heappop(queue)
@@ -118,15 +125,27 @@ def explore(
                 found.unknown(Unknown("specialised", _specialised(region.split), place))
                 continue
         if found.runs >= limits.paths:
-            found.unknown(Unknown("paths", f"more than {limits.paths} runs would be needed to cover all sizes", place))
+            found.unknown(
+                Unknown("paths", f"more than {limits.paths} runs would be needed to cover all sizes", place)
+            )
             break
         if time.monotonic() > deadline:
             found.unknown(
-                Unknown("time", f"the limit of {limits.seconds:g} s was reached with {len(queue) + 1} cases left", place)
+                Unknown(
+                    "time",
+                    f"the limit of {limits.seconds:g} s was reached with {len(queue) + 1} cases left",
+                    place,
+                )
             )
             break
         outcome = run(answer)
         found.runs += 1
+        if outcome.ending == "again" and restarts < AGAIN:
+            # What was found so far may rest on a guess about a loop that has just turned out wrong.
+            restarts += 1
+            found.begin_anew()
+            queue = [(0, next(order), Region((), first, {}))]
+            continue
         found.operations += outcome.operations
         _record(found, outcome, region, run, solver, declared)
         if outcome.ending == "diverged":
@@ -161,9 +180,7 @@ def remainders(region: Region, outcome: Outcome) -> list[Region]:
             continue
         if literal.kind == "guard":
             here = (*specialised, literal.place) if literal.specialised else specialised
-            left.append(
-                Region((*prefix, negated(condition)), outcome.hints, outcome.symbols, literal, here)
-            )
+            left.append(Region((*prefix, negated(condition)), outcome.hints, outcome.symbols, literal, here))
         known.add(condition)
         prefix.append(condition)
     return left
@@ -247,7 +264,16 @@ def _record(
     verdict = Verdict.UNKNOWN if outcome.unknowns else Verdict.PROVED
     failure = outcome.failure
     if outcome.ending in ("error", "raise") and failure is not None:
-        if outcome.ending == "raise" and _depends_on_values(outcome):
+        if _depends_on(outcome, outcome.notes.get("abstract", frozenset())):
+            found.unknown(
+                Unknown(
+                    "loop",
+                    f"{failure.error} here for a size after some rounds of a loop, which may not occur: {failure.text[:120]}",
+                    failure.place,
+                )
+            )
+            verdict = Verdict.UNKNOWN
+        elif outcome.ending == "raise" and _depends_on_values(outcome):
             found.unknown(
                 Unknown(
                     "own-refusal",
@@ -264,6 +290,11 @@ def _record(
 
 def _depends_on_values(outcome: Outcome) -> bool:
     values = {name for name, symbol in outcome.symbols.items() if symbol.kind == "value"}
+    return _depends_on(outcome, values)
+
+
+def _depends_on(outcome: Outcome, values: Collection[str]) -> bool:
+    """Whether something that was decided is about one of these symbols."""
     return any(
         printed(symbol) in values
         for literal in outcome.literals
@@ -302,7 +333,9 @@ def _confirmed(
 
 
 def _same(one: Failure, other: Failure) -> bool:
-    return one.place.file == other.place.file and one.place.line == other.place.line and one.error == other.error
+    return (
+        one.place.file == other.place.file and one.place.line == other.place.line and one.error == other.error
+    )
 
 
 def _witnesses(

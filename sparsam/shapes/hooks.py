@@ -9,8 +9,8 @@ import torch
 
 from sparsam.shapes import series as seriess
 from sparsam.shapes.loops import alike, loop, while_begin, while_round
-from sparsam.shapes.rewrite import BEGIN, CALL, EACH, FORK, ITEM, JOIN, LOOP, MADE, PERCENT, ROUND
 from sparsam.shapes.merging import fork, join
+from sparsam.shapes.rewrite import BEGIN, CALL, EACH, FORK, ITEM, JOIN, LOOP, MADE, PERCENT, ROUND
 from sparsam.shapes.run import Stop, current
 from sparsam.shapes.series import Repeated, Segment, Series, as_series, symbolic
 from sparsam.shapes.verdict import Unknown
@@ -65,7 +65,7 @@ def _alike(function: Callable[[Any], Any], segment: Segment) -> list[Any]:
             return found
         found.append(function(segment.item(index)))
     run = current()
-    if run is None or not 2 < count:
+    if run is None or not count > 2:
         return found
     index = run.shapes.index("a round of the comprehension", count, 2)
     other = function(segment.item(index))
@@ -176,7 +176,7 @@ def int_(*args: Any, **kwargs: Any) -> Any:
     if args and isinstance(args[0], torch.SymFloat):
         return torch.sym_int(args[0])
     if args and isinstance(args[0], torch.SymBool):
-        return args[0].__int__() if not hasattr(args[0], "node") else torch.sym_ite(args[0], 1, 0)
+        return torch.sym_ite(args[0], 1, 0)
     if args and isinstance(args[0], torch.Tensor) and not kwargs:
         item = args[0].item()
         return torch.sym_int(item) if isinstance(item, torch.SymFloat) else item
@@ -185,7 +185,7 @@ def int_(*args: Any, **kwargs: Any) -> Any:
 
 def float_(*args: Any) -> Any:
     """`float`."""
-    if args and (isinstance(args[0], torch.SymInt) or isinstance(args[0], torch.SymFloat)):
+    if args and (isinstance(args[0], (torch.SymInt, torch.SymFloat))):
         return torch.sym_float(args[0])
     if args and isinstance(args[0], torch.Tensor):
         item = args[0].item()
@@ -208,7 +208,9 @@ def max_(*args: Any, **kwargs: Any) -> Any:
     return _extreme(max, torch.sym_max, args, kwargs)
 
 
-def _extreme(plain: Callable[..., Any], pair: Callable[[Any, Any], Any], args: tuple[Any, ...], kwargs: Any) -> Any:
+def _extreme(
+    plain: Callable[..., Any], pair: Callable[[Any, Any], Any], args: tuple[Any, ...], kwargs: Any
+) -> Any:
     items = args
     if len(args) == 1:
         series = as_series(args[0])
@@ -247,13 +249,15 @@ def sum_(iterable: Any, /, start: Any = 0) -> Any:
         for item in items:
             if not isinstance(item, Repeated):
                 total = total + item
-            elif isinstance(item.item, torch.Tensor):
-                total = total + item.item * item.count
-            elif not symbolic(item.item) or not _of_data(item.item):
+            elif isinstance(item.item, torch.Tensor) or not symbolic(item.item) or not _of_data(item.item):
                 total = total + item.item * item.count
             else:
                 run = current()
-                total = run.shapes.value("a sum of data", integer=isinstance(total, (int, torch.SymInt))) if run else 0
+                total = (
+                    run.shapes.value("a sum of data", integer=isinstance(total, (int, torch.SymInt)))
+                    if run
+                    else 0
+                )
     return total
 
 
@@ -269,7 +273,11 @@ def round_(value: Any, digits: Any = None) -> Any:
     if isinstance(value, torch.SymFloat):
         run = current()
         if digits is None and run is not None:
-            return torch.sym_int(value + 0.5) if not _of_data(value) else run.shapes.value("a rounded number")
+            return (
+                torch.sym_int(value + torch.sym_float(0.5))
+                if not _of_data(value)
+                else run.shapes.value("a rounded number")
+            )
         return value
     return round(value, digits) if digits is not None else round(value)
 
@@ -302,12 +310,13 @@ def reversed_(value: Any) -> Any:
         return reversed(value)
 
     def segments() -> list[Segment]:
-        return [
-            Segment(segment.count, lambda index, segment=segment: segment.item(segment.count - 1 - index))
-            for segment in reversed(series.segments())
-        ]
+        return [_backwards(segment) for segment in reversed(series.segments())]
 
     return Series(segments, f"reversed {series.name}")
+
+
+def _backwards(segment: Segment) -> Segment:
+    return Segment(segment.count, lambda index: segment.item(segment.count - 1 - index))
 
 
 def iter_(value: Any, *sentinel: Any) -> Iterator[Any]:
@@ -316,9 +325,12 @@ def iter_(value: Any, *sentinel: Any) -> Iterator[Any]:
     return iter(value, *sentinel) if series is None else iter(series)
 
 
+PRINT = builtins.print
+
+
 def print_(*args: Any, **kwargs: Any) -> None:
     """`print`: what a tensor without data looks like is of no interest."""
-    print(*(_text(arg) for arg in args), **kwargs)
+    PRINT(*(_text(arg) for arg in args), **kwargs)
 
 
 def _text(value: Any) -> str:
@@ -357,7 +369,7 @@ def patch_symbols() -> None:
         return format(_printable(self), form)
 
     for kind in (torch.SymInt, torch.SymFloat, torch.SymBool):
-        kind.__format__ = formatted  # type: ignore[method-assign,assignment]
+        kind.__format__ = formatted  # type: ignore[method-assign]
     for name in ("sqrt", "cos", "sin", "tan", "exp", "log2", "asin", "acos", "atan", "cosh", "sinh", "tanh"):
         symbol = getattr(torch, f"sym_{name}", None) or getattr(torch, f"_sym_{name}", None)
         if symbol is not None:

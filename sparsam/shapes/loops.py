@@ -38,7 +38,11 @@ def loop(iterable: Any) -> Iterator[Any]:
         if isinstance(iterable, range) and len(iterable) > 3:
             start, step = iterable.start, iterable.step
             yield from _segment(
-                run, frame, Segment(len(iterable), lambda index: start + index * step), "range", known=iterable
+                run,
+                frame,
+                Segment(len(iterable), lambda index: start + index * step),
+                "range",
+                known=iterable,
             )
         else:
             for item in iterable:
@@ -86,13 +90,21 @@ class _While:
             raise Stop(None, "merged")
         line = frame.f_lineno
         new = run.shapes.literals[self.literals :]
-        asked = any(literal.kind == "guard" and literal.place and literal.place.line == line for literal in new)
+        asked = any(
+            literal.kind == "guard" and literal.place and literal.place.line == line for literal in new
+        )
         self.literals = len(run.shapes.literals)
         self.rounds += 1
         if self.before is not None and self.looked_at == self.rounds - 1:
             after = _snapshot(run, frame, "while")
             if after is None:
-                raise Stop(Unknown("loop", "the state of this loop is too large to be compared", run.places.innermost(frame)))
+                raise Stop(
+                    Unknown(
+                        "loop",
+                        "the state of this loop is too large to be compared",
+                        run.places.innermost(frame),
+                    )
+                )
             self.rest = Rounds(run, frame, None, differences(self.before, after), after, "while")
             self.generalised = self.rest.begin()
         elif (asked and self.rounds == 2) or self.rounds == LONG:
@@ -116,8 +128,13 @@ def _segment(
         yield segment.item(index)
         if index != 1 or before is None:
             continue
-        heavy = run.operations - operations > HEAVY or run.loops > loops or not isinstance(count, int) or count > LONG
-        if not heavy or not 2 < count:
+        heavy = (
+            run.operations - operations > HEAVY
+            or run.loops > loops
+            or not isinstance(count, int)
+            or count > LONG
+        )
+        if not heavy or not count > 2:
             continue
         after = _snapshot(run, frame, name)
         if after is None:
@@ -156,8 +173,8 @@ class Step:
 
     Args:
         path: Where.
-        kind: "affine" (a number or the sizes of a tensor grow by the same amount), "unknown" (a number that only data
-            know), "growth" (a list gets one more equal item), "text".
+        kind: "affine" (a number grows by the same amount), "sizes" (those of a tensor do), "any" (they change otherwise),
+            "unknown" (a number that only data know), "growth" (a list gets one more equal item), "text".
         base: Value after two rounds.
         delta: Per round.
     """
@@ -218,12 +235,20 @@ class Rounds:
         return found
 
     def _unknown(self, why: str) -> Stop:
-        return Stop(Unknown("loop", f"what the loop over {self.name} does in all its rounds is not known: {why}", self.place))
+        return Stop(
+            Unknown(
+                "loop",
+                f"what the loop over {self.name} does in all its rounds is not known: {why}",
+                self.place,
+            )
+        )
 
     def _step(self, change: Change) -> Step | None:
         path, before, after = change.path, change.before, change.after
         if change.kind == "number" and before is not None and after is not None:
             delta = _difference(before.value, after.value)
+            if self._uneven(path):
+                return Step(path, "unknown", after.held, None)
             if delta is not None and not self._of_data(delta) and _whole(before.held) and _whole(after.held):
                 return Step(path, "affine", after.held, delta)
             return Step(path, "unknown", after.held, None)
@@ -231,8 +256,8 @@ class Rounds:
             return None
         if change.kind == "sizes" and before is not None and after is not None:
             deltas = [_difference(a, b) for a, b in zip(before.value[0], after.value[0], strict=True)]
-            if any(delta is None or self._of_data(delta) for delta in deltas):
-                raise self._unknown(f"the sizes of {_name(path)} change with the data")
+            if self._uneven(path) or any(delta is None or self._of_data(delta) for delta in deltas):
+                return Step(path, "any", after.held, deltas)
             return Step(path, "sizes", after.held, deltas)
         if change.kind == "growth" and before is not None and after is not None:
             new = _items(after) - _items(before)
@@ -240,6 +265,19 @@ class Rounds:
                 raise self._unknown(f"the list {_name(path)} grows by unequal items")
             return Step(path, "growth", list(after.held), None)
         raise self._unknown(f"{_name(path)} is something else after each round")
+
+    def _uneven(self, path: tuple[Any, ...]) -> bool:
+        return bool(self.run.memory.get(("uneven", self.place, path)))
+
+    def _again(self, path: tuple[Any, ...], why: str) -> Stop:
+        """Ends the run, to begin anew with a value that may be anything at this path."""
+        if self._uneven(path):
+            return self._unknown(why)
+        memory = self.run.memory
+        for key in [key for key in memory if isinstance(key, tuple) and key[0] != "uneven"]:
+            del memory[key]  # where runs that do not count any more had come together
+        memory["uneven", self.place, path] = True
+        return Stop(None, "again")
 
     def _of_data(self, expression: Any) -> bool:
         if not isinstance(expression, sympy.Basic):
@@ -260,15 +298,33 @@ class Rounds:
         if step.kind == "unknown":
             whole = _whole(step.base)
             return self.run.shapes.value(f"{_name(step.path)} after some rounds", integer=whole)
+        if step.kind == "any":
+            return self._anything(step)
         if step.kind == "sizes":
             sizes = [
                 size + done * _number(delta, self.run) if delta != 0 else size
                 for size, delta in zip(step.base.shape, step.delta, strict=True)
             ]
-            made = torch.empty(sizes, dtype=step.base.dtype, device=step.base.device)
-            return made.requires_grad_() * 1 if step.base.requires_grad else made
+            if any(size < 0 for size in sizes):
+                raise self._again(step.path, f"{_name(step.path)} does not grow evenly")
+            return self._tensor(step.base, sizes)
         items = step.base
         return [*items[:-1], Repeated(items[-1], done), items[-1]]
+
+    def _anything(self, step: Step) -> torch.Tensor:
+        """A tensor whose changing sizes may be anything: more than there can be, so what fails for it may be no error."""
+        sizes = []
+        for size, delta in zip(step.base.shape, step.delta, strict=True):
+            if delta is not None and delta == 0:
+                sizes.append(size)
+                continue
+            self.run.abstract.add(f"v{self.run.shapes.values}")
+            sizes.append(self.run.shapes.value(f"a size of {_name(step.path)} after some rounds", 0))
+        return self._tensor(step.base, sizes)
+
+    def _tensor(self, base: torch.Tensor, sizes: list[Any]) -> torch.Tensor:
+        made = torch.empty(sizes, dtype=base.dtype, device=base.device)
+        return made.requires_grad_() * 1 if base.requires_grad else made
 
     def _confirm(self, head: Snapshot) -> None:
         """After the arbitrary round: the state must be that of the next."""
@@ -281,10 +337,10 @@ class Rounds:
             if step.kind in ("unknown", "text"):
                 continue
             if not self._as_said(step, change):
-                raise self._unknown(f"{_name(change.path)} does not grow evenly")
+                raise self._again(step.path, f"{_name(change.path)} does not grow evenly")
         for step in self.steps:
             if step.kind in ("affine", "sizes", "growth") and not self._changed(step, head, after):
-                raise self._unknown(f"{_name(step.path)} does not grow in every round")
+                raise self._again(step.path, f"{_name(step.path)} does not grow in every round")
 
     def _changed(self, step: Step, head: Snapshot, after: Snapshot) -> bool:
         return any(change.path == step.path for change in differences(head, after))
@@ -303,9 +359,15 @@ class Rounds:
         if before is None or after is None:
             return False
         if step.kind == "affine":
-            return _difference(before.value, after.value) == step.delta
+            return bool(_difference(before.value, after.value) == step.delta)
+        if step.kind == "any":
+            return change.kind == "sizes" and all(
+                delta is None or delta != 0 or _same_size(a, b)
+                for delta, a, b in zip(step.delta, before.value[0], after.value[0], strict=True)
+            )
         if step.kind == "sizes":
-            return [_difference(a, b) for a, b in zip(before.value[0], after.value[0], strict=True)] == step.delta
+            deltas = [_difference(a, b) for a, b in zip(before.value[0], after.value[0], strict=True)]
+            return bool(deltas == step.delta)
         if change.path != step.path:
             return True
         return _items(after) == _items(before) + 1 and alike(after.held[-1], step.base[-1])
@@ -314,6 +376,10 @@ class Rounds:
 def _items(node: Node) -> int:
     """Items of a list at the time of its snapshot."""
     return sum(isinstance(key, int) for key in node.children)
+
+
+def _same_size(one: Any, other: Any) -> bool:
+    return bool(_difference(one, other) == 0)
 
 
 def _difference(before: Any, after: Any) -> Any:

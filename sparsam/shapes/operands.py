@@ -38,7 +38,11 @@ def operand(name: str, value: Any) -> tuple[Operand, ...]:
             return (Operand(name, "shape", tuple(size_text(v) for v in value)),)
     if isinstance(value, (int, float, torch.SymInt, torch.SymFloat)) and not isinstance(value, bool):
         return (Operand(name, "number", text=size_text(value)),)
-    text = repr(value) if isinstance(value, (str, bool, type(None), torch.dtype, torch.device)) else f"<{type(value).__name__}>"
+    text = (
+        repr(value)
+        if isinstance(value, (str, bool, type(None), torch.dtype, torch.device))
+        else f"<{type(value).__name__}>"
+    )
     return (Operand(name, "other", text=text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"),)
 
 
@@ -55,6 +59,8 @@ def _names(func: Any) -> list[str]:
     try:
         return list(inspect.signature(func).parameters)
     except (TypeError, ValueError):
-        if getattr(func, "__objclass__", None) is torch._C.TensorBase or hasattr(torch.Tensor, getattr(func, "__name__", "")):
+        if getattr(func, "__objclass__", None) is torch._C.TensorBase or hasattr(
+            torch.Tensor, getattr(func, "__name__", "")
+        ):
             return ["self"]
         return []

@@ -25,8 +25,6 @@ class Loader(importlib.machinery.SourceFileLoader):
         source: Its text where that is not the file's own, as of a notebook.
     """
 
-    trees: dict[str, tuple[float, ast.Module]] = {}
-
     def __init__(self, fullname: str, path: str, source: str | None = None) -> None:
         super().__init__(fullname, path)
         self.source = source
@@ -38,7 +36,7 @@ class Loader(importlib.machinery.SourceFileLoader):
         else:
             with open(self.path, "rb") as file:
                 tree = ast.parse(file.read(), self.path)
-        code: types.CodeType = self.source_to_code(rewritten(tree), self.path)  # type: ignore[arg-type]
+        code: types.CodeType = self.source_to_code(rewritten(tree), self.path)
         return code
 
     def exec_module(self, module: types.ModuleType) -> None:
@@ -88,16 +86,18 @@ def importing(own: Callable[[str], bool], folders: Sequence[str]) -> Iterator[Fi
     finder = Finder(own)
     before = list(sys.path)
     sys.path[:0] = list(folders)
-    sys.meta_path.insert(0, finder)  # type: ignore[arg-type]
+    sys.meta_path.insert(0, finder)
     try:
         yield finder
     finally:
-        sys.meta_path.remove(finder)  # type: ignore[arg-type]
+        sys.meta_path.remove(finder)
         sys.path[:] = before
         finder.forget()
 
 
-def run_main(path: str, arguments: Sequence[str], source: str | None = None, package: str | None = None) -> None:
+def run_main(
+    path: str, arguments: Sequence[str], source: str | None = None, package: str | None = None
+) -> None:
     """Runs a file as `python path arguments` does."""
     loader = Loader(MAIN, path, source)
     spec = importlib.util.spec_from_file_location(MAIN, path, loader=loader)

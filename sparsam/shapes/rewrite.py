@@ -25,7 +25,8 @@ MADE = "@list"
 
 def rewritten(tree: ast.Module) -> ast.Module:
     """The same program with hooks: `hooks.names()` must be among the module's globals."""
-    return ast.fix_missing_locations(_Rewriter().visit(tree))
+    made: ast.Module = ast.fix_missing_locations(_Rewriter().visit(tree))
+    return made
 
 
 class _Rewriter(ast.NodeTransformer):
@@ -69,7 +70,9 @@ class _Rewriter(ast.NodeTransformer):
 
     def _joined(self, statement: ast.stmt) -> list[ast.stmt]:
         """A statement between hooks that notice where its branches come together again."""
-        if not isinstance(statement, _JOINED) or not any(isinstance(n, (ast.Call, ast.If)) for n in ast.walk(statement)):
+        if not isinstance(statement, _JOINED) or not any(
+            isinstance(n, (ast.Call, ast.If)) for n in ast.walk(statement)
+        ):
             return [statement]
         if isinstance(statement, ast.Expr) and _hook(statement):
             return [statement]
@@ -98,9 +101,9 @@ class _Rewriter(ast.NodeTransformer):
     def visit_ListComp(self, node: ast.ListComp) -> ast.AST:
         self.generic_visit(node)
         first = node.generators[0]
-        simple = len(node.generators) == 1 and not first.ifs and isinstance(first.target, ast.Name)
-        if simple and not self.classes and not _unmovable(node.elt):
-            target = first.target
+        target = first.target
+        simple = len(node.generators) == 1 and not first.ifs and not first.is_async
+        if simple and isinstance(target, ast.Name) and not self.classes and not _unmovable(node.elt):
             arguments = ast.arguments(
                 posonlyargs=[], args=[ast.arg(target.id)], kwonlyargs=[], kw_defaults=[], defaults=[]
             )
@@ -160,7 +163,9 @@ _JOINED = (
 
 def _hook(statement: ast.Expr) -> bool:
     call = statement.value
-    return isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in (FORK, JOIN, BEGIN)
+    return (
+        isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in (FORK, JOIN, BEGIN)
+    )
 
 
 def _called(name: str, arguments: list[ast.expr], at: ast.expr) -> ast.expr:

@@ -2,23 +2,23 @@
 
 import contextlib
 import dataclasses
+import dis
 import logging
 import os
 import sys
 import time
 import traceback as tracebacks
 from collections.abc import Callable, Iterator, Mapping
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any
 
 import torch
 from torch._subclasses import fake_tensor
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode, resolve_name
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparsam.errors import Refused
-from sparsam.shapes.environment import Divergence, Literal, Number, Shapes, printed
+from sparsam.shapes.environment import Divergence, Literal, Number, Shapes
 from sparsam.shapes.naming import in_names
 from sparsam.shapes.operands import operands_of
 from sparsam.shapes.places import Places
@@ -95,7 +95,8 @@ class Run:
         seconds: Time limit of the run.
         operations: Limit of calls of the framework.
         plain: Sizes are plain numbers: to confirm a failure.
-        memory: What earlier runs of the same exploration have seen where branches came together.
+        memory: What earlier runs of the same exploration have seen: where branches came together, which changes of a loop
+            are uneven.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class Run:
         seconds: float = 60.0,
         operations: int = 200_000,
         plain: bool = False,
-        memory: dict[Any, int] | None = None,
+        memory: dict[Any, Any] | None = None,
     ) -> None:
         self.places = places
         self.plain = plain
@@ -116,11 +117,14 @@ class Run:
         self.operations = 0
         self.limit = operations
         self.deadline = time.monotonic() + seconds
-        self.call: tuple[Any, tuple[Any, ...], dict[str, Any]] | None = None
+        self.call: tuple[Exception, Any, tuple[Any, ...], dict[str, Any]] | None = (
+            None  # that failed, and how
+        )
         self.aten = ""
         self.notes: dict[str, Any] = {}
         self.memory = {} if memory is None else memory
-        self.number = len(self.memory)
+        self.number = self.memory["runs"] = self.memory.get("runs", 0) + 1
+        self.abstract: set[str] = set()  # symbols for any size whatever, which is more than there can be
         self.forks: dict[tuple[int, int], int] = {}
         self.joins: dict[int, int] = {}
         self.loops = 0  # that were summarised
@@ -139,7 +143,11 @@ class Run:
         """
         self.operations += 1
         if self.operations > self.limit:
-            raise Stop(Unknown("operations", f"more than {self.limit} calls of the framework in one run", self._here()))
+            raise Stop(
+                Unknown(
+                    "operations", f"more than {self.limit} calls of the framework in one run", self._here()
+                )
+            )
         if self.operations % 64 == 0 and time.monotonic() > self.deadline:
             raise Stop(Unknown("time", "the time limit of one run was reached", self._here()))
 
@@ -156,11 +164,9 @@ def current() -> Run | None:
 
 
 GETTERS = frozenset(
-    descriptor.__get__
-    for descriptor in (
-        getattr(torch._C.TensorBase, name) for name in ("shape", "dtype", "device", "requires_grad", "ndim", "is_leaf", "grad_fn", "layout")
-    )
-)
+    getattr(torch._C.TensorBase, name).__get__
+    for name in ("shape", "dtype", "device", "requires_grad", "ndim", "is_leaf", "grad_fn", "layout")
+)  # of which nothing is decided
 
 
 class Watch(TorchFunctionMode):
@@ -190,7 +196,7 @@ class Watch(TorchFunctionMode):
             return func(*args, **kwargs)
         except Exception as error:
             if run.call is None or run.call[0] is not error:
-                run.call = (error, func, (args, kwargs))
+                run.call = (error, func, args, kwargs)
             raise
 
 
@@ -199,7 +205,11 @@ def quiet_framework() -> Iterator[None]:
     """The framework's own log lines about failing symbolic runs are no news here."""
     loggers = [
         logging.getLogger(name)
-        for name in ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes", "torch._dynamo")
+        for name in (
+            "torch._subclasses.fake_tensor",
+            "torch.fx.experimental.symbolic_shapes",
+            "torch._dynamo",
+        )
     ]
     before = [logger.level for logger in loggers]
     for logger in loggers:
@@ -250,11 +260,16 @@ def execute(
         run.unknown("memory", "the memory limit of one run was reached")
     except RecursionError as error:
         ending, failure = "error", failure_of(error, run)
-        run.unknown("recursion", "Python's limit of recursion was reached", failure.chain[-1] if failure.chain else None)
+        run.unknown(
+            "recursion",
+            "Python's limit of recursion was reached",
+            failure.chain[-1] if failure.chain else None,
+        )
     except BaseException as error:
         ending, failure = _failed(error, run)
     finally:
         _current.pop()
+    run.notes["abstract"] = frozenset(run.abstract)
     return Outcome(
         ending,
         tuple(run.shapes.literals),
@@ -305,7 +320,7 @@ def _explicit_raise(step: TracebackType | None) -> bool:
     return step.tb_lasti < len(code) and code[step.tb_lasti] == _RAISE
 
 
-_RAISE = __import__("dis").opmap["RAISE_VARARGS"]
+_RAISE = dis.opmap["RAISE_VARARGS"]
 
 
 def _unmodelled(error: BaseException, run: Run) -> bool:
@@ -327,9 +342,10 @@ def first_line(text: str, width: int = 300) -> str:
 
 def failure_of(error: BaseException, run: Run) -> Failure:
     """What failed, told in the names of the symbols."""
-    operation, operands = "", ()
+    operation = ""
+    operands: tuple[Operand, ...] = ()
     if run.call is not None and run.call[0] is error:
-        _, func, (args, kwargs) = run.call
+        _, func, args, kwargs = run.call
         operation = name_of(func)
         operands = operands_of(func, args, kwargs)
     module = _module_of(error, run)
@@ -349,6 +365,7 @@ def failure_of(error: BaseException, run: Run) -> Failure:
 
 def name_of(func: Any) -> str:
     """The dotted name of a function of the framework."""
+    name: str | None
     try:
         name = resolve_name(func)
     except Exception:
@@ -403,19 +420,3 @@ def _aten_of(error: BaseException) -> str:
 def describe(error: BaseException) -> str:
     """The last lines of a traceback, for a crash of our own."""
     return "".join(tracebacks.format_exception(error))[-4000:]
-
-
-__all__ = [
-    "FakeTensor",
-    "FrameType",
-    "Outcome",
-    "Run",
-    "Stop",
-    "TorchDispatchMode",
-    "current",
-    "describe",
-    "execute",
-    "failure_of",
-    "in_names",
-    "printed",
-]

@@ -30,6 +30,11 @@ class Segment:
     item: Callable[[Any], Any]
 
 
+def equal(item: Any, count: Any) -> Segment:
+    """A segment whose items are all the same."""
+    return Segment(count, lambda index: item)
+
+
 class Series:
     """An iterable whose length may be a symbol.
 
@@ -68,7 +73,9 @@ class Series:
                 if not index < segment.count:
                     break
                 raise Stop(
-                    Unknown("loop", f"more than {UNROLLED} items of {self.name} are taken one by one", _here())
+                    Unknown(
+                        "loop", f"more than {UNROLLED} items of {self.name} are taken one by one", _here()
+                    )
                 )
 
     def __getitem__(self, index: Any) -> Any:
@@ -127,7 +134,9 @@ def counted(stop: Any, start: Any = 0, step: Any = 1) -> Series:
 
 def rows(tensor: torch.Tensor) -> Series:
     """The slices of a tensor along its first dimension."""
-    return Series(lambda: [Segment(tensor.shape[0], lambda index: tensor.select(0, index))], "a tensor's rows")
+    return Series(
+        lambda: [Segment(tensor.shape[0], lambda index: tensor.select(0, index))], "a tensor's rows"
+    )
 
 
 class Repeated:
@@ -145,7 +154,9 @@ class Repeated:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        raise Stop(Unknown("loop", "an item from the middle of a list that a loop filled is used by itself", _here()))
+        raise Stop(
+            Unknown("loop", "an item from the middle of a list that a loop filled is used by itself", _here())
+        )
 
     @classmethod
     def __torch_function__(
@@ -163,9 +174,9 @@ def of_list(items: list[Any] | tuple[Any, ...]) -> Series:
         made = []
         for item in items:
             if isinstance(item, Repeated):
-                made.append(Segment(item.count, lambda index, item=item: item.item))
+                made.append(equal(item.item, item.count))
             else:
-                made.append(Segment(1, lambda index, item=item: item))
+                made.append(equal(item, 1))
         return made
 
     return Series(segments, "a list that a loop filled")
@@ -220,7 +231,8 @@ def zipped(*iterables: Any, strict: bool = False) -> Any:
     if len(iterables) == 1 and found[0] is not None:
         return found[0].map(lambda index, item: (item,), "zip")
     sides = [
-        series if series is not None else _plain(iterable) for series, iterable in zip(found, iterables, strict=True)
+        series if series is not None else _plain(iterable)
+        for series, iterable in zip(found, iterables, strict=True)
     ]
     if any(side is None for side in sides):
         return _one_by_one(iterables)
@@ -231,10 +243,7 @@ def zipped(*iterables: Any, strict: bool = False) -> Any:
             all(segment.count is one[k].count or _equal(segment.count, one[k].count) for one in lists)
             for k, segment in enumerate(lists[0])
         ):
-            return [
-                Segment(group[0].count, lambda index, group=group: tuple(s.item(index) for s in group))
-                for group in zip(*lists, strict=True)
-            ]
+            return [_side_by_side(group) for group in zip(*lists, strict=True)]
         if all(len(one) == 1 for one in lists):
             count = lists[0][0].count
             for one in lists[1:]:
@@ -246,6 +255,10 @@ def zipped(*iterables: Any, strict: bool = False) -> Any:
         return [Segment(shortest, lambda index: tuple(side[index] for side in sides))]  # type: ignore[index]
 
     return Series(segments, "zip")
+
+
+def _side_by_side(group: tuple[Segment, ...]) -> Segment:
+    return Segment(group[0].count, lambda index: tuple(segment.item(index) for segment in group))
 
 
 def _equal(one: Any, other: Any) -> bool:

@@ -19,6 +19,9 @@ import torch
 from sparsam.shapes.places import Places
 from sparsam.shapes.series import Repeated, Series, symbolic
 
+# Looked up here, for in a sandbox nothing may be looked up any more.
+_LOCALS_TO_FAST = ctypes.pythonapi.PyFrame_LocalsToFast
+
 LARGEST = 200_000  # nodes of a snapshot
 ATOMS = (
     str, bytes, type(None), type, types.ModuleType, types.BuiltinFunctionType, types.MethodType, torch.dtype,
@@ -127,7 +130,9 @@ class Snapshot:
         if isinstance(value, SKIPPED):
             return Node("skipped", type(value), value)
         if isinstance(value, ATOMS):
-            return Node("atom", ("is", id(value)) if not isinstance(value, (slice, range)) else repr(value), value)
+            return Node(
+                "atom", ("is", id(value)) if not isinstance(value, (slice, range)) else repr(value), value
+            )
         if isinstance(value, Mapping):
             node = Node("dict", None, value)
             for key in list(value):
@@ -207,7 +212,9 @@ def _compare(path: tuple[Any, ...], one: Node, other: Node, found: list[Change])
         _compare((*path, key), one.children[key], other.children[key], found)
 
 
-def put(snapshot: Snapshot, frame: types.FrameType, places: Places, path: tuple[Any, ...], value: Any) -> bool:
+def put(
+    snapshot: Snapshot, frame: types.FrameType, places: Places, path: tuple[Any, ...], value: Any
+) -> bool:
     """Puts a value at a path of the state; False where that cannot be done."""
     root, *rest = path
     if not rest:
@@ -243,7 +250,7 @@ def _put_local(frame: types.FrameType, places: Places, depth: int, name: str, va
         if depth == 0:
             at.f_locals[name] = value
             if sys.version_info < (3, 13):
-                ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(at), ctypes.c_int(0))
+                _LOCALS_TO_FAST(ctypes.py_object(at), ctypes.c_int(0))
             return True
         depth -= 1
     return False
@@ -275,7 +282,9 @@ def _slots(kind: type) -> Iterator[str]:
 
 
 def _key(key: Any) -> Any:
-    return key if isinstance(key, (str, int, float, bytes, bool, type(None))) else ("key", id(key), _Held(key))
+    return (
+        key if isinstance(key, (str, int, float, bytes, bool, type(None))) else ("key", id(key), _Held(key))
+    )
 
 
 class _Held:

@@ -196,30 +196,31 @@ def from_json(value: Mapping[str, Any]) -> Report:
     Raises:
         KeyError: If a field is missing.
     """
-    place = lambda p: Place(**p) if p else None  # noqa: E731
-    failure = lambda f: Failure(  # noqa: E731
-        **{
-            **f,
-            "operands": tuple(Operand(**{**o, "shape": _maybe_tuple(o["shape"])}) for o in f["operands"]),
-            "chain": tuple(Place(**p) for p in f["chain"]),
-        }
-    )
     return Report(
         program=value["program"],
         verdict=Verdict(value["verdict"]),
         findings=tuple(
-            Finding(**{**f, "failure": failure(f["failure"]), "conditions": tuple(f["conditions"])})
+            Finding(**{**f, "failure": _failure(f["failure"]), "conditions": tuple(f["conditions"])})
             for f in value["findings"]
         ),
-        unknowns=tuple(Unknown(**{**u, "place": place(u["place"])}) for u in value["unknowns"]),
+        unknowns=tuple(Unknown(**{**u, "place": _place(u["place"])}) for u in value["unknowns"]),
         paths=tuple(
             Path(**{**p, "verdict": Verdict(p["verdict"]), "conditions": tuple(p["conditions"])})
             for p in value["paths"]
         ),
-        symbols=tuple(Symbol(**{**s, "place": place(s["place"])}) for s in value["symbols"]),
+        symbols=tuple(Symbol(**{**s, "place": _place(s["place"])}) for s in value["symbols"]),
         statistics=dict(value["statistics"]),
         output=value["output"],
     )
+
+
+def _place(value: Mapping[str, Any] | None) -> Place | None:
+    return Place(**value) if value else None
+
+
+def _failure(value: Mapping[str, Any]) -> Failure:
+    operands = tuple(Operand(**{**o, "shape": _maybe_tuple(o["shape"])}) for o in value["operands"])
+    return Failure(**{**value, "operands": operands, "chain": tuple(Place(**p) for p in value["chain"])})
 
 
 def _maybe_tuple(value: list[str] | None) -> tuple[str, ...] | None:

@@ -4,16 +4,17 @@ A rule is called with (run, function, args, kwargs) before the framework, and re
 to it. It is made of calls of the framework that compare the same sizes, so that the framework still does the refusing.
 """
 
-import importlib
 from collections.abc import Callable
 from typing import Any
 
-MODULES = ("autograd", "indexing", "joining", "recurrent")
+from sparsam.shapes.operators import autograd, indexing, joining, recurrent
+
+MODULES = (autograd, indexing, joining, recurrent)
 
 
 def rules() -> dict[Any, Callable[..., Any]]:
     """A rule by function of the framework."""
     found: dict[Any, Callable[..., Any]] = {}
-    for name in MODULES:
-        found.update(importlib.import_module(f"sparsam.shapes.operators.{name}").RULES)
+    for module in MODULES:
+        found.update(module.RULES)
     return found

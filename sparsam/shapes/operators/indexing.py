@@ -45,7 +45,9 @@ def selected(tensor: torch.Tensor, parts: tuple[Any, ...]) -> tuple[torch.Tensor
             tensor = tensor.select(dimension, part)
             continue
         rest.append(part)
-        dimension += tensor.dim() - (dimension + _after(parts, part)) if part is Ellipsis else _dimensions(part)
+        dimension += (
+            tensor.dim() - (dimension + _after(parts, part)) if part is Ellipsis else _dimensions(part)
+        )
     while rest and rest[-1] is Ellipsis:
         rest.pop()
     return tensor, tuple(rest)

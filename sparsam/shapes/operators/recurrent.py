@@ -11,7 +11,9 @@ GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 
 
 def _symbolic(*tensors: Any) -> bool:
-    return any(symbolic(size) for tensor in tensors if isinstance(tensor, torch.Tensor) for size in tensor.shape)
+    return any(
+        symbolic(size) for tensor in tensors if isinstance(tensor, torch.Tensor) for size in tensor.shape
+    )
 
 
 def cell(gates: int) -> Any:
@@ -24,14 +26,26 @@ def cell(gates: int) -> Any:
             return NotImplemented
         b_ih, b_hh = (*biases, None, None)[:2]
         memory = state[1] if isinstance(state, (list, tuple)) else hidden
-        torch._check(inputs.shape[1] == w_ih.shape[1], lambda: f"input has inconsistent input_size: got {inputs.shape[1]} expected {w_ih.shape[1]}")
-        torch._check(inputs.shape[0] == hidden.shape[0], lambda: f"Input batch size {inputs.shape[0]} doesn't match hidden batch size {hidden.shape[0]}")
-        torch._check(hidden.shape[1] == w_hh.shape[1], lambda: f"hidden has inconsistent hidden_size: got {hidden.shape[1]}, expected {w_hh.shape[1]}")
+        torch._check(
+            inputs.shape[1] == w_ih.shape[1],
+            lambda: f"input has inconsistent input_size: got {inputs.shape[1]} expected {w_ih.shape[1]}",
+        )
+        torch._check(
+            inputs.shape[0] == hidden.shape[0],
+            lambda: f"Input batch size {inputs.shape[0]} doesn't match hidden batch size {hidden.shape[0]}",
+        )
+        torch._check(
+            hidden.shape[1] == w_hh.shape[1],
+            lambda: f"hidden has inconsistent hidden_size: got {hidden.shape[1]}, expected {w_hh.shape[1]}",
+        )
         made = torch.nn.functional.linear(inputs, w_ih, b_ih) + torch.nn.functional.linear(hidden, w_hh, b_hh)
         after = made[:, : made.shape[1] // gates]
         if gates != 4:
             return after
-        torch._check(memory.shape[0] == hidden.shape[0] and memory.shape[1] == after.shape[1], lambda: f"cell state of {tuple(memory.shape)} for {tuple(after.shape)}")
+        torch._check(
+            memory.shape[0] == hidden.shape[0] and memory.shape[1] == after.shape[1],
+            lambda: f"cell state of {tuple(memory.shape)} for {tuple(after.shape)}",
+        )
         return after, memory * after
 
     return rule
@@ -91,14 +105,19 @@ def _run(
             if unpacked:
                 torch._check(
                     made.shape[1] == step.shape[0],
-                    lambda made=made, step=step: f"Expected hidden batch size {made.shape[1]}, got {step.shape[0]}",
+                    lambda made=made, step=step: (
+                        f"Expected hidden batch size {made.shape[1]}, got {step.shape[0]}"
+                    ),
                 )
                 made = made + step
             width = made.shape[-1] // gates
             made = made[..., :width]
             if gates == 4:
                 memory = states[1][number]
-                torch._check(memory.shape[-1] == width, lambda memory=memory, width=width: f"Expected cell size {width}, got {memory.shape[-1]}")
+                torch._check(
+                    memory.shape[-1] == width,
+                    lambda memory=memory, width=width: f"Expected cell size {width}, got {memory.shape[-1]}",
+                )
                 last[1].append(memory * 1)
             if projected:
                 made = torch.nn.functional.linear(made, parameters[-1])

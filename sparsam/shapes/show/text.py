@@ -195,10 +195,12 @@ def _summary(report: Report, root: str) -> Iterator[Line]:
         by = Counter(path.verdict for path in report.paths)
         parts = [f"{by[verdict]} {verdict.value}" for verdict in Verdict if by[verdict]]
         yield [(f"  {_many(len(report.paths), 'path')}: {', '.join(parts)}", "")]
-    for symbol in report.symbols[:MOST_SYMBOLS]:
+    named = {name for finding in report.findings for name in finding.witness}
+    symbols = [symbol for symbol in report.symbols if symbol.kind == "size" or symbol.name in named]
+    for symbol in symbols[:MOST_SYMBOLS]:
         yield [("  ", ""), (_symbol(symbol, root), "")]
-    if len(report.symbols) > MOST_SYMBOLS:
-        yield [(f"  … and {len(report.symbols) - MOST_SYMBOLS} more symbols", FAINT)]
+    if len(symbols) > MOST_SYMBOLS:
+        yield [(f"  … and {len(symbols) - MOST_SYMBOLS} more symbols", FAINT)]
     if report.statistics:
         yield [(f"  {_statistics(report.statistics)}", FAINT)]
 

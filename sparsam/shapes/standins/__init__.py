@@ -1,11 +1,12 @@
 """What stands in for the outside: data sets, files, the network, chance, the command line."""
 
-import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-MODULES = ("arguments", "loader", "training")
+from sparsam.shapes.standins import arguments, loader, training
+
+MODULES = (arguments, loader, training)
 
 
 @contextmanager
@@ -13,8 +14,7 @@ def installed() -> Iterator[None]:
     """The stand-ins take the place of the originals within."""
     before: list[tuple[Any, str, Any]] = []
     try:
-        for name in MODULES:
-            module = importlib.import_module(f"sparsam.shapes.standins.{name}")
+        for module in MODULES:
             for owner, attribute, value in module.patches():
                 before.append((owner, attribute, vars(owner).get(attribute, _MISSING)))
                 setattr(owner, attribute, value)

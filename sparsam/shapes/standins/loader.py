@@ -10,12 +10,14 @@ import torch.utils.data as data
 from sparsam.shapes.hooks import item
 from sparsam.shapes.loops import alike
 from sparsam.shapes.run import current
-from sparsam.shapes.series import Repeated, Segment, Series, as_series, length, symbolic
+from sparsam.shapes.series import Repeated, Segment, Series, as_series, equal, length, symbolic
 
 PLAIN = 3  # samples of a batch that are all made one by one
 
 REAL = {
-    name: getattr(data, name) for name in ("DataLoader", "random_split", "default_collate") if hasattr(data, name)
+    name: getattr(data, name)
+    for name in ("DataLoader", "random_split", "default_collate")
+    if hasattr(data, name)
 }
 
 
@@ -46,11 +48,22 @@ class DataLoader(data.DataLoader):  # type: ignore[type-arg]
         if sampler is not None and shuffle:
             raise ValueError("sampler option is mutually exclusive with shuffle")
         if batch_size is None and drop_last:
-            raise ValueError("batch_size=None option disables auto-batching and is mutually exclusive with drop_last")
+            raise ValueError(
+                "batch_size=None option disables auto-batching and is mutually exclusive with drop_last"
+            )
         if batch_size is not None and batch_sampler is None and not batch_size > 0:
-            raise ValueError(f"batch_size should be a positive integer value, but got batch_size={batch_size}")
-        if shuffle and sampler is None and not isinstance(dataset, data.IterableDataset) and not length(dataset) > 0:
-            raise ValueError(f"num_samples should be a positive integer value, but got num_samples={length(dataset)}")
+            raise ValueError(
+                f"batch_size should be a positive integer value, but got batch_size={batch_size}"
+            )
+        if (
+            shuffle
+            and sampler is None
+            and not isinstance(dataset, data.IterableDataset)
+            and not length(dataset) > 0
+        ):
+            raise ValueError(
+                f"num_samples should be a positive integer value, but got num_samples={length(dataset)}"
+            )
         fields = {
             "dataset": dataset,
             "batch_size": None if batch_sampler is not None else batch_size,
@@ -102,7 +115,7 @@ class DataLoader(data.DataLoader):  # type: ignore[type-arg]
 
     def _one(self, total: Any) -> Any:
         sample = self._sample(total)
-        return self.collate_fn(sample) if self.own_collate else _converted(sample)
+        return self.collate_fn(sample) if self.__dict__["own_collate"] else _converted(sample)
 
     def _sample(self, total: Any) -> Any:
         run = current()
@@ -135,7 +148,7 @@ class DataLoader(data.DataLoader):  # type: ignore[type-arg]
     def _streamed(self) -> Series:
         source = as_series(iter(self.dataset)) or as_series(self.dataset)
         if source is None:
-            source = _given(list(self.dataset))
+            source = _given(list(iter(self.dataset)))
         if self.batch_size is None:
             return source
         total, size = source.length(), self.batch_size
@@ -143,7 +156,7 @@ class DataLoader(data.DataLoader):  # type: ignore[type-arg]
         def segments() -> list[Segment]:
             def batch(count: Any) -> Any:
                 first = source.segments()[0].item(0)
-                return self.collate_fn([first, Repeated(first, count - 1)] if not count == 1 else [first])
+                return self.collate_fn([first, Repeated(first, count - 1)] if count != 1 else [first])
 
             made = [Segment(total // size, lambda index: batch(size))]
             rest = total % size
@@ -158,7 +171,7 @@ class DataLoader(data.DataLoader):  # type: ignore[type-arg]
 
 
 def _given(items: Any) -> Series:
-    return Series(lambda: [Segment(1, lambda index, value=value: value) for value in items], "a list of batches")
+    return Series(lambda: [equal(value, 1) for value in items], "a list of batches")
 
 
 def default_collate(samples: Any) -> Any:
@@ -255,7 +268,9 @@ def random_split(dataset: Any, lengths: Any, generator: Any = None) -> list[Subs
             rest = rest - part
         # What rounding left over goes to the first parts, one sample each.
         lengths = [
-            part + torch.sym_min(torch.sym_max(rest - i, 0), 1) if symbolic(rest) else part + (1 if i < rest else 0)
+            part + torch.sym_min(torch.sym_max(rest - i, 0), 1)
+            if symbolic(rest)
+            else part + (1 if i < rest else 0)
             for i, part in enumerate(whole)
         ]
     given: Any = 0

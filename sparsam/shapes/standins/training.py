@@ -40,7 +40,9 @@ def patches() -> list[tuple[Any, str, Any]]:
     found += [
         (kind, "step", advance)
         for kind in schedulers
-        if issubclass(kind, lr_scheduler.LRScheduler) and "step" in vars(kind) and kind is not lr_scheduler.LRScheduler
+        if issubclass(kind, lr_scheduler.LRScheduler)
+        and "step" in vars(kind)
+        and kind is not lr_scheduler.LRScheduler
     ]
     found += [
         (torch.nn.utils, "clip_grad_norm_", clip),
