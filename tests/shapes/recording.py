@@ -113,7 +113,8 @@ def _called(below: list[tuple[FrameType, int]], recorder: Recorder) -> tuple[str
     ]
     if modules:
         module, args = next((m for m in modules if not isinstance(m[0], nn.Sequential)), modules[-1])
-        return f"torch.nn.{type(module).__name__}", (*_operands(args, {}), *_settings(module))
+        given = _operands(*recorder.raised[1:]) if recorder.raised is not None else _operands(args, {})
+        return f"torch.nn.{type(module).__name__}", (*given, *_of_module(module))
     loading = any("/torch/utils/data/" in frame.f_code.co_filename for frame, _ in below)
     if recorder.raised is not None:
         func, args, kwargs = recorder.raised
@@ -135,13 +136,11 @@ def _called(below: list[tuple[FrameType, int]], recorder: Recorder) -> tuple[str
     return f"torch.{name}", _operands((), given)
 
 
-def _settings(module: nn.Module) -> list[Operand]:
-    settings = {
-        key: value
-        for key, value in vars(module).items()
-        if not key.startswith("_") and key != "training" and isinstance(value, int | tuple)
-    }
-    return [*_operands((), settings), *_operands((), dict(module.named_parameters(recurse=False)))]
+def _of_module(module: nn.Module) -> list[Operand]:
+    """Parameters and settings of a module."""
+    weights = {f"self.{name}": weight for name, weight in module.named_parameters(recurse=False)}
+    settings = Operand("self", "other", text=f"{type(module).__name__}({module.extra_repr()})")
+    return [*_operands((), weights), settings]
 
 
 def _operands(args: Any, kwargs: dict[str, Any]) -> tuple[Operand, ...]:

@@ -68,6 +68,16 @@ def test_verbose_adds_the_frameworks_sentence():
     assert "said:" not in to_text(report)
 
 
+def test_sizes_of_the_witness_come_before_values():
+    """Sizes stand first, and of the values that only data would tell there are three."""
+    finding = dataclasses.replace(
+        reports.attention(), witness={"v0": 1, "v1": 0, "v2": 2, "B": 1, "v3": 5, "v4": 6}
+    )
+    symbols = tuple(Symbol(f"v{n}", 0, None, "value") for n in range(5))
+    text = to_text(Report("p", Verdict.ERROR, (finding,), symbols=symbols))
+    assert "reached with B = 1, v0 = 1, v1 = 0, v2 = 2, 2 values more: " in text
+
+
 def test_proved_report_is_short():
     """A program that is proved gets its verdict and nothing else."""
     assert to_text(Report("train.py", Verdict.PROVED)) == "train.py proved\n"

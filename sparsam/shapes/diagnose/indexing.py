@@ -1,9 +1,16 @@
 """Rules on indices: by number, by mask, by tensor."""
 
+import re
+
 from sparsam.shapes.diagnose import sizes
 from sparsam.shapes.diagnose.call import NUMBERS, Answer, Call, listed
 from sparsam.shapes.diagnose.joining import mismatch
 from sparsam.shapes.diagnose.rule import rule
+
+
+def dimensions(count: int) -> str:
+    """A number of dimensions in words."""
+    return f"{count} dimension{'' if count == 1 else 's'}"
 
 
 @rule("index-rank", says=r"too many indices for")
@@ -187,7 +194,7 @@ def gather_sizes(call: Call) -> Answer | None:
             else ""
         )
         ranks = (
-            f"{len(index)} dimensions, {len(given)} asked" if given is not None and index is not None else ""
+            f"{dimensions(len(index))}, {len(given)} asked" if given is not None and index is not None else ""
         )
         fix = (
             "index.unsqueeze(-1)"
@@ -276,13 +283,17 @@ def tensor_rank(call: Call) -> Answer | None:
         return None
     given = call.shape()
     of = f"{sizes.shape(given)}" if given is not None else "the tensor"
+    if given is None:
+        said = call.said(r"got (?:an input of dimension )?(\d)D?\b")
+        given = ["…"] * int(said[1]) if said else None
     patterns = (
         r"Expected (.*?) input to", r"expected (\d+D(?: or \d+D)?(?: \(batch mode\))?)", r"Expected (\dD or \dD)",
         r"tensor with (<= \d+) dimensions", r"to be (\dD or \dD)", r"Supports (\dD or \dD)", r"at least (\d+) dim",
         r"must be (a matrix|2D|3D|a 3D tensor)", r"(3D or 4D)", r"(\dD or \dD)", r"(1D) tensors",
     )  # fmt: skip
     said = next((match for match in map(call.said, patterns) if match), None)
-    expected = said[1] if said else "more"
+    spatial = next((int(name[-2]) for name in call.names if re.search(r"[12]d$", name)), 2)
+    expected = said[1] if said else f"{spatial + 1}D or {spatial + 2}D"
     if said and "at least" in said[0]:
         expected = f"at least {said[1]}"
     elif said and said[0].endswith("dimensions") and "<=" in said[1]:
@@ -347,7 +358,9 @@ def negative_size(call: Call) -> Answer | None:
             "",
         )
     shown = f" of {sizes.shape(asked)}" if asked else ""
-    return Answer(f"{call.words}{shown}: a negative size", "a size is 0 or more", "max(…, 0)")
+    below = next((size for size in asked or () if (call.value(size) or 0) < 0), "")
+    caret = f"{sizes.pretty(below)} = {call.value(below)}" if below and not below.startswith("-") else ""
+    return Answer(f"{call.words}{shown}: a negative size", caret or "a size is 0 or more", "max(…, 0)")
 
 
 @rule(

@@ -6,11 +6,29 @@ from sparsam.shapes.diagnose import sizes
 from sparsam.shapes.diagnose.call import NUMBERS, Answer, Call, listed
 from sparsam.shapes.diagnose.rule import rule
 
+SHAPED = frozenset(
+    {
+        "view",
+        "reshape",
+        "expand",
+        "unflatten",
+        "broadcast_to",
+        "view_copy",
+        "_unsafe_view",
+        "_reshape_alias",
+        "resize",
+    }
+)
+"""Operations that take a shape."""
+
+
+def _asked(call: Call) -> list[str]:
+    return list(call.asked or ()) if call.names & SHAPED else []
+
 
 def _first_sizes(call: Call) -> list[str]:
     """The sizes that may be a batch's: first of each tensor, and all of a shape asked for."""
-    found = [o.shape[0] for o in call.tensors if o.shape]
-    return found + list(call.asked or [])
+    return [o.shape[0] for o in call.tensors if o.shape] + _asked(call)
 
 
 def is_last_batch(call: Call, size: str) -> bool:
@@ -57,7 +75,7 @@ def last_batch(call: Call) -> Answer | None:
     if not fixed:
         return None
     shapes = " and ".join(sizes.shape(o.shape) for o in call.tensors if o.shape is not None)
-    asked = sizes.shape(call.asked) if call.asked else ""
+    asked = sizes.shape(_asked(call)) if _asked(call) else ""
     head = f"{call.words} of {shapes}" + (f" and {asked}" if asked else "")
     return Answer(
         f"{head}: the last batch has {got} samples",
@@ -262,11 +280,10 @@ def own_raise(call: Call) -> Answer | None:
     """
     if call.failure.operation:
         return None
-    source = call.failure.place.source.strip() if call.failure.chain else ""
-    raised = re.match(r"(raise|assert)\b", source)
-    if not raised and call.failure.error not in OWN:
+    source = call.failure.place.source if call.failure.chain else ""
+    if source and not re.search(r"\b(raise|assert)\b", source):
         return None
-    if not raised and source and call.failure.error not in ("AssertionError",):
+    if not source and call.failure.error not in OWN:
         return None
     text = f": {call.text}" if call.text else ""
     what = (

@@ -287,7 +287,7 @@ def repeat_rank(call: Call) -> Answer | None:
     )
 
 
-@rule("permute-rank", "permute", says=r"permute\(")
+@rule("permute-rank", "permute", says=r"permute\(|invalid permutation")
 def permute_rank(call: Call) -> Answer | None:
     """An order of dimensions that does not name each of them once.
 
