@@ -19,7 +19,7 @@ from sparsam.shapes.environment import Literal, Number, printed, sympy_symbol
 from sparsam.shapes.environment import Unknown as Declared
 from sparsam.shapes.naming import words
 from sparsam.shapes.run import Outcome
-from sparsam.shapes.solver import Domain, Solver
+from sparsam.shapes.solver import Domain, Solver, needed
 from sparsam.shapes.verdict import Failure, Path, Place, Symbol, Unknown, Verdict
 
 SAMPLES = 3  # sizes tried where the program turns a size into a plain number without a bound
@@ -178,6 +178,11 @@ def remainders(region: Region, outcome: Outcome) -> list[Region]:
         condition = literal.condition
         if condition in known:
             continue
+        for defined in needed(condition):
+            if defined not in known:
+                left.append(
+                    Region((*prefix, negated(defined)), outcome.hints, outcome.symbols, literal, specialised)
+                )
         if literal.kind == "guard":
             here = (*specialised, literal.place) if literal.specialised else specialised
             left.append(Region((*prefix, negated(condition)), outcome.hints, outcome.symbols, literal, here))

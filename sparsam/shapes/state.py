@@ -300,7 +300,11 @@ def _identity(value: Any) -> Any:
         return value.__name__
     if isinstance(value, Series):
         return value.name, str(value.length())
-    return repr(value) if isinstance(value, (slice, range, torch.dtype, torch.device)) else type(value).__qualname__
+    return (
+        repr(value)
+        if isinstance(value, (slice, range, torch.dtype, torch.device))
+        else type(value).__qualname__
+    )
 
 
 class _Held:

@@ -1,4 +1,5 @@
 """To be written."""
+
 from typing import Any
 
 

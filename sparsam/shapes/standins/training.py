@@ -29,7 +29,9 @@ def keep(parameters: Any, *args: Any, **kwargs: Any) -> None:
     """`clip_grad_value_`."""
 
 
-def convert(self: torch.nn.Module, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> torch.nn.Module:
+def convert(
+    self: torch.nn.Module, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True
+) -> torch.nn.Module:
     """`module.to()`, `.double()`, `.cuda()` …: parameters and buffers change their dtype and device and stay themselves."""
     if recurse:
         for module in self.children():
