@@ -29,7 +29,7 @@ class Transform(torch.nn.Module):
 
 
 def _picture(item: Any) -> bool:
-    return F.pictured(item) is not None or isinstance(item, torch.Tensor) and item.dim() >= 2
+    return F.pictured(item) is not None or (isinstance(item, torch.Tensor) and item.dim() >= 2)
 
 
 def _pair(size: Any, message: str = "Please provide only two dimensions (h, w) for size.") -> tuple[Any, Any]:
