@@ -1,5 +1,4 @@
 """To be written."""
-
 from typing import Any
 
 
