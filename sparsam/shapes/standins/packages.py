@@ -282,12 +282,30 @@ def _catches(handler: Any) -> bool:
 def found() -> Iterator[Finder]:
     """Absent packages can be imported within."""
     finder = Finder()
+    first = _Tensorboard(finder)
     sys.meta_path.append(finder)
+    sys.meta_path.insert(0, first)
     try:
         yield finder
     finally:
         sys.meta_path.remove(finder)
+        sys.meta_path.remove(first)
         finder.forget()
+
+
+class _Tensorboard(importlib.abc.MetaPathFinder):
+    """The framework has a module for tensorboard that fails without it."""
+
+    def __init__(self, finder: Finder) -> None:
+        self.finder = finder
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """Ours for that module, unless tensorboard is installed."""
+        if fullname != "torch.utils.tensorboard" or importlib.util.find_spec("tensorboard") is not None:
+            return None
+        return self.finder.find_spec(fullname, path, target)
 
 
 def patches() -> list[tuple[Any, str, Any]]:
