@@ -158,6 +158,11 @@ def isinstance_(value: Any, kinds: Any) -> bool:
     if symbolic(value):
         stands_for = {torch.SymInt: int, torch.SymFloat: float, torch.SymBool: bool}[type(value)]
         return isinstance(value, kinds) or issubclass(stands_for, kinds)
+    if type(value).__module__ == "torch._numpy._ndarray":
+        # An array without data: to the program one of NumPy's.
+        import numpy
+
+        return isinstance(value, kinds) or issubclass(numpy.ndarray, kinds)
     return isinstance(value, kinds)
 
 

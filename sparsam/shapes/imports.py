@@ -8,6 +8,7 @@ from pathlib import Path
 from sparsam.errors import Refused
 from sparsam.shapes.text import Limits, load, parse
 
+INSTALLED = frozenset({"site-packages", "dist-packages"})
 _WITH_TORCH = frozenset(
     {
         "torch", "torchvision", "torchaudio", "torchtext", "torchdata", "torchmetrics",
@@ -31,20 +32,20 @@ def own_files(
 ) -> tuple[tuple[Path, ...], str]:
     """The files below the root that the main one imports, directly or not, and whether any of them uses tensors.
 
-    The search ends where tensors are found.
+    The search ends where tensors are found. Of an installed package only the main file is read.
     """
     package = module.rpartition(".")[0] if main.name != "__init__.py" else module
     todo, files, tensors = [(tree, "" if module == "__main__" else package)], [main], "no"
     seen = {os.path.realpath(main)}
     while todo and tensors != "yes":
-        one, package = todo.pop()
+        one, package = todo.pop(0)
         names, dynamic = _imported(one, package)
         if dynamic and tensors == "no":
             tensors = "maybe"
         for name in names:
-            own = _own(root, name)
-            if not own:
-                tensors = max(tensors, _stands_on(name), key=("no", "maybe", "yes").index)
+            stands, own = _stands_on(name), [] if root.name in INSTALLED else _own(root, name)
+            if not own or stands == "yes":
+                tensors = max(tensors, stands, key=("no", "maybe", "yes").index)
             for path, inside in own:
                 if os.path.realpath(path) in seen or len(files) >= limits.files:
                     continue

@@ -25,7 +25,7 @@ from sparsam.shapes.arguments import (
     parse_arguments,
     script_arguments,
 )
-from sparsam.shapes.imports import own_files
+from sparsam.shapes.imports import INSTALLED, own_files
 from sparsam.shapes.text import Limits, load, no_nul, parse, read_bytes, split, unreadable
 
 __all__ = ["Argument", "Limits", "Program", "ScriptArgument", "parse_argument", "parse_arguments", "read"]
@@ -89,8 +89,11 @@ class Program:
             parts = path.relative_to(self.root).parts
         except ValueError:
             return False
+        if self.root.name in INSTALLED and parts[0].removesuffix(".py") != self.module.partition(".")[0]:
+            return False
         return path.suffix == ".py" and not any(
-            p in ("site-packages", "dist-packages", "lib", "lib64") or p.startswith(".") for p in parts[:-1]
+            part in INSTALLED or part.startswith(".") or re.fullmatch(r"python3\.\d+", part)
+            for part in parts[:-1]
         )
 
     def missing(self, given: Iterable[str]) -> tuple[ScriptArgument, ...]:

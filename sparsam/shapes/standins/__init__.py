@@ -4,9 +4,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sparsam.shapes.standins import arguments, loader, training
+from sparsam.shapes.standins import (
+    arguments,
+    arrays,
+    chance,
+    files,
+    loader,
+    network,
+    packages,
+    pictures,
+    processes,
+    training,
+)
 
-MODULES = (arguments, loader, training)
+MODULES = (arguments, loader, training, pictures, arrays, chance, files, network, processes)
 
 
 @contextmanager
@@ -18,7 +29,8 @@ def installed() -> Iterator[None]:
             for owner, attribute, value in module.patches():
                 before.append((owner, attribute, vars(owner).get(attribute, _MISSING)))
                 setattr(owner, attribute, value)
-        yield
+        with packages.found():
+            yield
     finally:
         for owner, attribute, value in reversed(before):
             if value is _MISSING:

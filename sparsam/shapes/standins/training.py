@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.optim import lr_scheduler
 
 
@@ -28,6 +29,34 @@ def keep(parameters: Any, *args: Any, **kwargs: Any) -> None:
     """`clip_grad_value_`."""
 
 
+def convert(self: torch.nn.Module, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> torch.nn.Module:
+    """`module.to()`, `.double()`, `.cuda()` …: parameters and buffers change their dtype and device and stay themselves."""
+    if recurse:
+        for module in self.children():
+            module._apply(fn)
+    for parameter in self._parameters.values():
+        if parameter is None:
+            continue
+        with torch.no_grad():
+            made = fn(parameter)
+            grad = None if parameter.grad is None else fn(parameter.grad)
+        if made is not parameter and (made.dtype, made.device) != (parameter.dtype, parameter.device):
+            parameter.grad = None
+            _become(parameter, made)
+            if grad is not None:
+                parameter.grad = grad
+    for name, buffer in self._buffers.items():
+        if buffer is not None:
+            self._buffers[name] = fn(buffer)
+    return self
+
+
+def _become(parameter: torch.Tensor, made: torch.Tensor) -> None:
+    if isinstance(parameter, FakeTensor) and isinstance(made, FakeTensor):
+        parameter.fake_device = made.fake_device
+    parameter.data = made
+
+
 def patches() -> list[tuple[Any, str, Any]]:
     """(owner, attribute, stand-in) for all of this module."""
     optimizers = {kind for kind in vars(torch.optim).values() if isinstance(kind, type)}
@@ -45,6 +74,7 @@ def patches() -> list[tuple[Any, str, Any]]:
         and kind is not lr_scheduler.LRScheduler
     ]
     found += [
+        (torch.nn.Module, "_apply", convert),
         (torch.nn.utils, "clip_grad_norm_", clip),
         (torch.nn.utils, "clip_grad_value_", keep),
     ]

@@ -1,0 +1,567 @@
+"""NumPy at the border: arrays without data, whose sizes may be symbols. Arrays of plain numbers stay NumPy's own.
+
+An array without data is one of `torch._numpy`, which has a tensor behind it. It answers NumPy's protocols, so that most
+functions of NumPy reach it by themselves; the functions that make arrays out of numbers and lists look at their
+arguments first.
+"""
+
+import functools
+import importlib.util
+import math
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from sparsam.shapes.run import Stop, current
+from sparsam.shapes.series import Repeated, Series, as_series, length, symbolic
+from sparsam.shapes.verdict import Unknown
+
+NUMPY = importlib.util.find_spec("numpy") is not None
+if NUMPY:
+    import numpy as np
+    import torch._numpy as tnp
+
+DEEP = 6  # nested lists
+LOOKED_AT = 64  # items of a long list that are looked at for symbols
+_from_numpy = torch.from_numpy
+
+
+def wrapped(tensor: torch.Tensor) -> Any:
+    """An array without data: a tensor behind NumPy's face."""
+    return tnp.ndarray(tensor)
+
+
+def is_array(value: Any) -> bool:
+    """Whether a value is an array without data."""
+    return NUMPY and type(value) is tnp.ndarray
+
+
+def unusual(value: Any, deep: int = 0) -> bool:
+    """Whether NumPy itself cannot take a value: it is or holds a symbol, a tensor, a picture, or what a loop filled."""
+    kind = type(value)
+    if kind in (int, float, str, bool, type(None)):
+        return False
+    if kind in (list, tuple) and deep < DEEP:
+        items = value if len(value) <= LOOKED_AT else [*value[: LOOKED_AT // 2], *value[-LOOKED_AT // 2 :]]
+        return any(unusual(item, deep + 1) for item in items)
+    if symbolic(value) or isinstance(value, (torch.Tensor, Repeated, Series)) or is_array(value):
+        return True
+    return _is_picture(value)
+
+
+def _is_picture(value: Any) -> bool:
+    from sparsam.shapes.standins.pictures import Picture
+
+    return isinstance(value, Picture)
+
+
+def tensor_of(value: Any, *, real: bool = False) -> torch.Tensor | None:
+    """The tensor of an array, a picture, or a list with symbols in it; None for what NumPy can take.
+
+    Args:
+        value: To be turned into a tensor.
+        real: Also take NumPy's own arrays.
+
+    Raises:
+        ValueError: If the items of a list have unequal sizes.
+    """
+    if isinstance(value, torch.Tensor):
+        return value
+    if is_array(value):
+        tensor: torch.Tensor = value.tensor
+        return tensor
+    if NUMPY and isinstance(value, (np.ndarray, np.generic)):
+        return _of_real(value) if real else None
+    if _is_picture(value):
+        picture: torch.Tensor = value.tensor()
+        return picture
+    if not unusual(value):
+        return None
+    return _gathered(value)
+
+
+def _of_real(value: Any) -> torch.Tensor | None:
+    kind = getattr(torch, value.dtype.name, None)
+    if not isinstance(kind, torch.dtype):
+        kind = {"bool": torch.bool, "str": None}.get(value.dtype.name.rstrip("0123456789"))
+    return None if kind is None else torch.empty(value.shape, dtype=kind)
+
+
+def _gathered(value: Any) -> torch.Tensor:
+    """A symbol, or a list of what may be symbols, arrays, tensors or lists, as one tensor."""
+    if isinstance(value, (bool, torch.SymBool)):
+        return torch.empty((), dtype=torch.bool)
+    if isinstance(value, (int, torch.SymInt)):
+        return torch.empty((), dtype=torch.int64)
+    if isinstance(value, (float, torch.SymFloat)):
+        return torch.empty((), dtype=torch.float64)
+    found = tensor_of(value, real=True) if not isinstance(value, (list, tuple, Series)) else None
+    if found is not None:
+        return found
+    if not isinstance(value, (list, tuple, Series)):
+        raise TypeError(f"an array of {type(value).__name__} has no sizes")
+    series = as_series(value)
+    if isinstance(value, Series):
+        from sparsam.shapes.hooks import made
+
+        value = made(lambda item: item, value)
+    items = [_gathered(item.item if isinstance(item, Repeated) else item) for item in value]
+    count = length(value) if series is not None else len(items)
+    if not items:
+        return torch.empty((count,), dtype=torch.float64)
+    first = items[0]
+    for other in items[1:]:
+        if other.dim() != first.dim() or any(a != b for a, b in zip(other.shape, first.shape, strict=True)):
+            raise ValueError(
+                "setting an array element with a sequence. The requested array has an inhomogeneous shape after "
+                "1 dimensions."
+            )
+    kind = functools.reduce(torch.promote_types, [item.dtype for item in items])
+    return torch.empty((count, *first.shape), dtype=kind)
+
+
+# -- NumPy's functions ------------------------------------------------------------------------------------------------
+
+
+def _taken(value: Any) -> Any:
+    """An argument as `torch._numpy` takes it."""
+    if is_array(value):
+        return value
+    if isinstance(value, torch.Tensor):
+        return tnp.ndarray(value)
+    if isinstance(value, (np.dtype, type)) and value not in (int, float, bool, complex):
+        return _kind(value)
+    if isinstance(value, np.ndarray):
+        made = _of_real(value)
+        return value if made is None else tnp.ndarray(made)
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, (list, tuple)) and unusual(value):
+        if all(symbolic(item) or isinstance(item, int) for item in value):
+            return tuple(value)
+        if any(isinstance(item, (Repeated, Series)) for item in value) or not _arrays(value):
+            return tnp.ndarray(_gathered(value))
+        return type(value)(_taken(item) for item in value)
+    if isinstance(value, Series) or _is_picture(value):
+        return tnp.ndarray(tensor_of(value))
+    if isinstance(value, (torch.SymFloat, torch.SymBool)):
+        return tnp.ndarray(_gathered(value))
+    return value
+
+
+def _arrays(values: Any) -> bool:
+    return all(is_array(item) or isinstance(item, (torch.Tensor, np.ndarray, list, tuple)) for item in values)
+
+
+def _kind(value: Any) -> Any:
+    try:
+        name = np.dtype(value).name
+    except TypeError:
+        return value
+    return getattr(tnp, name if name != "bool" else "bool_", value)
+
+
+def _given(result: Any) -> Any:
+    """A result as the program sees it."""
+    if isinstance(result, torch.Tensor):
+        return tnp.ndarray(result)
+    if isinstance(result, (list, tuple)):
+        return type(result)(_given(item) for item in result)
+    return result
+
+
+def _applied(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    own = OWN.get(name)
+    if own is not None:
+        return own(*args, **kwargs)
+    function: Any = tnp
+    for part in name.split("."):
+        function = getattr(function, part, None)
+    run = current()
+    if function is None:
+        raise Stop(Unknown("unmodelled-call", f"numpy.{name} has no rule for arrays without data", run and run._here()))
+    kwargs = {key: _taken(value) for key, value in kwargs.items() if key not in ("order", "casting", "subok", "where")}
+    try:
+        return _given(function(*map(_taken, args), **kwargs))
+    except NotImplementedError as error:
+        raise Stop(Unknown("unmodelled-call", f"numpy.{name}: {error}", run and run._here())) from error
+
+
+def _universal(self: Any, ufunc: Any, method: str, *inputs: Any, out: Any = None, **kwargs: Any) -> Any:
+    names = {"add": "sum", "multiply": "prod", "maximum": "max", "minimum": "min"}
+    if method == "reduce" and ufunc.__name__ in names:
+        return _applied(names[ufunc.__name__], inputs, kwargs)
+    if method != "__call__":
+        run = current()
+        raise Stop(Unknown("unmodelled-call", f"numpy.{ufunc.__name__}.{method} has no rule", run and run._here()))
+    made = _applied(ufunc.__name__, inputs, kwargs)
+    if out is not None:
+        target = out[0] if isinstance(out, tuple) else out
+        if is_array(target):
+            target[...] = made
+            return target
+    return made
+
+
+def _function(self: Any, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+    module = func.__module__.removeprefix("numpy").strip(".")
+    prefix = "linalg." if module.startswith("linalg") else "fft." if module.startswith("fft") else ""
+    return _applied(prefix + func.__name__, args, kwargs)
+
+
+def _either(real: Callable[..., Any], name: str) -> Callable[..., Any]:
+    @functools.wraps(real)
+    def function(*args: Any, **kwargs: Any) -> Any:
+        if current() is None or not (any(map(unusual, args)) or any(map(unusual, kwargs.values()))):
+            return real(*args, **kwargs)
+        return _applied(name, args, kwargs)
+
+    return function
+
+
+def array(value: Any, dtype: Any = None, *, copy: Any = True, ndmin: int = 0, **others: Any) -> Any:
+    """`np.array`, `np.asarray` of what has no data.
+
+    Raises:
+        RuntimeError: If it is a tensor with a gradient, as the original does.
+        TypeError: If it is a tensor on another device.
+    """
+    if isinstance(value, torch.Tensor):
+        value = numpy_of(value)
+    tensor = tensor_of(value)
+    if tensor is None:
+        return np.array(value, dtype)
+    if dtype is not None:
+        tensor = tensor.to(torch_kind(dtype))
+    while tensor.dim() < ndmin:
+        tensor = tensor[None]
+    return wrapped(tensor)
+
+
+def torch_kind(dtype: Any) -> torch.dtype:
+    """The framework's name of a type of NumPy's.
+
+    Raises:
+        TypeError: If there is none.
+    """
+    found = getattr(torch, np.dtype(dtype).name, None)
+    if not isinstance(found, torch.dtype):
+        raise TypeError(f"data type {dtype!r} not understood")
+    return found
+
+
+def _filled(sizes: Any, dtype: Any = None, *others: Any, **kwargs: Any) -> Any:
+    sizes = tuple(sizes) if isinstance(sizes, (list, tuple)) or is_array(sizes) else (sizes,)
+    if any(size < 0 for size in sizes):
+        raise ValueError("negative dimensions are not allowed")
+    return wrapped(torch.empty(sizes, dtype=torch.float64 if dtype is None else torch_kind(dtype)))
+
+
+def _full(sizes: Any, value: Any, dtype: Any = None, **kwargs: Any) -> Any:
+    kind = dtype if dtype is not None else np.float64 if isinstance(value, (float, torch.SymFloat)) else np.int64
+    return _filled(sizes, kind)
+
+
+def _spaced(start: Any, stop: Any, num: Any = 50, endpoint: bool = True, retstep: bool = False, dtype: Any = None) -> Any:
+    return _filled((num,), dtype)
+
+
+def _steps(*args: Any, dtype: Any = None, **kwargs: Any) -> Any:
+    start, stop, step = (0, *args, 1) if len(args) == 1 else (*args, 1)[:3]
+    real = any(isinstance(part, (float, torch.SymFloat)) for part in (start, stop, step))
+    if real:
+        count = math.ceil((stop - start) / step)
+    else:
+        from sparsam.shapes.series import counted
+
+        count = counted(stop, start, step).length()
+    kind = dtype if dtype is not None else np.float64 if real else np.int64
+    made = _filled((torch.sym_max(count, 0),), kind)
+    made.tensor.value_range = (start, stop)
+    return made
+
+
+def _padded(value: Any, pad_width: Any, mode: str = "constant", **kwargs: Any) -> Any:
+    tensor = tensor_of(value, real=True)
+    if tensor is None:
+        return np.pad(value, pad_width, mode, **kwargs)
+    pairs = pad_width if isinstance(pad_width, (list, tuple)) else (pad_width, pad_width)
+    if not isinstance(pairs[0], (list, tuple)):
+        pairs = [tuple(pairs) if len(pairs) == 2 else (pairs[0], pairs[0])] * tensor.dim()
+    if len(pairs) == 1:
+        pairs = list(pairs) * tensor.dim()
+    sizes = [size + before + after for size, (before, after) in zip(tensor.shape, pairs, strict=True)]
+    return wrapped(tensor.new_empty(sizes))
+
+
+def _sliding(value: Any, window: Any, axis: Any = None, **kwargs: Any) -> Any:
+    tensor = tensor_of(value, real=True)
+    if tensor is None or isinstance(window, tuple):
+        raise NotImplementedError("sliding windows over several axes")
+    return wrapped(tensor.unfold(0 if axis is None else axis, window, 1))
+
+
+def _save(*args: Any, **kwargs: Any) -> None:
+    """Nothing is written."""
+
+
+def _like(value: Any, *others: Any, dtype: Any = None, **kwargs: Any) -> Any:
+    tensor = tensor_of(value, real=True)
+    if tensor is None:
+        raise TypeError("an array is needed")
+    return wrapped(torch.empty_like(tensor, dtype=None if dtype is None else torch_kind(dtype)))
+
+
+def _split(value: Any, parts: Any, axis: Any = 0) -> list[Any]:
+    tensor = tensor_of(value, real=True)
+    if tensor is None:
+        raise TypeError("an array is needed")
+    total = tensor.shape[axis]
+    if isinstance(parts, (int, torch.SymInt)):
+        if total % parts != 0:
+            raise ValueError("array split does not result in an equal division")
+        step = total // parts
+        return [wrapped(tensor.narrow(axis, step * i, step)) for i in range(int(parts))]
+    ends = [0, *parts, total]
+    return [wrapped(tensor.narrow(axis, a, b - a)) for a, b in zip(ends, ends[1:], strict=False)]
+
+
+def _numbers(name: str, of_numbers: Callable[[list[Any]], Any]) -> Callable[..., Any]:
+    """A reduction that is exact for a flat list of sizes."""
+
+    def function(values: Any, *args: Any, **kwargs: Any) -> Any:
+        flat = isinstance(values, (list, tuple)) and all(isinstance(v, (int, torch.SymInt)) for v in values)
+        if flat and values and not args:
+            return of_numbers(list(values))
+        own = {key: _taken(value) for key, value in kwargs.items()}
+        return _given(getattr(tnp, name)(_taken(values), *map(_taken, args), **own))
+
+    return function
+
+
+def _single(name: str, symbol: Callable[[Any], Any]) -> Callable[..., Any]:
+    """A function of one number, exact for a symbol."""
+
+    def function(value: Any, *args: Any, **kwargs: Any) -> Any:
+        if symbolic(value):
+            return symbol(value)
+        return _given(getattr(tnp, name)(_taken(value), *map(_taken, args)))
+
+    return function
+
+
+def _some_real(value: Any) -> Any:
+    run = current()
+    return run.shapes.value("a real number", integer=False) if run is not None else 1.0
+
+
+OWN: dict[str, Callable[..., Any]] = {
+    "prod": _numbers("prod", lambda values: functools.reduce(operator.mul, values)),
+    "sum": _numbers("sum", lambda values: functools.reduce(operator.add, values)),
+    "max": _numbers("max", lambda values: functools.reduce(torch.sym_max, values)),
+    "min": _numbers("min", lambda values: functools.reduce(torch.sym_min, values)),
+    "mean": _numbers("mean", lambda values: functools.reduce(operator.add, values) / len(values)),
+    "sqrt": _single("sqrt", lambda value: math.sqrt(value)),
+    "floor": _single("floor", lambda value: math.floor(value)),
+    "ceil": _single("ceil", lambda value: math.ceil(value)),
+    "abs": _single("abs", lambda value: abs(value)),
+    "absolute": _single("abs", lambda value: abs(value)),
+    **{
+        name: _single(name, _some_real)
+        for name in ("exp", "log", "log2", "log10", "sin", "cos", "tan", "tanh", "isnan", "isinf", "isfinite")
+    },
+    "array": array,
+    "asarray": array,
+    "asanyarray": array,
+    "ascontiguousarray": array,
+    "zeros": _filled,
+    "ones": _filled,
+    "empty": _filled,
+    "full": _full,
+    "linspace": _spaced,
+    "logspace": _spaced,
+    "arange": _steps,
+    "pad": _padded,
+    "sliding_window_view": _sliding,
+    "save": _save,
+    "savez": _save,
+    "savetxt": _save,
+    "savez_compressed": _save,
+    "split": _split,
+    "zeros_like": _like,
+    "ones_like": _like,
+    "empty_like": _like,
+    "full_like": _like,
+    "isscalar": lambda value: symbolic(value),
+    "shape": lambda value: tuple(tensor_of(value, real=True).shape),  # type: ignore[union-attr]
+    "size": lambda value, axis=None: length(value) if axis is None else tensor_of(value, real=True).shape[axis],  # type: ignore[union-attr]
+    "copyto": lambda target, source, **kwargs: target.__setitem__(..., source),
+}
+
+NAMES = (
+    "array asarray asanyarray ascontiguousarray zeros ones empty full linspace logspace arange eye identity tri pad split "
+    "concatenate stack vstack hstack dstack column_stack mean sum std var prod max min amax amin median average argmax "
+    "argmin abs absolute sqrt exp log log2 log10 sin cos tan tanh floor ceil round power square sign clip where zeros_like "
+    "ones_like empty_like full_like dot matmul outer tile repeat expand_dims squeeze transpose reshape ravel roll flip "
+    "cumsum diff sort argsort unique isnan isinf isfinite all any maximum minimum add subtract multiply divide mod "
+    "equal allclose array_equal meshgrid bincount broadcast_to swapaxes moveaxis atleast_1d atleast_2d nonzero percentile "
+    "quantile histogram save savez savez_compressed savetxt shape size isscalar copyto float32 float64 int64 int32 uint8 "
+    "nanmean"
+).split()
+
+
+def numpy_of(tensor: torch.Tensor, force: bool = False) -> Any:
+    """`tensor.numpy()`.
+
+    Raises:
+        RuntimeError: If it has a gradient.
+        TypeError: If it is on another device, or of a type that NumPy has not.
+    """
+    if force:
+        tensor = tensor.detach().cpu()
+    if tensor.requires_grad:
+        raise RuntimeError("Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead.")
+    if tensor.device.type not in ("cpu", "meta"):
+        raise TypeError(
+            f"can't convert {tensor.device} device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host "
+            "memory first."
+        )
+    if tensor.dtype is torch.bfloat16:
+        raise TypeError("Got unsupported ScalarType BFloat16")
+    return wrapped(tensor)
+
+
+def from_numpy(value: Any) -> torch.Tensor:
+    """`torch.from_numpy`.
+
+    Raises:
+        TypeError: If it is no array.
+    """
+    if is_array(value):
+        tensor: torch.Tensor = value.tensor
+        return tensor
+    if isinstance(value, torch.Tensor):
+        raise TypeError("expected np.ndarray (got Tensor)")
+    real: torch.Tensor = _from_numpy(value)
+    return real
+
+
+def _formatted(self: Any, form: str = "") -> str:
+    return format(0.0, form) if form and form[-1] in "eEfFgGn%" else format(0, form) if form else "array"
+
+
+def _scalar(self: Any) -> Any:
+    return self.tensor.item()
+
+
+def _cast(self: Any, dtype: Any, *args: Any, **kwargs: Any) -> Any:
+    return wrapped(self.tensor.to(torch_kind(dtype)))
+
+
+def _viewed(self: Any, dtype: Any = None, *args: Any) -> Any:
+    return wrapped(self.tensor if dtype is None else self.tensor.view(torch_kind(dtype)))
+
+
+def _picked(self: Any, index: Any) -> Any:
+    parts = index if isinstance(index, tuple) else (index,)
+    if any(isinstance(part, torch.SymInt) for part in parts):
+        made = self.tensor[tuple(part.tensor if is_array(part) else part for part in parts)]
+        made = tnp.ndarray(made)
+    else:
+        made = _real_getitem(self, _indices(index))
+    found = getattr(self.tensor, "value_range", None)
+    if found is not None:
+        made.tensor.value_range = found
+    return made
+
+
+def _indices(index: Any) -> Any:
+    if isinstance(index, tuple):
+        return tuple(_indices(part) for part in index)
+    if isinstance(index, np.ndarray):
+        return torch.as_tensor(index)
+    return index.item() if isinstance(index, np.integer) else index
+
+
+def _rows(self: Any) -> Any:
+    if self.tensor.dim() == 0:
+        raise TypeError("iteration over a 0-d array")
+    return Series(self.__series__().segments, "an array").__iter__()
+
+
+def _series(self: Any) -> Series | None:
+    from sparsam.shapes.series import Segment
+
+    if self.tensor.dim() == 0:
+        return None
+    return Series(lambda: [Segment(self.tensor.shape[0], lambda index: self[index])], "an array")
+
+
+if NUMPY:
+    _real_getitem = tnp.ndarray.__getitem__
+    _real_setitem = tnp.ndarray.__setitem__
+
+
+def _placed(self: Any, index: Any, value: Any) -> None:
+    tensor = tensor_of(value, real=True)
+    if tensor is not None:
+        value = tensor.to(self.tensor.dtype)
+    parts = index if isinstance(index, tuple) else (index,)
+    if any(isinstance(part, torch.SymInt) for part in parts):
+        self.tensor[tuple(part.tensor if is_array(part) else part for part in parts)] = value
+    elif isinstance(value, torch.Tensor):
+        _real_setitem(self, _indices(index), tnp.ndarray(value))
+    else:
+        _real_setitem(self, _indices(index), value if not symbolic(value) else 0)
+
+
+def patches() -> Iterator[tuple[Any, str, Any]]:
+    """(owner, attribute, stand-in) for all of this module."""
+    if not NUMPY:
+        return
+    for name in NAMES:
+        real = getattr(np, name, None)
+        if callable(real) and not isinstance(real, (type, np.ufunc)):
+            yield np, name, _either(real, name)
+        elif isinstance(real, np.ufunc):
+            yield np, name, _Ufunc(real)
+    stand = tnp.ndarray
+    yield stand, "__array_ufunc__", _universal
+    yield stand, "__array_function__", _function
+    yield stand, "dtype", property(lambda self: np.dtype(str(self.tensor.dtype).removeprefix("torch.")))
+    yield stand, "__format__", _formatted
+    yield stand, "__repr__", lambda self: "array(…)"
+    yield stand, "__str__", lambda self: "array(…)"
+    yield stand, "astype", _cast
+    yield stand, "view", _viewed
+    yield stand, "__getitem__", _picked
+    yield stand, "__setitem__", _placed
+    yield stand, "__series__", _series
+    yield stand, "__iter__", _rows
+    yield stand, "__hash__", object.__hash__
+    yield stand, "item", lambda self, *index: (self[index[0] if len(index) == 1 else index] if index else self).tensor.item()
+    yield stand, "tolist", lambda self: self.tensor.tolist()
+    yield stand, "tobytes", lambda self, *args: b""
+    yield stand, "shape", property(lambda self: tuple(self.tensor.shape), lambda self, sizes: _reshape(self, sizes))
+    yield torch, "from_numpy", from_numpy
+
+
+def _reshape(self: Any, sizes: Any) -> None:
+    self.tensor = self.tensor.reshape(sizes)
+
+
+class _Ufunc:
+    """A universal function that also takes symbols and lists of them."""
+
+    def __init__(self, real: Any) -> None:
+        self.real = real
+        self.function = _either(real, real.__name__)
+        self.__name__ = real.__name__
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
