@@ -359,6 +359,32 @@ class Box:
                 if c < 0:
                     new_low, new_high, c = -new_high, -new_low, -c
                 self._sweep_product(product, iv.divide_up(new_low, c), iv.divide_down(new_high, c))
+        for product, c in form.arguments:
+            if len(product) == 2 and product[0] == product[1]:
+                self._sweep_square(form, product[0], c)
+
+    def _sweep_square(self, form: Term, atom: Term, c: int) -> None:
+        """Bounds of x from `c*x*x + d*x + rest`, whose two terms by themselves may be unbounded."""
+        d = 0
+        rest: Interval = (0, 0)
+        for product, coefficient in form.arguments:
+            if product == (atom,):
+                d = coefficient
+            elif product != (atom, atom):
+                rest = iv.add(rest, iv.scale(self.product_bounds(product), coefficient))
+        if not d:
+            return
+        low, high = self.known[form]
+        top = iv.add_bounds(high, -rest[0])
+        if c < 0:
+            c, d, top = -c, -d, iv.add_bounds(-low, rest[1])
+        if top == math.inf:
+            return
+        square = d * d + 4 * c * top  # (2*c*x + d)**2 is at most this
+        if square < 0:
+            raise Empty
+        root = math.isqrt(square)
+        self.limit(atom, iv.divide_up(-root - d, 2 * c), iv.divide_down(root - d, 2 * c))
 
     def _sweep_product(self, product: Product, low: Any, high: Any) -> None:
         if len(product) == 1:

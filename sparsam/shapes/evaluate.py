@@ -73,7 +73,7 @@ def function(expression: Any) -> Run:
     if kind == "Piecewise":
         return _piecewise([(function(c), function(e)) for e, c in expression.args])
     runs = [function(argument) for argument in expression.args]
-    if kind == "Where":
+    if kind in ("Where", "ITE"):
         condition, yes, no = runs
         return lambda model: yes(model) if condition(model) else no(model)
     if kind in ("And", "Or"):
@@ -148,7 +148,7 @@ def _strict(expression: Any) -> Iterator[Any]:
     if kind == "Or":
         return
     arguments: tuple[Any, ...] = getattr(expression, "args", ())
-    if kind == "Where":
+    if kind in ("Where", "ITE"):
         arguments = arguments[:1]
     elif kind == "Piecewise":
         arguments = arguments[0].args[1:]

@@ -19,11 +19,12 @@ from sparsam.shapes.environment import Literal, Number, printed, sympy_symbol
 from sparsam.shapes.environment import Unknown as Declared
 from sparsam.shapes.naming import words
 from sparsam.shapes.run import Outcome
-from sparsam.shapes.solver import Domain, Solver
+from sparsam.shapes.solver import Domain, Solver, needed
 from sparsam.shapes.verdict import Failure, Path, Place, Symbol, Unknown, Verdict
 
 SAMPLES = 3  # sizes tried where the program turns a size into a plain number without a bound
 AGAIN = 20  # times that all may begin anew because a loop's changes are uneven
+SIMPLER = 8  # times that a simpler witness is looked for
 FEW = 40  # … and where there are at most so many, all
 
 
@@ -178,6 +179,11 @@ def remainders(region: Region, outcome: Outcome) -> list[Region]:
         condition = literal.condition
         if condition in known:
             continue
+        for defined in needed(condition):
+            if defined not in known:
+                left.append(
+                    Region((*prefix, negated(defined)), outcome.hints, outcome.symbols, literal, specialised)
+                )
         if literal.kind == "guard":
             here = (*specialised, literal.place) if literal.specialised else specialised
             left.append(Region((*prefix, negated(condition)), outcome.hints, outcome.symbols, literal, here))
@@ -315,6 +321,22 @@ def _confirmed(
     known = next((f for f in found.failed if _same(f.failure, failure)), None)
     if known is not None:
         known.count += 1
+        if known.count <= SIMPLER:
+            witness = next(iter(_witnesses(outcome, region, solver, declared)))
+            if _weight(witness, outcome) < _weight(known.witness, known.outcome):
+                again = run(witness, plain=True)
+                found.runs += 1
+                if (
+                    again.failure is not None
+                    and again.ending == outcome.ending
+                    and _same(again.failure, failure)
+                ):
+                    known.failure, known.witness, known.outcome, known.region = (
+                        failure,
+                        witness,
+                        outcome,
+                        region,
+                    )
         return Verdict.ERROR
     for witness in _witnesses(outcome, region, solver, declared):
         again = run(witness, plain=True)
@@ -330,6 +352,13 @@ def _confirmed(
         )
     )
     return Verdict.UNKNOWN
+
+
+def _weight(witness: Mapping[str, Number], outcome: Outcome) -> tuple[Number, Number]:
+    """How large the sizes of a witness are, and then its other values: smaller is easier to look at."""
+    sizes = {name: abs(witness[name]) for name, symbol in outcome.symbols.items() if name in witness}
+    given = sum(size for name, size in sizes.items() if outcome.symbols[name].kind == "size")
+    return given, sum(sizes.values()) - given
 
 
 def _same(one: Failure, other: Failure) -> bool:

@@ -12,9 +12,13 @@ from sparsam.shapes.terms import Term
 
 NICE = (2, 3, 5, 7, 4, 6, 8, 11, 13, 9, 10, 12, 16, 17, 19, 23, 1, 0)
 NICE_FLOATS = (0.5, 1.0, 2.0, 0.25, 0.1, 0.0, 1.5, 3.0, -1.0)
-WIDE = 40  # integers of a symbol up to which all of them are tried, rather than candidates
+WIDE = (
+    40  # integers of a symbol up to which all of them are tried, rather than candidates; with time to spare
+)
+WIDER = 256  # up to which
 MENDS = 160  # full evaluations spent on mending; chosen by us
 CANDIDATES = 24
+PAIRED = 6  # symbols, and sizes of each, that are made smaller in pairs
 
 Value = int | float
 Check = Callable[[Mapping[str, Any]], bool | None]
@@ -83,6 +87,7 @@ class Finder:
         for name, term in reversed(reduced.given):
             self.behind[name] = frozenset().union(*(self.behind.get(n, frozenset()) for n in term.symbols))
         self.nodes = 0
+        self.wide = WIDE
         self.complete = True
 
     def full(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,7 +120,7 @@ class Finder:
             ends = [v for v in interval if not math.isinf(v)]
             middle = [(low + high) / 2] if len(ends) == 2 else []
             pool: list[Any] = [*NICE_FLOATS, *middle, *ends, *map(float, self.near)]
-        elif high - low < WIDE:
+        elif high - low < self.wide:
             pool = list(range(low, high + 1))
         else:
             ends = [v for v in (low, low + 1, low + 2, high, high - 1) if not math.isinf(v)]
@@ -157,7 +162,7 @@ class Finder:
         while broken:
             names = self._about(broken[0], chosen)
             best: tuple[int, str, Any, list[int]] | None = None
-            for term in self.free:
+            for term in sorted(self.free, key=lambda t: self.prefer.get(t.value) == chosen[t.value]):
                 if term.value not in names:
                     continue
                 for value in self.candidates(term, self.reduced.box.known[term])[:CANDIDATES]:
@@ -186,14 +191,15 @@ class Finder:
             names = sorted(self.literals.symbols[position])
         return frozenset().union(*(self.behind.get(n, frozenset()) for n in names))
 
-    def search(self, budget: int) -> dict[str, Any] | None:
+    def search(self, budget: int, wide: int = WIDE) -> dict[str, Any] | None:
         """Fix one symbol after the other, propagating bounds; None if there is no model or the budget is spent.
 
         Afterwards `complete` says whether everything was looked at, so that None means there is none.
         """
-        self.nodes, self.complete = budget, True
+        self.nodes, self.wide, self.complete = budget, wide, True
         self.literals.too_large = False
         found = self._search(self.reduced.box, {})
+        self.wide = WIDE
         self.complete = self.complete and self.nodes > 0 and not self.literals.too_large
         return found
 
@@ -204,9 +210,9 @@ class Finder:
         term = min(open_, key=lambda t: (_width(box.known[t]), self.free.index(t)))
         interval = box.known[term]
         options = self.candidates(term, interval)
-        if not term.integer or not interval[1] - interval[0] < WIDE:
+        if not term.integer or not interval[1] - interval[0] < self.wide:
             self.complete = self.complete and interval[0] == interval[1]
-        for value in options[:WIDE]:
+        for value in options[: self.wide]:
             self.nodes -= 1
             if self.nodes <= 0:
                 return None
@@ -238,8 +244,30 @@ class Finder:
                     if self.good({**chosen, term.value: value}):
                         chosen = {**chosen, term.value: value}
                         break
+            if self.smallest:
+                chosen = self._smaller_pair(chosen)
             if chosen == before:
                 break
+        return chosen
+
+    def _smaller_pair(self, chosen: dict[str, Any]) -> dict[str, Any]:
+        """Two sizes changed at once where that makes them smaller together."""
+        now = self.cost(chosen)
+        large = [t for t in self.free if t.integer and chosen[t.value] > 2][:PAIRED]
+        for term in large:
+            for other in [t for t in self.free if t.integer and t != term][:PAIRED]:
+                (a, b), (c, d) = self.reduced.box.known[term], self.reduced.box.known[other]
+                trials = [
+                    {**chosen, term.value: x, other.value: y}
+                    for x in range(max(1, a), min(PAIRED, b, chosen[term.value]) + 1)
+                    for y in range(max(1, c), min(PAIRED, d) + 1)
+                ]
+                priced = sorted(((self.cost(t), i) for i, t in enumerate(trials)))
+                for cost, i in priced:
+                    if cost >= now:
+                        break
+                    if self.good(trials[i]):
+                        return trials[i]
         return chosen
 
 

@@ -6,8 +6,10 @@ is refused to a program is allowed to the framework (loading its own shared libr
 neither to the standard library nor to the checker decides.
 """
 
+import _posixsubprocess
 import _thread
 import dataclasses
+import errno
 import os
 import re
 import signal
@@ -16,6 +18,7 @@ import sys
 import sysconfig
 import threading
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 MOST_NOTED = 200
@@ -46,10 +49,17 @@ _OTHERS = frozenset({"os.kill", "os.killpg", "signal.pthread_kill", "resource.se
 _INSIDE = frozenset(
     {
         "sys.addaudithook", "sys.settrace", "sys.setprofile", "sys._current_frames", "sys._current_exceptions",
-        "gc.get_objects", "gc.get_referrers", "gc.get_referents", "code.__new__",
+        "gc.get_objects", "gc.get_referrers", "gc.get_referents", "code.__new__", "cpython.PyInterpreterState_New",
     }
 )  # fmt: skip
-_FOREIGN = frozenset({"cffi", "_cffi_backend", "cppyy", "jnius", "clr", "pyximport"})
+_FOREIGN = frozenset(
+    {
+        "cffi", "_cffi_backend", "cppyy", "jnius", "clr", "pyximport", "_xxsubinterpreters", "_interpreters", "_testcapi",
+        "_testinternalcapi",
+    }
+)  # fmt: skip
+_REFUSING = frozenset({errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOSPC, errno.EMFILE})
+_REFUSING_TEXTS = ("Permission denied", "Operation not permitted", "File too large", "can't start new thread")
 _KINDS = {
     **dict.fromkeys(_PROCESSES, "process"),
     **dict.fromkeys(_NETWORK, "network"),
@@ -74,6 +84,10 @@ _SAID = {
 class Denied(PermissionError):
     """The program reached for what is kept from it while it is checked."""
 
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.errno = errno.EACCES
+
 
 @dataclasses.dataclass(frozen=True)
 class Refusal:
@@ -84,12 +98,14 @@ class Refusal:
         what: The event as Python names it, with its first argument.
         file: Where in the program or, for want of that, in a library; "" if nowhere.
         line: There.
+        framework: Whether an installed package did it by itself, and not the program's own code.
     """
 
     kind: str
     what: str
     file: str
     line: int
+    framework: bool = False
 
 
 def watch(
@@ -127,6 +143,10 @@ def watch(
             frame = frame.f_back
         return True, "", 0
 
+    def of_library(frame: Any) -> bool:
+        name = frame.f_code.co_filename
+        return name.startswith(library) and not name.startswith(installed)
+
     def place(frame: Any) -> tuple[str, int]:
         """The nearest line of the program's own."""
         while frame is not None:
@@ -138,11 +158,12 @@ def watch(
 
     def refuse(kind: str, event: str, args: tuple[Any, ...], frame: Any) -> None:
         nonlocal busy
+        framework, *_ = caused = culprit(frame)
         file, line = place(frame)
         if not file:
-            _, file, line = culprit(frame)
+            _, file, line = caused
         first = next((repr(a)[:120] for a in args if isinstance(a, str | bytes | int | tuple)), "")
-        refusal = Refusal(kind, f"{event}({first})", file, line)
+        refusal = Refusal(kind, f"{event}({first})", file, line, framework)
         if refusal not in noted and len(noted) < MOST_NOTED:
             noted[refusal] = None
             busy = True
@@ -183,7 +204,9 @@ def watch(
         kind = kinds(event)
         if kind is not None:
             frame = getframe(1)
-            if kind == "interpreter" and culprit(frame)[0]:
+            if kind == "interpreter" and (
+                culprit(frame)[0] or (event == "code.__new__" and of_library(frame))
+            ):
                 return
             refuse(kind, event, args, frame)
         elif event.startswith("ctypes."):
@@ -202,6 +225,7 @@ def watch(
         elif event == "object.__setattr__" and (args[0] is hook or _ours(args[0])):
             refuse("interpreter", event, args[1:2], getframe(1))
 
+    locks: Any = import_module("_multiprocessing")
     real_start = _thread.start_new_thread
 
     def start(function: Any, args: Any, kwargs: Any = None, /) -> int:
@@ -209,7 +233,20 @@ def watch(
             refuse("threads", "_thread.start_new_thread", (), getframe(1))
         return real_start(function, args, kwargs or {})
 
-    # Python 3.11 announces no threads.
+    def spawn(*args: Any) -> Any:
+        refuse("process", "_posixsubprocess.fork_exec", args[:1], getframe(1))
+
+    class SemLock(locks.SemLock):  # type: ignore[misc]
+        """Without it there are no queues and pools; packages that try one and do without are let try."""
+
+        def __new__(cls, *args: Any) -> Any:
+            if culprit(getframe(1))[0]:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            refuse("process", "_multiprocessing.SemLock", args, getframe(1))
+
+    # Python 3.11 announces neither threads nor these ways to a process.
+    locks.SemLock = SemLock
+    _posixsubprocess.fork_exec = spawn
     for module, name in (
         (_thread, "start_new_thread"),
         (_thread, "start_new"),
@@ -218,6 +255,34 @@ def watch(
         setattr(module, name, start)
     sys.addaudithook(hook)
     return lambda: tuple(noted)
+
+
+def blamed(error: BaseException | None) -> str:
+    """Whether an exception of the program may be the sandbox's doing and not the program's.
+
+    The kernel refuses without a word what native code tries, so a refusal can also look like any lack of permission.
+
+    Returns:
+        "refused" for what was kept from it, "memory" for a lack of it, "" for neither; causes and contexts count too.
+    """
+    seen: set[int] = set()
+    left = [error]
+    while left:
+        one = left.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, MemoryError) or "can't allocate memory" in str(one) or "bad_alloc" in str(one):
+            return "memory"
+        number = one.errno if isinstance(one, OSError) else None
+        if number in _REFUSING or any(text in str(one) for text in _REFUSING_TEXTS):
+            return "refused"
+        left += [
+            one.__cause__,
+            one.__context__,
+            *(one.exceptions if isinstance(one, BaseExceptionGroup) else ()),
+        ]
+    return ""
 
 
 def _ours(value: Any) -> bool:

@@ -375,6 +375,11 @@ def patch_symbols() -> None:
 
     for kind in (torch.SymInt, torch.SymFloat, torch.SymBool):
         kind.__format__ = formatted  # type: ignore[method-assign]
+    for kind in (torch.SymInt, torch.SymFloat):
+        for name in ("__floordiv__", "__mod__", "__truediv__", "__rfloordiv__", "__rmod__", "__rtruediv__"):
+            plain = getattr(kind, name, None)
+            if plain is not None and not hasattr(plain, "__wrapped__"):
+                setattr(kind, name, _divided(plain, backwards=name.startswith("__r")))
     for name in ("sqrt", "cos", "sin", "tan", "exp", "log2", "asin", "acos", "atan", "cosh", "sinh", "tanh"):
         symbol = getattr(torch, f"sym_{name}", None) or getattr(torch, f"_sym_{name}", None)
         if symbol is not None:
@@ -387,6 +392,18 @@ def patch_symbols() -> None:
     math.isinf = _either(math.isinf, lambda x: False)
     math.isfinite = _either(math.isfinite, lambda x: True)
     math.prod = _prod
+
+
+def _divided(plain: Callable[[Any, Any], Any], *, backwards: bool) -> Callable[[Any, Any], Any]:
+    """A division of the framework's symbols that asks whether the divisor is nothing, as Python's does."""
+
+    def function(self: Any, other: Any) -> Any:
+        if (self if backwards else other) == 0:
+            raise ZeroDivisionError("division by zero")
+        return plain(self, other)
+
+    function.__wrapped__ = plain  # type: ignore[attr-defined]
+    return function
 
 
 def _either(plain: Callable[..., Any], symbol: Callable[..., Any]) -> Callable[..., Any]:

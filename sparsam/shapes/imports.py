@@ -8,6 +8,7 @@ from pathlib import Path
 from sparsam.errors import Refused
 from sparsam.shapes.text import Limits, load, parse
 
+INSTALLED = frozenset({"site-packages", "dist-packages"})
 _WITH_TORCH = frozenset(
     {
         "torch", "torchvision", "torchaudio", "torchtext", "torchdata", "torchmetrics",
@@ -31,20 +32,20 @@ def own_files(
 ) -> tuple[tuple[Path, ...], str]:
     """The files below the root that the main one imports, directly or not, and whether any of them uses tensors.
 
-    The search ends where tensors are found.
+    The search ends where tensors are found. Of an installed package only the main file is read.
     """
     package = module.rpartition(".")[0] if main.name != "__init__.py" else module
     todo, files, tensors = [(tree, "" if module == "__main__" else package)], [main], "no"
     seen = {os.path.realpath(main)}
     while todo and tensors != "yes":
-        one, package = todo.pop()
+        one, package = todo.pop(0)
         names, dynamic = _imported(one, package)
         if dynamic and tensors == "no":
             tensors = "maybe"
         for name in names:
-            own = _own(root, name)
-            if not own:
-                tensors = max(tensors, _stands_on(name), key=("no", "maybe", "yes").index)
+            stands, own = _stands_on(name), [] if root.name in INSTALLED else _own(root, name)
+            if not own or stands == "yes":
+                tensors = max(tensors, stands, key=("no", "maybe", "yes").index)
             for path, inside in own:
                 if os.path.realpath(path) in seen or len(files) >= limits.files:
                     continue
@@ -84,12 +85,12 @@ def _own(root: Path, name: str) -> list[tuple[Path, str]]:
     parts = [part for part in name.split(".") if part not in ("", "*")]
     for depth, part in enumerate(parts):
         at = at / part
-        if (at / "__init__.py").is_file():
+        if os.path.isfile(at / "__init__.py"):
             found.append((at / "__init__.py", ".".join(parts[: depth + 1])))
-        elif at.with_name(part + ".py").is_file():
+        elif os.path.isfile(at.with_name(part + ".py")):
             found.append((at.with_name(part + ".py"), ".".join(parts[:depth])))
             break
-        elif not at.is_dir():
+        elif not os.path.isdir(at):
             break
     return found
 

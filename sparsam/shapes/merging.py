@@ -40,12 +40,15 @@ def join(site: int) -> None:
     if before is None or not _forked(run, before):
         return
     count = run.joins[site] = run.joins.get(site, 0) + 1
-    key = _key(run, frame, site, count)
-    if key is None:
+    found = _key(run, frame, site, count)
+    if found is None:
         return
-    seen = run.memory.setdefault(key, run.number)
-    if seen != run.number:
+    key, known = found
+    seen = run.memory.setdefault(key, [])
+    # An earlier run that knew no more about its sizes than this one followed all that can follow here.
+    if any(number != run.number and others <= known for number, others in seen):
         raise Stop(None, "merged")
+    seen.append((run.number, known))
 
 
 def _forked(run: Run, before: int) -> bool:
@@ -73,7 +76,7 @@ def _key(run: Run, frame: types.FrameType, site: int, count: int) -> Any:
         if sizes or any(name in renamed for name in names):
             known.append(_renamed(text, renamed))
     settings = (torch.is_grad_enabled(), torch.get_default_dtype(), torch.is_autocast_enabled())
-    return site, count, _stack(run, frame), shape, frozenset(known), settings
+    return (site, count, _stack(run, frame), shape, settings), frozenset(known)
 
 
 def _stack(run: Run, frame: types.FrameType | None) -> tuple[Any, ...]:

@@ -10,12 +10,14 @@ import io
 import os
 import shutil
 import stat
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 _FOLDER, _GONE = object(), object()
+_GENUINE = frozenset({"posix", "_io", "_frozen_importlib", "_frozen_importlib_external", "__main__"})
 _real_open, _real_stat, _real_lstat = io.open, os.stat, os.lstat
 _real_listdir, _real_scandir, _real_access = os.listdir, os.scandir, os.access
 
@@ -28,7 +30,7 @@ class _Content:
         self.changed = time.time()
 
 
-class _Raw(io.RawIOBase):
+class Raw(io.RawIOBase):
     """An open file of the overlay, for io's buffers to stand on."""
 
     def __init__(self, overlay: "Overlay", content: _Content | None, name: Any, mode: str) -> None:
@@ -36,6 +38,10 @@ class _Raw(io.RawIOBase):
         self._reads, self._writes = "r" in mode or "+" in mode, mode.strip("rbt") != ""
         self._appends = "a" in mode
         self._at = len(content.data) if content is not None and self._appends else 0
+
+    def append(self) -> None:
+        """Write at the end from now on."""
+        self._appends = True
 
     def readable(self) -> bool:
         return self._reads
@@ -208,6 +214,14 @@ class Overlay:
     def lstat(self, path: Any, *, dir_fd: Any = None) -> os.stat_result:
         return self.stat(path, dir_fd=dir_fd, follow_symlinks=False)
 
+    def knows(self, path: Any) -> bool:
+        """Whether a path was written, made, moved or removed."""
+        key = _key(path)
+        return key is not None and self._node(key) is not None
+
+    def exists(self, path: Any) -> bool:
+        return self._kind(path) != ""
+
     def access(self, path: Any, mode: int, **options: Any) -> bool:
         key = _key(path)
         node = self._node(key) if key is not None else None
@@ -247,10 +261,24 @@ class Overlay:
         if "b" in mode and (encoding is not None or errors is not None or newline is not None):
             raise ValueError("binary mode doesn't take an encoding, errors or newline argument")
         content = None if key == os.devnull else self._content(key, file, mode)
-        raw = _Raw(self, content, file, mode)
+        return self.dress(Raw(self, content, file, mode), mode, buffering, encoding, errors, newline)
+
+    def dress(
+        self,
+        raw: Raw,
+        mode: str,
+        buffering: int = -1,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+        *_: Any,
+        **__: Any,
+    ) -> Any:
+        """A raw file with the buffer and the text layer that `open` would put on it."""
         if "b" in mode and buffering == 0:
             return raw
         size = buffering if buffering > 1 else io.DEFAULT_BUFFER_SIZE
+        writes = any(letter in mode for letter in "wax")
         kind = io.BufferedRandom if "+" in mode else io.BufferedWriter if writes else io.BufferedReader
         binary: Any = kind(raw, size)
         if "b" in mode:
@@ -438,10 +466,27 @@ def install(most_bytes: int, scratch: str) -> Overlay:
             },
         ),
     )
-    for module, names in places:
-        for name, stand_in in names.items():
-            setattr(module, name, stand_in)
+    replace([(module, name, stand_in) for module, names in places for name, stand_in in names.items()])
     return overlay
+
+
+def replace(stand_ins: Sequence[tuple[Any, str, Any]]) -> None:
+    """Put stand-ins in place, and in all modules that have taken hold of what they stand for under any name.
+
+    Args:
+        stand_ins: Module, name in it, and what is to be there.
+    """
+    instead = {
+        id(getattr(module, name)): stand_in for module, name, stand_in in stand_ins if callable(stand_in)
+    }
+    for module, name, stand_in in stand_ins:
+        setattr(module, name, stand_in)
+    for module_name, module in list(sys.modules.items()):
+        if module_name in _GENUINE or module_name.startswith(("sparsam.shapes.", "importlib.")):
+            continue
+        for name, value in list(getattr(module, "__dict__", {}).items()):
+            if id(value) in instead:
+                setattr(module, name, instead[id(value)])
 
 
 def _temporary(overlay: Overlay, *, named: bool, spooled: bool = False) -> Callable[..., Any]:

@@ -37,13 +37,13 @@ UNMODELLED_TEXTS = (
     "Cannot access data pointer of Tensor",
     "FakeTensor",
     "fake tensor",
-    "Unable to cast Python instance of type <class 'torch.SymInt'>",
-    "must be int, not SymInt",
-    "SymIntArrayRef expected to contain only concrete integers",
     "when it was not expected",
     "isIntList()",
     "Expected a value of type 'int'",
     "is not symbolically traceable",
+    "SymInt",
+    "SymFloat",
+    "SymBool",
 )
 
 
@@ -313,7 +313,7 @@ def _failed(error: BaseException, run: Run) -> tuple[str, Failure]:
     last = None
     while own is not None:
         last, own = own, own.tb_next
-    if last is not None and last.tb_frame.f_code.co_filename.startswith(HERE) and not _explicit_raise(last):
+    if last is not None and _of_the_checker(last) and not _explicit_raise(last):
         run.unknown("crash", f"the checker itself failed: {type(error).__name__}: {first_line(str(error))}")
         run.notes["crash"] = describe(error)
         return "stopped", failure
@@ -321,6 +321,12 @@ def _failed(error: BaseException, run: Run) -> tuple[str, Failure]:
     if raised_by_program and _explicit_raise(last):
         return "raise", failure
     return "error", failure
+
+
+def _of_the_checker(step: TracebackType) -> bool:
+    """Whether a line of this package raised by itself, and not the framework that it called for the program."""
+    code = step.tb_frame.f_code
+    return code.co_filename.startswith(HERE) and code is not Watch.__torch_function__.__code__
 
 
 def _explicit_raise(step: TracebackType | None) -> bool:

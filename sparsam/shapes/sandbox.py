@@ -15,6 +15,7 @@ there is no complete guard in one process (:mod:`sparsam.shapes.channel`). This 
 import dataclasses
 import json
 import os
+import re
 import resource
 import secrets
 import selectors
@@ -25,15 +26,16 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 from sparsam.errors import InputOutput
 from sparsam.shapes.channel import Broken, Receiver, sender
-from sparsam.shapes.guards import Denied, Refusal, still_signals, watch
+from sparsam.shapes.guards import Denied, Refusal, blamed, still_signals, watch
 from sparsam.shapes.source import Program
 from sparsam.shapes.verdict import Place, Unknown
 
-__all__ = ["Channel", "Denied", "Limits", "Outcome", "Refusal", "connect", "enter", "run"]
+__all__ = ["Channel", "Denied", "Limits", "Outcome", "Refusal", "blamed", "connect", "enter", "run"]
 
 SCRATCH = "/nonexistent/sparsam-check"
 _SECRET = ("TOKEN", "KEY", "SECRET", "PASSW", "CREDENTIAL", "COOKIE", "SESSION_ID", "AUTH", "NETRC")
@@ -79,7 +81,7 @@ class Outcome:
         output: What the program printed, both streams, cut at the limit.
         guards: For each means of the kernel "yes" or "no: reason"; empty if the child never came to install them.
         seconds: Wall-clock time.
-        peak_bytes: Most resident memory.
+        peak_bytes: Most resident memory, as the child read it at its end; without an end, as was seen from outside.
         exit_code: Of the process; negative for a signal.
     """
 
@@ -117,6 +119,7 @@ def run(
 
     Raises:
         InputOutput: If no process can be started ("sandbox").
+        TypeError: If the request is no JSON.
     """
     limits = limits or Limits()
     key = secrets.token_bytes(32)
@@ -127,6 +130,7 @@ def run(
         "limits": dataclasses.asdict(limits),
         "request": dict(request),
     }
+    sent = json.dumps(whole).encode()
     asked, ask = os.pipe()
     told, tell = os.pipe()
     module = ["-m", child] if isinstance(child, str) else [str(child)]
@@ -149,7 +153,7 @@ def run(
         ) from None
     os.close(asked)
     os.close(tell)
-    writer = threading.Thread(target=_write, args=(ask, json.dumps(whole).encode()), daemon=True)
+    writer = threading.Thread(target=_write, args=(ask, sent), daemon=True)
     writer.start()
     with open(told, "rb", buffering=0) as messages:
         watched = _Watched(
@@ -228,7 +232,6 @@ class _Watched:
         self._refusals: list[Refusal] = []
         self._guards: dict[str, str] = {}
         self._output, self._printed, self._peak = bytearray(), 0, 0
-        self._usage: resource.struct_rusage | None = None
         self._seconds = 0.0
 
     def until_done(self) -> None:
@@ -284,8 +287,10 @@ class _Watched:
         kind, value = message.get("kind"), message.get("value")
         if self._result is not None:
             self._result, self._why = None, ("protocol", "it went on after its result")
+        elif kind == "forged":
+            self._why = ("protocol", "the program itself called for its result")
         elif kind == "finish" and isinstance(value, dict):
-            self._result = value
+            self._result, self._peak = value, max(self._peak, int(message.get("peak", 0)))
         elif kind == "guards" and isinstance(value, dict):
             self._guards = {str(name): str(state) for name, state in value.items()}
         elif kind == "refusal" and isinstance(value, dict):
@@ -305,16 +310,7 @@ class _Watched:
             self._why = ("memory", f"it took more than {self._limits.bytes:,} bytes")
 
     def _exited(self) -> bool:
-        if self._usage is None:
-            try:
-                pid, status, usage = os.wait4(self._process.pid, os.WNOHANG)
-            except ChildProcessError:
-                pid, status, usage = self._process.pid, 0, resource.getrusage(resource.RUSAGE_CHILDREN)
-            if pid == 0:
-                return False
-            self._process.returncode = os.waitstatus_to_exitcode(status)
-            self._usage = usage
-        return True
+        return self._process.poll() is not None
 
     def end(self) -> None:
         """Kill what is left of the child and its group, and close the pipes."""
@@ -323,8 +319,7 @@ class _Watched:
                 os.killpg(self._process.pid, signal.SIGKILL)
             except (ProcessLookupError, PermissionError):
                 self._process.kill()
-            while not self._exited():
-                time.sleep(0.005)
+            self._process.wait()
         for stream in (self._process.stdout, self._process.stderr):
             if stream is not None:
                 stream.close()
@@ -337,7 +332,6 @@ class _Watched:
             self._why = _of_exit(code)
         unknowns = [Unknown(self._why[0], f"the check was ended: {self._why[1]}")] if self._why else []
         unknowns.extend(_of_refusal(refusal, program) for refusal in self._refusals)
-        peak = self._usage.ru_maxrss * 1024 if self._usage is not None else 0
         return Outcome(
             result=None if self._why else self._result,
             unknowns=tuple(unknowns),
@@ -345,7 +339,7 @@ class _Watched:
             output=self._output.decode("utf-8", "replace"),
             guards=self._guards,
             seconds=self._seconds,
-            peak_bytes=max(peak, self._peak),
+            peak_bytes=self._peak,
             exit_code=code,
         )
 
@@ -383,7 +377,8 @@ class Channel:
         request: As `run` was given it.
         limits: Of this process.
         send: Sends one message to `on_event`.
-        finish: Sends the result and ends the process at once, so that nothing of the program runs any more.
+        finish: Sends the result and ends the process at once, so that nothing of the program runs any more. Called with a
+            line of anyone else on the stack, or in another thread, it says so instead.
     """
 
     program: Program
@@ -409,18 +404,27 @@ def connect(arguments: list[str] | None = None) -> Channel:
         whole = json.loads(file.read())
     os.set_inheritable(tell, False)
     raw = sender(tell, bytes.fromhex(whole.pop("key")))
-    leave, flush = os._exit, (sys.stdout.flush, sys.stderr.flush)
+    own, main = os.path.join(os.path.dirname(os.path.abspath(__file__)), ""), os.path.abspath(sys.argv[0])
+    getframe, ident, thread = sys._getframe, threading.get_ident, threading.get_ident()
+    leave, flush, peak = os._exit, (sys.stdout.flush, sys.stderr.flush), _peak_of_this()
 
     def send(message: Mapping[str, Any]) -> None:
         raw({"kind": "event", "value": message})
 
     def finish(result: Mapping[str, Any]) -> NoReturn:
+        frame: FrameType | None = getframe(1)
+        while frame is not None:
+            name = frame.f_code.co_filename
+            if not (name.startswith((own, "<frozen ")) or name == main) or ident() != thread:
+                raw({"kind": "forged"})
+                leave(1)
+            frame = frame.f_back
         for one in flush:
             try:
                 one()
             except (OSError, ValueError):
                 continue
-        raw({"kind": "finish", "value": result})
+        raw({"kind": "finish", "value": result, "peak": peak()})
         leave(0)
 
     return Channel(
@@ -434,6 +438,27 @@ def connect(arguments: list[str] | None = None) -> Channel:
     )
 
 
+def _peak_of_this() -> Callable[[], int]:
+    """A function that gives the most resident memory of this process so far, in bytes; 0 where it cannot be had.
+
+    Not `getrusage`: that counts the parent's memory at the time of the fork too.
+    """
+    try:
+        status = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return lambda: 0
+    pread, match = os.pread, re.compile(rb"VmHWM:\s*(\d+) kB").search
+
+    def peak() -> int:
+        try:
+            found = match(pread(status, 4096, 0))
+        except OSError:
+            return 0
+        return int(found[1]) * 1024 if found else 0
+
+    return peak
+
+
 def enter(channel: Channel) -> Callable[[], tuple[Refusal, ...]]:
     """Install every guard and stand-in in this process, for good; what the kernel lends is reported to the parent.
 
@@ -442,14 +467,14 @@ def enter(channel: Channel) -> Callable[[], tuple[Refusal, ...]]:
     Returns:
         A function that gives what was refused so far: a path on which that grew is not proved.
     """
-    from sparsam.shapes import kernel, overlay
+    from sparsam.shapes import descriptors, kernel, overlay
 
     limits, raw = channel.limits, channel._raw
     means = kernel.confine(seconds=limits.seconds, memory=limits.bytes, file_bytes=0)
     if os.getppid() != channel.parent:
         os._exit(1)  # the parent ended before the kernel was told to end us with it
     raw({"kind": "guards", "value": means})
-    overlay.install(limits.written_bytes, SCRATCH)
+    descriptors.install(overlay.install(limits.written_bytes, SCRATCH))
     still_signals()
     sys.path.insert(0, str(channel.program.root))
     return watch(

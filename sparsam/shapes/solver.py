@@ -3,8 +3,8 @@
 Three layers answer, the cheap ones first: intervals with linear forms and a search for values among few candidates
 (`intervals`, `box`, `linear`, `find`), then z3 where it is installed (extra `shapes`). "sat" is only said with a model
 for which every condition was evaluated and held (`evaluate`); "unsat" only where bounds, linear inequalities, an
-exhausted search or z3 contradict the conditions; anything else is "unknown". Limits count steps, not seconds, so a
-solver that is asked the same again, in the same order, answers the same.
+exhausted search or z3 contradict the conditions; anything else is "unknown". Limits count steps, not seconds, and no
+query is answered by what another one left behind: the same question has the same answer.
 
 A condition with a term that has no value (a division by zero) does not hold, nor does its negation: sizes for which it
 is so belong to neither side. `needed` gives what keeps a condition defined.
@@ -20,7 +20,7 @@ from sparsam.errors import Refused
 from sparsam.shapes import evaluate
 from sparsam.shapes.box import Box, Empty, Split
 from sparsam.shapes.evaluate import Unsupported
-from sparsam.shapes.find import Finder, Literals
+from sparsam.shapes.find import WIDER, Finder, Literals
 from sparsam.shapes.linear import Reduced, reduce, refuted
 from sparsam.shapes.terms import Term, symbol
 from sparsam.shapes.translate import Translator
@@ -29,9 +29,9 @@ from sparsam.shapes.z3_terms import Z3, available
 
 __all__ = ["Answer", "Domain", "Solver", "Statistics", "needed", "text"]
 
-RLIMIT = 3_000_000  # z3's unit of work
+RLIMIT = 1_000_000  # z3's unit of work; of 650 guards of torch's operators none needed more than 100,000
 FEW_NODES = 16  # of the search before z3 is asked
-MANY_NODES = 200  # and after
+MANY_NODES = 300  # and after
 DEEPEST_SPLIT = 4  # conditions with "or" that are split one inside the other
 REMEMBERED = 50_000  # answers, and expressions, kept
 
@@ -128,7 +128,7 @@ class Solver:
             smallest: Rather take sizes as near to 1 as can be, as a witness wants them.
 
         Raises:
-            Refused: If a literal has a symbol without a domain, or a domain is empty at both ends the wrong way round.
+            Refused: If a literal has a symbol without a domain.
         """
         begun = time.perf_counter()
         wanted = dict(prefer or {})
@@ -221,7 +221,7 @@ class Solver:
                 return answer, True
             reason = answer.reason
         if not strange:
-            found = finder.search(MANY_NODES)
+            found = finder.search(MANY_NODES, WIDER)
             if found is not None:
                 return self._found(finder, found, domains, "search"), False
             if finder.complete:
@@ -243,7 +243,7 @@ class Solver:
         floats = frozenset(n for n, d in domains.items() if not d.integer)
         translator = self._translators.setdefault(floats, Translator(lambda name: name not in floats))
         box = Box({}, self._splits)
-        for name, domain in domains.items():
+        for name, domain in sorted(domains.items()):
             low = -math.inf if domain.low is None else domain.low
             high = math.inf if domain.high is None else domain.high
             box.limit(symbol(name, domain.integer), low, high)

@@ -24,7 +24,7 @@ _LOCALS_TO_FAST = ctypes.pythonapi.PyFrame_LocalsToFast
 
 LARGEST = 200_000  # nodes of a snapshot
 ATOMS = (
-    str, bytes, type(None), type, types.ModuleType, types.BuiltinFunctionType, types.MethodType, torch.dtype,
+    str, bytes, type(None), type, types.ModuleType, types.BuiltinFunctionType, torch.dtype,
     torch.device, slice, range, property, Series, torch.Generator,
 )  # fmt: skip
 SKIPPED = (
@@ -122,7 +122,8 @@ class Snapshot:
             node.children = {"item": self._node(value.item), "count": self._node(value.count)}
             return node
         if isinstance(value, types.FunctionType):
-            node = Node("object", value.__code__, value)
+            code = value.__code__
+            node = Node("object", (code.co_filename, code.co_firstlineno, code.co_qualname), value)
             for i, cell in enumerate(value.__closure__ or ()):
                 if cell_filled(cell):
                     node.children["closure", i] = self._node(cell.cell_contents)
@@ -139,13 +140,17 @@ class Snapshot:
                 node.children[_key(key)] = self._node(value[key])
             return node
         if isinstance(value, (list, tuple, collections.deque)):
-            node = Node("list", type(value), value)
+            node = Node("list", _identity(type(value)), value)
             node.children = dict(enumerate(map(self._node, value)))
             self._attributes(node, value)
             return node
         if isinstance(value, (set, frozenset)):
             return Node("atom", ("set", frozenset(_key(item) for item in value)), value)
-        node = Node("object", type(value), value)
+        if isinstance(value, types.MethodType):
+            node = Node("object", value.__func__.__qualname__, value)
+            node.children["self"] = self._node(value.__self__)
+            return node
+        node = Node("object", _identity(type(value)), value)
         self._attributes(node, value)
         return node
 
@@ -229,7 +234,7 @@ def put(
         if isinstance(last, tuple) and last[0] == "closure":
             holder.__closure__[last[1]].cell_contents = value
         elif isinstance(last, str) and last.startswith(".") and not isinstance(holder, dict):
-            setattr(holder, last[1:], value)
+            object.__setattr__(holder, last[1:], value)  # also where the class is frozen
         else:
             holder[_unkey(last)] = value
     except (TypeError, AttributeError):
@@ -284,6 +289,21 @@ def _slots(kind: type) -> Iterator[str]:
 def _key(key: Any) -> Any:
     return (
         key if isinstance(key, (str, int, float, bytes, bool, type(None))) else ("key", id(key), _Held(key))
+    )
+
+
+def _identity(value: Any) -> Any:
+    """A key for what cannot change: the same in every run of the program."""
+    if isinstance(value, (type, types.BuiltinFunctionType)):
+        return value.__module__, value.__qualname__
+    if isinstance(value, types.ModuleType):
+        return value.__name__
+    if isinstance(value, Series):
+        return value.name, str(value.length())
+    return (
+        repr(value)
+        if isinstance(value, (slice, range, torch.dtype, torch.device))
+        else type(value).__qualname__
     )
 
 

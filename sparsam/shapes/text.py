@@ -17,8 +17,8 @@ from sparsam.errors import Refused
 from sparsam.shapes import notebook
 
 _QUICK_BYTES = 256 * 1024  # larger sources, longer lines and deeper brackets are parsed in a child first
-_QUICK_LINE = 10_000
-_QUICK_DEPTH = 60
+_QUICK_LINE = 50_000
+_QUICK_DEPTH = 120
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Limits:
     """
 
     file_bytes: int = 2 * 1024 * 1024
-    files: int = 500
+    files: int = 200
     seconds: float = 5.0
 
 
@@ -160,25 +160,26 @@ def read_bytes(path: Path, limits: Limits) -> bytes:
     """What a regular file holds, if it is not too big."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as wrong:
-        raise unreadable(path, wrong) from None
-    except ValueError as wrong:
-        raise Refused(f"{str(path)!r} names no file ({wrong})", code="target") from None
-    with open(descriptor, "rb", buffering=0) as file:
-        kind = os.fstat(descriptor)
-        if not stat.S_ISREG(kind.st_mode):
-            raise Refused(f"{path} is no regular file; give a source file", code="not-a-file")
-        if kind.st_size > limits.file_bytes:
-            raise _big(path, kind.st_size, limits)
-        pieces, size = [], 0
         try:
-            while piece := file.read(1 << 20):
+            kind = os.fstat(descriptor)
+            if not stat.S_ISREG(kind.st_mode):
+                raise Refused(f"{path} is no regular file; give a source file", code="not-a-file")
+            if kind.st_size > limits.file_bytes:
+                raise _big(path, kind.st_size, limits)
+            pieces, size = [], 0
+            while piece := os.read(descriptor, 1 << 20):
                 pieces.append(piece)
                 size += len(piece)
                 if size > limits.file_bytes:
                     raise _big(path, size, limits)
-        except OSError as wrong:
-            raise unreadable(path, wrong) from None
+        finally:
+            os.close(descriptor)
+    except OSError as wrong:
+        raise unreadable(path, wrong) from None
+    except ValueError as wrong:
+        if isinstance(wrong, Refused):
+            raise
+        raise Refused(f"{str(path)!r} names no file ({wrong})", code="target") from None
     return b"".join(pieces)
 
 

@@ -77,6 +77,10 @@ class Translator:
         if kind in ("And", "Or"):
             joined = "and" if (kind == "And") is positive else "or"
             return join(joined, [self.condition(a, positive) for a in boolean.args])
+        if kind == "ITE":
+            test, yes, no = boolean.args
+            cases = ((self.condition(test), yes), (self.condition(test, False), no))
+            return join("or", [join("and", [c, self.condition(side, positive)]) for c, side in cases])
         if kind not in COMPARISONS:
             raise Unsupported(kind)
         left, right = boolean.args

@@ -93,7 +93,7 @@ class _Writer:
             return self.power(*arguments)
         if kind in SIGNS:
             return f" {SIGNS[kind]} ".join(self.at(a, SUM + 1) for a in arguments), BITS
-        if kind == "Where":
+        if kind in ("Where", "ITE"):
             condition, yes, no = arguments
             return (
                 f"{self.at(yes, OR)} if {self.at(condition, OR)} else {self.at(no, CHOICE)}",
@@ -133,7 +133,10 @@ class _Writer:
         )
 
     def product(self, arguments: tuple[Any, ...]) -> tuple[str, int]:
-        above, below, sign = [], [], ""
+        above: list[str] = []
+        factors: list[str] = []
+        below: list[str] = []
+        sign = ""
         for argument in arguments:
             value = number(argument)
             if value is not None and value < 0:
@@ -146,7 +149,8 @@ class _Writer:
             elif type(argument).__name__ == "Pow" and number(argument.args[1]) == -1:
                 below.append(self.at(argument.args[0], NEGATION))
             else:
-                above.append(self.at(argument, PRODUCT))
+                factors.append(self.at(argument, PRODUCT))
+        above += sorted(factors, key=lambda f: (not f.isidentifier(), f.lower()))
         words = "*".join(above) or "1"
         if below:
             words += "/" + (below[0] if len(below) == 1 else f"({'*'.join(below)})")

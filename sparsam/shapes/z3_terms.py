@@ -9,7 +9,6 @@ z3 is imported when the first query reaches it.
 
 import importlib.util
 import math
-from collections.abc import Iterable
 from fractions import Fraction
 from typing import Any
 
@@ -29,23 +28,23 @@ def available() -> bool:
 
 
 class Z3:
-    """A connection to z3 with a context of its own, so that what else uses z3 has no influence."""
+    """A connection to z3. Each query has a context of its own: in a shared one answers and times depend on the past."""
 
     def __init__(self, rlimit: int) -> None:
         import z3
 
         self.z3 = z3
         self.rlimit = rlimit
-        self.context = z3.Context()
 
-    def solve(self, box: Box, extra: Iterable[Term] = ()) -> tuple[str, dict[str, Any], str]:
+    def solve(self, box: Box) -> tuple[str, dict[str, Any], str]:
         """Say "sat" with a value for each symbol of the box, "unsat" or "unknown", and z3's reason."""
-        writer = _Writer(self, box)
-        solver = self.z3.Solver(ctx=self.context)
+        context = self.z3.Context()
+        writer = _Writer(self.z3, context, box)
+        solver = self.z3.Solver(ctx=context)
         solver.set("rlimit", self.rlimit)
         solver.set("random_seed", 0)
         symbols = {t.value: writer.term(t) for t in box.known if t.kind == "symbol"}
-        for condition in [*box.conditions, *extra]:
+        for condition in box.conditions:
             solver.add(writer.condition(condition))
         solver.add(*writer.facts)
         result = str(solver.check())
@@ -57,17 +56,18 @@ class Z3:
 
 
 def _python(value: Any) -> Any:
-    if hasattr(value, "as_long"):
-        return value.as_long()
+    """A number of z3: integer, fraction, or root of a polynomial to twenty digits; None for anything else."""
     if hasattr(value, "as_fraction"):
         return float(value.as_fraction())
+    if hasattr(value, "as_long"):
+        return value.as_long()
     return float(value.approx(20).as_fraction()) if hasattr(value, "approx") else None
 
 
 class _Writer:
-    def __init__(self, owner: Z3, box: Box) -> None:
-        self.z3 = owner.z3
-        self.context = owner.context
+    def __init__(self, z3: Any, context: Any, box: Box) -> None:
+        self.z3 = z3
+        self.context = context
         self.box = box
         self.facts: list[Any] = []
         self.done: dict[Term, Any] = {}

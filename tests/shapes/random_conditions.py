@@ -66,6 +66,32 @@ def real(rng: random.Random, depth: int):
     return ts.ToFloat(part()) + sympy.Float(rng.choice((0.1, 0.2, -0.3)))
 
 
+def floating(rng: random.Random, depth: int):
+    """A random expression with a float value over the real symbol and the integers."""
+    kind = rng.randrange(8)
+    if depth == 0 or kind < 2:
+        constant = sympy.Float(rng.choice((0.1, 0.3, 0.5, 1.5, -0.7, 2.0)))
+        return rng.choice([REAL, REAL, constant, ts.ToFloat(rng.choice(SYMBOLS))])
+    part = lambda: floating(rng, depth - 1)  # noqa: E731
+    if kind < 4:
+        return part() + part()
+    if kind < 6:
+        return part() * part()
+    if kind == 6:
+        return ts.FloatTrueDiv(part(), part())
+    return rng.choice(
+        (ts.OpaqueUnaryFn_sqrt(part()), ts.FloatPow(part(), sympy.Float(0.5)), ts.Max(part(), part()))
+    )
+
+
+def float_literal(rng: random.Random):
+    """A random condition on floats."""
+    left = floating(rng, rng.randint(0, 2))
+    if rng.random() < 0.25:
+        return rng.choice(RELATIONS)(rng.choice(ROUNDINGS)(left), integer(rng, 1))
+    return rng.choice(RELATIONS)(left, floating(rng, rng.randint(0, 2)))
+
+
 def literal(rng: random.Random, depth: int):
     """A random condition."""
     kind = rng.randrange(12)
@@ -80,12 +106,15 @@ def literal(rng: random.Random, depth: int):
     return rng.choice(RELATIONS)(integer(rng, depth), integer(rng, max(depth - 1, 0)))
 
 
-def conjunction(rng: random.Random, size: int, depth: int):
-    """A list of random conditions; those that sympy cannot write down (a division by the number zero) are left out."""
+def conjunction(rng: random.Random, size: int, depth: int, floats: float = 0.0):
+    """A list of random conditions, a share of them on floats.
+
+    Those that sympy cannot write down (a division by the number zero) are left out.
+    """
     found = []
     while len(found) < size:
         try:
-            made = literal(rng, rng.randint(0, depth))
+            made = float_literal(rng) if rng.random() < floats else literal(rng, rng.randint(0, depth))
         except (
             ArithmeticError,
             ValueError,
@@ -123,7 +152,7 @@ def value(e, model):
         return math.inf
     if e is -sympy.oo or name == "NegativeIntInfinity":
         return -math.inf
-    if name == "Where":
+    if name in ("Where", "ITE"):
         return value(e.args[1], model) if value(e.args[0], model) else value(e.args[2], model)
     if name == "Piecewise":
         return next(value(x, model) for x, c in e.args if value(c, model))

@@ -170,8 +170,8 @@ AGREES = Report(
             "not confirmed",
         ),
         (
-            Report("page", Verdict.ERROR, (finding(4),), output=f"revealed {6 + markdown.FIRST} (B, 5)\n"),
-            "revealed (B, 5), expected",
+            Report("page", Verdict.ERROR, (finding(4),), output=f"revealed {6 + markdown.FIRST} (B, 4)\n"),
+            "revealed (B, 4), expected",
         ),
         (Report("page", Verdict.ERROR, (finding(4),)), "revealed nothing, expected"),
     ],
@@ -181,6 +181,22 @@ def test_difference_is_named(page, report, complaint):
     (block,) = markdown.blocks(page(PAGE))
     said = markdown.differences(block, report)
     assert any(complaint in line for line in said), said
+
+
+@pytest.mark.parametrize(
+    ("got", "fits"),
+    [
+        ("(B, Max(5, T))", True),
+        ("(B, T)", True),
+        ("(3, 5)", True),
+        ("(B, 7)", True),
+        ("(B, 4)", False),
+        ("(0, 5)", False),
+    ],
+)
+def test_revealed_shape_may_be_that_of_one_path(got, fits):
+    """A path may have settled sizes: its shape is the expected one for some sizes in their ranges."""
+    assert markdown.is_case("(B, Max(5, T))", got, {"B": (1, 64), "T": (1, 64)}) is fits
 
 
 def test_proved_block_wants_the_verdict_proved(page):

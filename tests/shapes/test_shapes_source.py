@@ -81,6 +81,25 @@ def test_package_and_module_are_found_by_their_names(tmp_path):
         read("pkg.net:Plain.g", folder=tmp_path)
 
 
+def test_installed_module_owns_its_package_only():
+    """Checking a module of site-packages does not make everything there the program's."""
+    program = read("numpy.linalg._linalg:solve")
+    folder = program.root
+    assert folder.name == "site-packages"
+    assert program.owns(folder / "numpy" / "linalg" / "_linalg.py")
+    assert not program.owns(folder / "torch" / "nn" / "modules" / "linear.py")
+
+
+def test_own_folder_may_be_called_lib(tmp_path):
+    """A folder named lib is the program's, an environment in it is not."""
+    write(tmp_path, train__py="from lib.net import a\n", lib___net__py="import torch\n")
+    program = read("train.py", folder=tmp_path)
+    assert program.tensors == "yes"
+    assert program.owns(tmp_path / "lib" / "net.py")
+    assert not program.owns(tmp_path / "env" / "lib" / "python3.11" / "os.py")
+    assert not program.owns(tmp_path / "env" / "lib" / "python3.11" / "site-packages" / "torch" / "nn.py")
+
+
 def test_program_goes_through_json(tmp_path):
     """What the child is sent gives the same program back."""
     write(tmp_path, a__ipynb=notebook("import torch\n%time x\n", "y = 1"))
@@ -211,12 +230,24 @@ def test_what_is_no_file_is_refused(tmp_path):
         assert (found, said in shown) == (code, True), (target, shown)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_unreadable_file_is_refused(tmp_path):
-    """A file without permission to read."""
+def test_unreadable_file_is_refused(tmp_path, monkeypatch):
+    """A file without permission to read, and one on a failing disk."""
     write(tmp_path, a__py="x = 1")
-    (tmp_path / "a.py").chmod(0)
-    assert refusal(tmp_path / "a.py")[0] == "unreadable"
+
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(text.os, "open", denied)
+        assert refusal(tmp_path / "a.py")[0] == "unreadable"
+
+    def failing(*_):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(text.os, "fstat", failing)
+        code, said = refusal(tmp_path / "a.py")
+    assert (code, "Input/output error" in said) == ("unreadable", True)
 
 
 def test_cyclic_and_broken_own_modules_are_no_obstacle(tmp_path):
@@ -225,6 +256,13 @@ def test_cyclic_and_broken_own_modules_are_no_obstacle(tmp_path):
     program = read("a.py", folder=tmp_path)
     assert [f.name for f in program.files] == ["a.py", "b.py", "c.py"]
     assert program.tensors == "maybe"
+
+
+def test_import_of_an_impossible_name_is_no_obstacle(tmp_path):
+    """A name longer than a file's may be."""
+    write(tmp_path, a__py=f"import torch\nimport {'x' * 5000}\nfrom .{'y' * 300} import z\n")
+    assert read("a.py", folder=tmp_path).tensors == "yes"
+    assert refusal(f"{'m' * 5000}:f", folder=tmp_path)[0] in ("not-found", "unreadable")
 
 
 def test_program_without_tensors_is_told_so(tmp_path):
@@ -342,11 +380,52 @@ def test_argument_given_twice_is_refused():
         parse_arguments(["a=1", "a=2"])
 
 
+def test_any_text_is_an_argument_or_refused():
+    """3,000 random texts of what means something: each an argument, or a short refusal."""
+    drawn = random.Random(3)
+    pieces = [
+        "a",
+        "N",
+        "B1",
+        "=",
+        "..",
+        "1",
+        "-2",
+        "0.5",
+        "×",
+        "x",
+        "*",
+        ":",
+        "@",
+        "(",
+        ")",
+        ",",
+        "[",
+        "]",
+        "'",
+        "float32",
+    ]
+    pieces += ["cuda", " ", "--", "\0", "π", "9" * 30, "1e5", ".", "/"]
+    kinds, longest = set(), 0
+    for _ in range(3_000):
+        given = drawn.choice(["", "a=", "a=1..", "data=N×", "dims=(B"]) + "".join(
+            drawn.choices(pieces, k=drawn.randrange(9))
+        )
+        try:
+            kinds.add(parse_argument(given).kind)
+        except Refused as refused:
+            kinds.add(refused.code)
+            longest = max(longest, len(str(refused)))
+    assert longest < 400
+    assert kinds == {"argument", "range", "number", "tensor", "sizes", "text", "flag"}
+
+
 def sweep(folder, count, seed):
     """Read mutated sources; the slowest, and how often each outcome."""
     drawn = random.Random(seed)
     library = Path(sysconfig.get_paths()["stdlib"])
     pool = [*sorted(Path(text.__file__).parent.glob("*.py")), *sorted(library.glob("*.py"))]
+    pool = [path for path in pool if path.stat().st_size < 24_000]
     sources = [path.read_bytes() for path in drawn.sample(pool, min(len(pool), 120))]
     cells = [notebook(data.decode("utf-8", "replace")).encode() for data in sources[:20]]
     outcomes: dict[str, int] = {}

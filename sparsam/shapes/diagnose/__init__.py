@@ -5,6 +5,7 @@ called with what; the framework's own sentence is used where the operands do not
 order of :data:`RULES`, the particular before the general, and the last always answers.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from types import ModuleType
 
@@ -19,6 +20,7 @@ from sparsam.shapes.diagnose import (
     norms,
     products,
     program,
+    ranks,
     views,
 )
 from sparsam.shapes.diagnose.call import Call
@@ -43,7 +45,8 @@ FAMILIES: Mapping[str, tuple[Rule, ...]] = {
     "Images": tuple(_rules(convolution)),
     "Normalisation": tuple(_rules(norms)),
     "Losses": tuple(_rules(losses)),
-    "Indices and sizes": tuple(_rules(indexing)),
+    "Indices": tuple(_rules(indexing)),
+    "Dimensions and sizes": tuple(_rules(ranks)),
     "Attention and recurrence": tuple(_rules(attention)),
     "Data and the program": tuple(_rules(program)),
 }
@@ -56,7 +59,7 @@ _FIRST = (
     "loss-weight", "loss-target-rank", "loss-batch", "loss-shape", "attention-sizes", "attention-width", "empty",
     "interpolate", "pad-sizes", "pixel-shuffle", "tensor-rank", "norm-groups", "norm-width", "conv-groups",
 )  # fmt: skip
-_LAST = ("own-raise", "program-error", "framework")
+_LAST = ("own-raise", "argument-type", "argument-value", "program-error", "framework")
 _MIDDLE = tuple(code for code in _BY_CODE if code not in _FIRST + _LAST)
 
 RULES: Mapping[str, Rule] = {code: _BY_CODE[code] for code in _FIRST + _MIDDLE + _LAST}
@@ -65,15 +68,7 @@ RULES: Mapping[str, Rule] = {code: _BY_CODE[code] for code in _FIRST + _MIDDLE +
 OF_PROGRAM = frozenset(
     {"unpack-rank", "zero-division", "shape-index", "own-raise", "program-error", "state-dict", "empty"}
 )
-"""Rules that may answer for an exception outside of any call of the framework."""
-OF_NUMPY = frozenset(
-    {"broadcast", "matmul-inner", "view-numel", "cat-sizes", "stack-sizes", "index-range", "index-rank"}
-)
-"""Rules that may answer as well where the sentence is NumPy's."""
-NUMPY = (
-    r"^operands could not be broadcast|^matmul: Input operand|^cannot reshape array|^all (the )?input array|"
-    r"out of bounds for axis \d+ with size|^too many indices for array"
-)
+"""Rules that may answer for an exception that a line of the program raises itself."""
 
 
 def explain_failure(
@@ -94,15 +89,19 @@ def explain_failure(
         Four texts of one line each; the last two are "" where there is nothing to say.
     """
     call = Call(failure, witness, requirement, {symbol.name: symbol for symbol in symbols})
-    own = not failure.operation and not failure.aten
-    allowed = OF_PROGRAM | OF_NUMPY if call.said(NUMPY) else OF_PROGRAM
+    own = not failure.operation and not failure.aten and raises_itself(failure)
     for code, rule in RULES.items():
-        if (own and code not in allowed) or not rule.fits(call):
+        if (own and code not in OF_PROGRAM) or not rule.fits(call):
             continue
         answer = rule.explain(call)
         if answer is not None:
             return code, _short(answer.message), _short(answer.caret), _short(answer.fix)
     return "framework", _short(f"{failure.error}: {call.text}"), "", ""
+
+
+def raises_itself(failure: Failure) -> bool:
+    """Whether the failing line is a `raise` or `assert` of the program (a library's exception ends at another line)."""
+    return bool(re.search(r"\b(raise|assert)\b", failure.place.source)) if failure.chain else False
 
 
 def _short(text: str) -> str:

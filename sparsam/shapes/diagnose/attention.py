@@ -1,5 +1,7 @@
 """Rules on attention and recurrent layers."""
 
+import re
+
 from sparsam.shapes.diagnose import sizes
 from sparsam.shapes.diagnose.call import NUMBERS, Answer, Call, listed
 from sparsam.shapes.diagnose.joining import mismatch
@@ -125,7 +127,7 @@ def attention_sizes(call: Call) -> Answer | None:
     shown = ", ".join(sizes.shape(shape) for shape in shapes[:4])
     if call.said("batch number of src and tgt"):
         return Answer(
-            f"{call.words} of {shown}: source and target of different batches",
+            f"{call.words}{f' of {shown}' if shown else ''}: source and target of different batches",
             "",
             "batch_first=True, if the batch comes first",
         )
@@ -224,8 +226,14 @@ def rnn_state(call: Call) -> Answer | None:
         states = [o.shape for o in call.tensors[1:] if o.shape is not None]
         got = list(next((s for s in states if len(s) == len(got) and all(map(call.equal, s, got))), got))
         fix = ""
-        if len(got) == 3 and call.equal(got[1], expected[0]) and call.equal(got[0], expected[1]):
+        if (
+            len(got) == len(expected) == 3
+            and call.equal(got[1], expected[0])
+            and call.equal(got[0], expected[1])
+        ):
             fix = "the batch is dimension 1 of the state, also with batch_first=True"
+        if any(re.search(r"%|Mod\(", size) for size in expected):
+            fix = "the last batch is smaller: drop_last=True in the data loader, or a state of its size"
         return Answer(
             f"state of {call.words}: got {sizes.shape(got)}, expected {sizes.shape(expected)}",
             f"{sizes.shape(got)}, {sizes.shape(expected)} asked",

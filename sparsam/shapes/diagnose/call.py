@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 
 from sparsam.shapes.diagnose import sizes
 from sparsam.shapes.verdict import Failure, Operand, Symbol, Value
 
-NUMBERS = r"[\[(]([^\])]*)[\])]"
+NUMBERS = r"[\[(]((?:[^\[\]()]|\([^()]*\))*)[\])]"
 """A shape in a sentence of the framework: "[2, 3]" or "(2, 3)"."""
 
 
@@ -17,9 +18,9 @@ class Call:
     """A failure with its witness.
 
     The operands of a function are its arguments, those in lists one by one. Those of a module are the arguments of the
-    call, and then, where they are known, the module's settings and parameters under their own names ("in_features",
-    "kernel_size", "weight"). Everything a rule needs it takes from there first, and from the framework's sentence where
-    the operands do not say it.
+    call (or of the function that failed inside), then its parameters, named "self.weight" and so on, and its settings as
+    it prints them, in one operand named "self" ("Linear(in_features=8, out_features=2, bias=True)").
+    What a rule needs it takes from there first, and from the framework's sentence where the operands do not say it.
 
     Args:
         failure: What failed, where.
@@ -61,10 +62,25 @@ class Call:
         """How the operation is named in a message: "Conv2d", "torch.cat", "view"."""
         operation = self.failure.operation
         if not operation:
-            return self.failure.aten.removeprefix("aten.").partition(".")[0] or "the call"
+            return self.failure.aten.removeprefix("aten.").partition(".")[0] or self._written or "the call"
         if self.name.startswith("__"):
             return OPERATORS.get(self.name, self.name)
         return self.name
+
+    @property
+    def _written(self) -> str:
+        """What the marked piece of the line calls."""
+        if not self.failure.chain:
+            return ""
+        place = self.failure.place
+        piece = place.source[place.column - 1 : place.end_column - 1 if place.end_column else None]
+        called = re.match(r"[\w.]*?([A-Za-z_]\w*)\(", piece)
+        if not called or not piece.endswith(")"):
+            return ""
+        inside = itertools.accumulate(
+            {"(": 1, ")": -1}.get(character, 0) for character in piece[called.end() :]
+        )
+        return called[1] if all(depth >= 0 for depth in list(inside)[:-1]) else ""
 
     @functools.cached_property
     def tensors(self) -> Sequence[Operand]:
@@ -73,10 +89,27 @@ class Call:
 
     @functools.cached_property
     def arguments(self) -> Sequence[Operand]:
-        """Operands without the parameters of a module."""
+        """Operands without the parameters and settings of a module."""
         if not self.is_module:
             return self.failure.operands
-        return [o for o in self.failure.operands if o.name not in PARAMETERS]
+        return [
+            o for o in self.failure.operands if o.name not in PARAMETERS and not o.name.startswith("self")
+        ]
+
+    @functools.cached_property
+    def settings(self) -> Mapping[str, str]:
+        """Settings of a module by name, as it prints them."""
+        printed = next((o.text for o in self.failure.operands if o.name == "self" and o.kind == "other"), "")
+        inside = printed.partition("(")[2].removesuffix(")")
+        positions = next((names for end, names in POSITIONS.items() if re.fullmatch(end, self.name)), ())
+        found = {}
+        for at, part in enumerate(listed(inside)):
+            name, equals, value = part.partition("=")
+            if equals:
+                found[name.strip()] = value.strip()
+            elif at < len(positions):
+                found[positions[at]] = part
+        return found
 
     @functools.cached_property
     def is_module(self) -> bool:
@@ -85,7 +118,9 @@ class Call:
 
     def operand(self, *names: str) -> Operand | None:
         """The operand with one of the names."""
-        return next((o for name in names for o in self.failure.operands if o.name == name), None)
+        return next(
+            (o for name in names for o in self.failure.operands if o.name in (name, f"self.{name}")), None
+        )
 
     def shape(self, position: int = 0, *names: str) -> Sequence[str] | None:
         """The sizes of the tensor with one of the names, else of the one in this position of the tensors."""
@@ -95,9 +130,11 @@ class Call:
         return self.tensors[position].shape if position < len(self.tensors) else None
 
     def number(self, *names: str) -> str | None:
-        """The number with one of the names, as text."""
+        """The number with one of the names, as text; of a module also from its settings."""
         named = self.operand(*names)
-        return named.text if named is not None and named.kind == "number" else None
+        if named is not None and named.kind == "number":
+            return named.text
+        return next((self.settings[name] for name in names if name in self.settings), None)
 
     @functools.cached_property
     def numbers(self) -> Sequence[str]:
@@ -133,14 +170,27 @@ class Answer:
 
 
 def listed(text: str) -> list[str]:
-    """The sizes in a shape as the framework prints it: "2, 12, 64" or "2 x 12 x 64"."""
-    parts = re.split(r",(?![^(]*\))|\s+x\s+", text)
-    return [
-        part.strip(" []()") if part.count("(") != part.count(")") else part.strip(" []")
-        for part in parts
-        if part.strip()
-    ]
+    """The sizes in a shape as the framework prints it: "2, Mod(N, 4), 64" or "2 x 12 x 64"."""
+    parts, depth, part = [], 0, ""
+    for character in text.replace(" x ", ", "):
+        depth += {"(": 1, "[": 1, ")": -1, "]": -1}.get(character, 0)
+        if character == "," and depth == 0:
+            parts.append(part)
+            part = ""
+        else:
+            part += character
+    return [part.strip() for part in [*parts, part] if part.strip()]
 
+
+POSITIONS: Mapping[str, Sequence[str]] = {
+    r"Conv(Transpose)?[123]d": ("in_channels", "out_channels"),
+    r"RNN|LSTM|GRU|RNNCell|LSTMCell|GRUCell": ("input_size", "hidden_size", "num_layers"),
+    r"GroupNorm": ("num_groups", "num_channels"),
+    r"(Batch|Instance)Norm[123]d|SyncBatchNorm": ("num_features",),
+    r"Embedding(Bag)?": ("num_embeddings", "embedding_dim"),
+    r"LayerNorm|RMSNorm": ("normalized_shape",),
+}
+"""Settings that a module prints without their names, by its class."""
 
 PARAMETERS = frozenset(
     {"weight", "bias", "running_mean", "running_var", "num_batches_tracked", "in_proj_weight", "in_proj_bias"}

@@ -260,11 +260,12 @@ def pool_window(call: Call) -> Answer | None:
         return None
     given = call.shape()
     kernel = call.operand("kernel_size")
-    window = (
+    shown = (
         (kernel.text if kernel.shape is None else _by(kernel.shape))
         if kernel
         else next(iter(call.numbers), "")
     )
+    window = call.settings.get("kernel_size", shown)
     of = f" on {sizes.shape(given)}" if given is not None else ""
     return Answer(
         f"window{f' of {window}' if window else ''} of {call.words}{of}: nothing would come out",

@@ -58,7 +58,7 @@ def _linear(call: Call, given: Sequence[str], expected: str) -> Answer:
         fix = "x.mT, or x.transpose(-1, -2)"
     elif len(given) > 2 and call.equal("*".join(f"({size})" for size in given[1:]), expected):
         fix = "x.flatten(1)"
-    elif call.value(given[-1]) is not None and got.isdigit():
+    elif got.isdigit() and call.is_module:
         fix = f"in_features={got}"
     return Answer(
         f"last dimension of {sizes.shape(given)} for {call.words}: got {got}, expected {sizes.pretty(expected)}",

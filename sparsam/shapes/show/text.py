@@ -7,6 +7,7 @@ train.py:41:17 error[view-numel]: cannot view (B, 12, T, 64) as (B, T, 512)
    fix: 768 in place of 512
 """
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ Line = Sequence[tuple[str, str]]
 
 SOURCE_WIDTH = 100
 """Columns of a source line that are shown. This and the limits below are chosen by us."""
-MOST_FINDINGS, MOST_UNKNOWNS, MOST_SYMBOLS, MOST_STEPS = 50, 20, 20, 8
+MOST_FINDINGS, MOST_UNKNOWNS, MOST_SYMBOLS, MOST_STEPS, MOST_VALUES = 50, 20, 20, 8, 3
 
 STYLES = {"error": "bold red", "warning": "bold yellow", "unknown": "bold magenta", "proved": "bold green"}
 FAINT, BOLD = "dim", "bold"
@@ -55,7 +56,7 @@ def rich_text(report: Report, *, root: str = "", verbose: bool = False) -> "Text
 
 def _report(report: Report, root: str, verbose: bool) -> Iterator[Line]:
     for finding in report.findings[:MOST_FINDINGS]:
-        yield from _finding(finding, root, verbose)
+        yield from _finding(_sizes_first(finding, report.symbols), root, verbose)
         yield []
     if len(report.findings) > MOST_FINDINGS:
         yield [(f"… and {len(report.findings) - MOST_FINDINGS} more findings", FAINT)]
@@ -68,6 +69,17 @@ def _report(report: Report, root: str, verbose: bool) -> Iterator[Line]:
     if unknowns:
         yield []
     yield from _summary(report, root)
+
+
+def _sizes_first(finding: Finding, symbols: Sequence[Symbol]) -> Finding:
+    """The finding with its witness in order: sizes, then some of the values that data would tell."""
+    values = {symbol.name for symbol in symbols if symbol.kind == "value"}
+    of_sizes = {name: value for name, value in finding.witness.items() if name not in values}
+    of_values = {name: value for name, value in finding.witness.items() if name in values}
+    shown = {**of_sizes, **dict(list(of_values.items())[:MOST_VALUES])}
+    if len(of_values) > MOST_VALUES:
+        shown["…"] = len(of_values) - MOST_VALUES
+    return dataclasses.replace(finding, witness=shown)
 
 
 def _finding(finding: Finding, root: str, verbose: bool) -> Iterator[Line]:
@@ -112,7 +124,8 @@ def _step(place: Place, root: str) -> str:
 
 def _values(witness: Mapping[str, Value]) -> str:
     shown = [
-        f"{plain(name, 40)} = {plain(value, 40)}" for name, value in list(witness.items())[:MOST_SYMBOLS]
+        f"{value} values more" if name == "…" else f"{plain(name, 40)} = {plain(value, 40)}"
+        for name, value in list(witness.items())[:MOST_SYMBOLS]
     ]
     return ", ".join(shown) + (", …" if len(witness) > MOST_SYMBOLS else "")
 

@@ -4,6 +4,7 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import os
 import sys
 import types
 from collections.abc import Iterator, Sequence
@@ -148,6 +149,9 @@ class AbsentModule(types.ModuleType):
         return Absent(f"{self.__name__}.{name}", harmless=self.__dict__["_harmless"])
 
 
+HERE = os.path.dirname(__file__)
+
+
 class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Comes last: finds what no one else has."""
 
@@ -160,6 +164,8 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         """A spec for a module that the program asks for and that is not installed."""
         root = fullname.partition(".")[0]
         known = root in KNOWN
+        if known and not self._wanted():
+            return None  # a library that asks whether a package is there is told the truth
         parent = fullname.rpartition(".")[0]
         inside = parent in self.made
         if not known and not inside and fullname != "torch.utils.tensorboard" and not self._asked(root, fullname):
@@ -168,6 +174,17 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             if fullname == root:
                 return None
         return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
+
+    def _wanted(self) -> bool:
+        """Whether the program itself, or a stand-in, asks."""
+        frame: types.FrameType | None = sys._getframe(2)
+        while frame is not None and "importlib" in frame.f_code.co_filename:
+            frame = frame.f_back
+        run = current()
+        if frame is None or run is None:
+            return True
+        file = frame.f_code.co_filename
+        return run.places.own(file) or file.startswith(HERE)
 
     def _asked(self, root: str, fullname: str) -> bool:
         """Whether a line of the program imports it, at its top level and not for want of something better."""

@@ -29,7 +29,9 @@ def keep(parameters: Any, *args: Any, **kwargs: Any) -> None:
     """`clip_grad_value_`."""
 
 
-def convert(self: torch.nn.Module, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> torch.nn.Module:
+def convert(
+    self: torch.nn.Module, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True
+) -> torch.nn.Module:
     """`module.to()`, `.double()`, `.cuda()` …: parameters and buffers change their dtype and device and stay themselves."""
     if recurse:
         for module in self.children():
@@ -55,6 +57,29 @@ def _become(parameter: torch.Tensor, made: torch.Tensor) -> None:
     if isinstance(parameter, FakeTensor) and isinstance(made, FakeTensor):
         parameter.fake_device = made.fake_device
     parameter.data = made
+
+
+def started(least: int, most: int | None = None) -> Callable[..., torch.Tensor]:
+    """A function of `torch.nn.init` for tensors of so many dimensions: which values it sets does not matter."""
+
+    def initialize(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if tensor.dim() < least:
+            raise ValueError(
+                f"Fan in and fan out can not be computed for tensor with fewer than {least} dimensions"
+            )
+        if most is not None and tensor.dim() > most:
+            raise ValueError(f"Only tensors with {least} to {most} dimensions are supported")
+        return tensor
+
+    return initialize
+
+
+STARTS = {
+    0: ("uniform_", "normal_", "trunc_normal_", "constant_", "ones_", "zeros_"),
+    2: (
+        "xavier_uniform_", "xavier_normal_", "kaiming_uniform_", "kaiming_normal_", "orthogonal_",
+    ),
+}  # fmt: skip
 
 
 def patches() -> list[tuple[Any, str, Any]]:
