@@ -386,7 +386,10 @@ def patch_symbols() -> None:
             setattr(math, name, _either(getattr(math, name), symbol))
     math.floor = _either(math.floor, torch.sym_int_floor if hasattr(torch, "sym_int_floor") else _floor)
     math.ceil = _either(math.ceil, _ceil)
-    math.log = _either(math.log, _unknown_real)
+    for name in ("log", "log10", "log1p", "exp", "expm1", "erf", "atan2", "hypot"):
+        if getattr(getattr(math, name), "__wrapped__", None) is None:
+            setattr(math, name, _either(getattr(math, name), _unknown_real))
+    math.fabs = _either(math.fabs, abs)
     math.pow = _either(math.pow, lambda x, y: torch.sym_float(x) ** y)
     math.isnan = _either(math.isnan, lambda x: False)
     math.isinf = _either(math.isinf, lambda x: False)
