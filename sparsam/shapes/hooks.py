@@ -80,6 +80,12 @@ def item(values: Any, index: Any) -> Any:
     Raises:
         IndexError: If there is no such item.
     """
+    if type(values).__module__ == "numpy" and not isinstance(index, (int, slice)):
+        from sparsam.shapes.standins import arrays
+
+        return arrays.picked(values, index)
+    if type(index).__module__ == "torch._numpy._ndarray":
+        index = index.tensor if isinstance(values, torch.Tensor) else index.tensor.item()
     if not isinstance(index, torch.SymInt) or not isinstance(values, (list, tuple, range, str)):
         return values[index]
     if isinstance(values, range):
