@@ -8,7 +8,7 @@ import os
 import sys
 import time
 import traceback as tracebacks
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -96,8 +96,9 @@ class Run:
         seconds: Time limit of the run.
         operations: Limit of calls of the framework.
         plain: Sizes are plain numbers: to confirm a failure.
-        memory: What earlier runs of the same exploration have seen: where branches came together, which changes of a loop
-            are uneven.
+        memory: What earlier runs of the same exploration have left: `merging.Memory`.
+        split: The decision that makes this run another one.
+        ancestry: Runs that it split off from, and the position of the split in each.
     """
 
     def __init__(
@@ -108,7 +109,9 @@ class Run:
         seconds: float = 60.0,
         operations: int = 200_000,
         plain: bool = False,
-        memory: dict[Any, Any] | None = None,
+        memory: Any = None,
+        split: Any = None,
+        ancestry: Sequence[tuple[int, int]] = (),
     ) -> None:
         self.places = places
         self.plain = plain
@@ -123,10 +126,15 @@ class Run:
         )
         self.aten = ""
         self.notes: dict[str, Any] = {}
-        self.memory = {} if memory is None else memory
-        self.number = self.memory["runs"] = self.memory.get("runs", 0) + 1
+        self.memory = memory if memory is not None else merging_memory()
+        self.memory.runs += 1
+        self.number = self.memory.runs
+        self.split = split
+        self.ancestry = tuple(ancestry)
+        self.visits: list[Any] = []  # places where branches come together
+        self.merged: Any = None  # the earlier visit that this run ended at
         self.abstract: set[str] = set()  # symbols for any size whatever, which is more than there can be
-        self.forks: dict[tuple[int, int], int] = {}
+        self.forks: dict[tuple[int, int], tuple[int, int]] = {}
         self.joins: dict[int, int] = {}
         self.loops = 0  # that were summarised
         self.whiles: dict[tuple[int, int], Any] = {}  # by frame and site
@@ -154,6 +162,13 @@ class Run:
 
     def _here(self) -> Place | None:
         return self.places.innermost(sys._getframe(1))
+
+
+def merging_memory() -> Any:
+    """A memory of one run alone."""
+    from sparsam.shapes.merging import Memory
+
+    return Memory()
 
 
 _current: list[Run] = []
@@ -281,6 +296,9 @@ def execute(
         ending, failure = _failed(error, run)
     finally:
         _current.pop()
+    if not run.plain:
+        run.memory.finished(run, run.ancestry)
+    run.notes["number"] = run.number
     run.notes["abstract"] = frozenset(run.abstract)
     return Outcome(
         ending,
