@@ -295,7 +295,7 @@ def is_case(expected: str, got: str, ranges: Mapping[str, tuple[int, int]]) -> b
     """Whether a shape is the expected one for all sizes, or for some in their ranges (on a path that settles them)."""
     if same_shape(expected, got):
         return True
-    used = [name for name in ranges if re.search(rf"\b{name}\b", expected)]
+    used = [name for name in ranges if re.search(rf"\b{name}\b", f"{expected} {got}")]
     tried = itertools.product(
         *(range(ranges[n][0], min(ranges[n][1], ranges[n][0] + LARGEST) + 1) for n in used)
     )
