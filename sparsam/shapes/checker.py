@@ -227,7 +227,11 @@ def finding_of(failed: Failed) -> Finding:
         requirement = words(~last.condition)
     names = {symbol: value for symbol, value in failed.witness.items() if symbol in failed.outcome.symbols}
     code, message, caret, fix = explain_failure(
-        failed.failure, names, requirement, failed.outcome.symbols.values()
+        failed.failure,
+        names,
+        requirement,
+        failed.outcome.symbols.values(),
+        conditions_of(failed.outcome.literals),
     )
     return Finding(
         code,
