@@ -211,6 +211,9 @@ def _text(node: Node, renamed: dict[str, str]) -> Any:
         value = (type(node.held).__name__, _renamed(str(value), renamed))
     elif node.kind == "atom" and isinstance(node.held, str):
         value = node.held if not _VALUE.search(node.held) else ""
+    elif node.kind == "atom" and isinstance(node.held, type):
+        # Each run makes the program's classes anew.
+        value = f"{node.held.__module__}.{node.held.__qualname__}"
     children = tuple((str(key), _text(child, renamed)) for key, child in node.children.items())
     return node.kind, str(value) if not isinstance(value, (str, tuple)) else value, children
 

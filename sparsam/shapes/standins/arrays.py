@@ -477,11 +477,30 @@ def _picked(self: Any, index: Any) -> Any:
     return made
 
 
+def picked(values: Any, index: Any) -> Any:
+    """`values[index]` of one of NumPy's own arrays, where the index may be a symbol or an array without data.
+
+    Raises:
+        IndexError: If there is no such item.
+    """
+    if not isinstance(values, np.ndarray) or not unusual(index):
+        return values[index]
+    made = _of_real(values)
+    if made is None:
+        return values[index]
+    if isinstance(index, torch.SymInt):
+        return wrapped(made.select(0, index))
+    found = tensor_of(index)
+    return wrapped(made[found if found is not None else index])
+
+
 def _indices(index: Any) -> Any:
     if isinstance(index, tuple):
         return tuple(_indices(part) for part in index)
     if isinstance(index, np.ndarray):
         return torch.as_tensor(index)
+    if isinstance(index, (list, Series)) and unusual(index):
+        return tensor_of(index)
     return index.item() if isinstance(index, np.integer) else index
 
 
