@@ -71,7 +71,7 @@ def operator_errors() -> Iterator[Case]:
     for op in op_db:
         if op.error_inputs_func is None:
             continue
-        for number, given in enumerate(op.error_inputs(torch.device("cpu"))):
+        for number, given in enumerate(op.error_inputs("cpu")):
             sample = given.sample_input
             arguments = (sample.input, tuple(sample.args), dict(sample.kwargs))
             yield Case(_name(op), number, _operator(op.get_op()), arguments, given.error_type)
