@@ -85,12 +85,12 @@ def _own(root: Path, name: str) -> list[tuple[Path, str]]:
     parts = [part for part in name.split(".") if part not in ("", "*")]
     for depth, part in enumerate(parts):
         at = at / part
-        if (at / "__init__.py").is_file():
+        if os.path.isfile(at / "__init__.py"):
             found.append((at / "__init__.py", ".".join(parts[: depth + 1])))
-        elif at.with_name(part + ".py").is_file():
+        elif os.path.isfile(at.with_name(part + ".py")):
             found.append((at.with_name(part + ".py"), ".".join(parts[:depth])))
             break
-        elif not at.is_dir():
+        elif not os.path.isdir(at):
             break
     return found
 

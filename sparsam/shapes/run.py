@@ -188,6 +188,10 @@ class Watch(TorchFunctionMode):
         if func in GETTERS:
             return func(*args, **kwargs)
         run.tick()
+        if "device" in kwargs and _elsewhere(kwargs["device"]):
+            kwargs = {**kwargs, "device": "cpu"}
+        if func is torch.Tensor.to and any(map(_elsewhere, args[1:])):
+            args = (args[0], *("cpu" if _elsewhere(arg) else arg for arg in args[1:]))
         rule = self.rules.get(func)
         try:
             if rule is not None:
@@ -200,6 +204,13 @@ class Watch(TorchFunctionMode):
             if run.call is None or run.call[0] is not error:
                 run.call = (error, func, args, kwargs)
             raise
+
+
+def _elsewhere(device: Any) -> bool:
+    """Whether a device is one that this framework may be built without; what is on it is checked on the CPU."""
+    if isinstance(device, int) and not isinstance(device, bool):
+        return False
+    return isinstance(device, (str, torch.device)) and str(device).partition(":")[0] in ("cuda", "mps", "xpu")
 
 
 @contextlib.contextmanager

@@ -181,7 +181,7 @@ def read(target: str, *, limits: Limits | None = None, folder: Path | None = Non
         )
     path, entry = _locate(target, folder)
     kind = "function" if entry else "script"
-    if path.is_dir():
+    if os.path.isdir(path):
         path, kind = _main_of(target, path, entry, kind)
     cells: tuple[int, ...] = ()
     dropped: tuple[tuple[int, str], ...] = ()
@@ -267,9 +267,9 @@ def _module(name: str, folder: Path) -> Path:
     """File or package folder of a dotted module: in the folder, then where Python looks; nothing is imported."""
     for base in (folder, *(Path(p) for p in sys.path if p)):
         found = base.joinpath(*name.split("."))
-        if found.with_name(found.name + ".py").is_file():
+        if os.path.isfile(found.with_name(found.name + ".py")):
             return found.with_name(found.name + ".py")
-        if (found / "__init__.py").is_file() or (found / "__main__.py").is_file():
+        if os.path.isfile(found / "__init__.py") or os.path.isfile(found / "__main__.py"):
             return found
     raise Refused(
         f"{name} is neither a file nor a module that can be found from {folder}; give a path, or run it from the "
@@ -281,9 +281,12 @@ def _module(name: str, folder: Path) -> Path:
 def _main_of(target: str, path: Path, entry: str, kind: str) -> tuple[Path, str]:
     """The file of a folder or package that is run or that holds the function."""
     wanted = "__init__.py" if entry else "__main__.py"
-    if (path / wanted).is_file():
+    if os.path.isfile(path / wanted):
         return path / wanted, kind if entry else "package"
-    scripts = sorted(p.name for p in path.glob("*.py"))[:5]
+    try:
+        scripts = sorted(name for name in os.listdir(path) if name.endswith(".py"))[:5]
+    except OSError as wrong:
+        raise unreadable(path, wrong) from None
     hint = f"give one of its files ({', '.join(scripts)})" if scripts else "give a script"
     raise Refused(f"{target} is a folder without {wanted}; {hint}", code="no-entry")
 
@@ -294,7 +297,7 @@ def _home(path: Path, kind: str) -> tuple[Path, str]:
     root, names = path.parent, [] if path.name == "__init__.py" else [path.stem]
     if kind in ("script", "notebook"):
         return root, "__main__"
-    while (root / "__init__.py").is_file() and root != root.parent:
+    while os.path.isfile(root / "__init__.py") and root != root.parent:
         names.insert(0, root.name)
         root = root.parent
     return root, ".".join(names) or "__init__"

@@ -234,7 +234,7 @@ def put(
         if isinstance(last, tuple) and last[0] == "closure":
             holder.__closure__[last[1]].cell_contents = value
         elif isinstance(last, str) and last.startswith(".") and not isinstance(holder, dict):
-            setattr(holder, last[1:], value)
+            object.__setattr__(holder, last[1:], value)  # also where the class is frozen
         else:
             holder[_unkey(last)] = value
     except (TypeError, AttributeError):

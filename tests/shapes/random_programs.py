@@ -46,7 +46,8 @@ def grown(seed: int, statements: int = 6) -> Program:
     rng = random.Random(seed)
     symbols = list(RANGES)
     shapes = tuple(
-        tuple(rng.choice([*symbols, *symbols, 2, 3, 8, 1]) for _ in range(rng.randint(1, 4))) for _ in range(3)
+        tuple(rng.choice([*symbols, *symbols, 2, 3, 8, 1]) for _ in range(rng.randint(1, 4)))
+        for _ in range(3)
     )
     program = Program("", shapes)
     sample = {name: rng.randint(max(2, low), high) for name, (low, high) in RANGES.items()}
@@ -89,7 +90,18 @@ def size(rng: random.Random, space: Mapping[str, Any], names: list[str]) -> str:
     """An expression for a size."""
     name = rng.choice(names)
     rank = space[name].dim()
-    choices = ["A", "B", "C", str(rng.randint(0, 8)), "A * B", "B + 1", "C // 2", "A + C", "max(A, 1)", "B % 3"]
+    choices = [
+        "A",
+        "B",
+        "C",
+        str(rng.randint(0, 8)),
+        "A * B",
+        "B + 1",
+        "C // 2",
+        "A + C",
+        "max(A, 1)",
+        "B % 3",
+    ]
     if rank:
         choices += [f"{name}.shape[{rng.randrange(rank)}]", f"{name}.size({-rng.randint(1, rank)})"] * 2
         choices.append(f"{name}.numel()")
@@ -135,7 +147,9 @@ def binary(template: str, least: int = 0) -> Maker:
         if one is None or other is None:
             return None
         rank = max(1, space[one].dim())
-        return template.format(t=one, u=other, d=rng.randint(-rank, rank - 1), k=rng.randint(1, 3), n=size(rng, space, names))
+        return template.format(
+            t=one, u=other, d=rng.randint(-rank, rank - 1), k=rng.randint(1, 3), n=size(rng, space, names)
+        )
 
     return make
 
@@ -205,7 +219,9 @@ OPERATIONS: tuple[Maker, ...] = (
     unary("{t}.gather({d}, torch.zeros({t}.shape, dtype=torch.long))", 1),
     block("@ = {t}", "if {t}.shape[0] > {k}:", "    @ = {t}[:{k}]"),
     block("@ = {t}", "if {n} == {k}:", "    @ = {t} + {u}"),
-    block("parts = []", "for i in range({t}.shape[0]):", "    parts.append({t}[i])", "@ = torch.stack(parts)"),
+    block(
+        "parts = []", "for i in range({t}.shape[0]):", "    parts.append({t}[i])", "@ = torch.stack(parts)"
+    ),
     block("@ = {t}", "for i in range({n}):", "    @ = torch.cat([@, {t}])"),
     block("@ = {t}", "while @.shape[0] > {k}:", "    @ = @[1:]"),
     block("@ = {t}", "try:", "    @ = {t}.view({n}, -1)", "except RuntimeError:", "    pass"),

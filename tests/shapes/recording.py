@@ -6,6 +6,7 @@ arguments (lists one by one), and for a module its settings and parameters.
 
 import dataclasses
 import linecache
+import logging
 import re
 import warnings
 from types import FrameType, TracebackType
@@ -57,8 +58,12 @@ def symbols(sizes: dict[str, int]) -> tuple[ShapeEnv, dict[str, Any], dict[str, 
 def run_symbolic(source: str, sizes: dict[str, int], file: str = "snippet.py") -> Failure | None:
     """Run the source on tensors without data, with symbols for the sizes; the failure in their names."""
     env, made, names = symbols(sizes)
-    with FakeTensorMode(shape_env=env, allow_non_fake_inputs=True):
-        failure = run(source, made, file)
+    logging.disable(logging.CRITICAL)  # the framework logs what it then raises
+    try:
+        with FakeTensorMode(shape_env=env, allow_non_fake_inputs=True):
+            failure = run(source, made, file)
+    finally:
+        logging.disable(logging.NOTSET)
     if failure is None:
         return None
 
@@ -113,15 +118,15 @@ def _called(below: list[tuple[FrameType, int]], recorder: Recorder) -> tuple[str
     ]
     if modules:
         module, args = next((m for m in modules if not isinstance(m[0], nn.Sequential)), modules[-1])
-        given = _operands(*recorder.raised[1:]) if recorder.raised is not None else _operands(args, {})
+        given = operands_of(*recorder.raised[1:]) if recorder.raised is not None else operands_of(args, {})
         return f"torch.nn.{type(module).__name__}", (*given, *_of_module(module))
     loading = any("/torch/utils/data/" in frame.f_code.co_filename for frame, _ in below)
     if recorder.raised is not None:
         func, args, kwargs = recorder.raised
         if loading:
-            return "torch.utils.data.DataLoader", _operands(args, kwargs)
+            return "torch.utils.data.DataLoader", operands_of(args, kwargs)
         name = resolve_name(func) or f"torch.{getattr(func, '__name__', 'call')}"
-        return name, _operands(args, kwargs)
+        return name, operands_of(args, kwargs)
     frames = [frame for frame, _ in below if any(part in frame.f_code.co_filename for part in FRAMEWORK)]
     if not frames:
         return "", ()
@@ -133,17 +138,18 @@ def _called(below: list[tuple[FrameType, int]], recorder: Recorder) -> tuple[str
         name = type(owner).__name__
     else:
         name = frame.f_code.co_name
-    return f"torch.{name}", _operands((), given)
+    return f"torch.{name}", operands_of((), given)
 
 
 def _of_module(module: nn.Module) -> list[Operand]:
     """Parameters and settings of a module."""
     weights = {f"self.{name}": weight for name, weight in module.named_parameters(recurse=False)}
     settings = Operand("self", "other", text=f"{type(module).__name__}({module.extra_repr()})")
-    return [*_operands((), weights), settings]
+    return [*operands_of((), weights), settings]
 
 
-def _operands(args: Any, kwargs: dict[str, Any]) -> tuple[Operand, ...]:
+def operands_of(args: Any, kwargs: dict[str, Any]) -> tuple[Operand, ...]:
+    """The arguments of a call."""
     found: list[Operand] = []
     for name, value in [*(("", value) for value in args), *kwargs.items()]:
         if isinstance(value, torch.Size) or (
@@ -153,7 +159,9 @@ def _operands(args: Any, kwargs: dict[str, Any]) -> tuple[Operand, ...]:
         ):
             found.append(Operand(name, "shape", tuple(map(str, value)), text=str(tuple(value))))
         elif isinstance(value, tuple | list):
-            found += [Operand(name, o.kind, o.shape, o.dtype, o.device, o.text) for o in _operands(value, {})]
+            found += [
+                Operand(name, o.kind, o.shape, o.dtype, o.device, o.text) for o in operands_of(value, {})
+            ]
         elif isinstance(value, torch.Tensor):
             dtype = str(value.dtype).removeprefix("torch.")
             found.append(Operand(name, "tensor", tuple(map(str, value.shape)), dtype, str(value.device)))

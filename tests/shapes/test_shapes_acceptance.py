@@ -201,7 +201,9 @@ def test_known_weak_points(checked, name):
 
 def test_unknown_is_never_called_fine(checked):
     """A number read from data that becomes a size without a bound is unknown, with its place."""
-    report = checked("def f(x):\n    return torch.zeros(int(x.sum()) % 7, dtype=torch.int).numpy().tobytes()", "f", "x=3")
+    report = checked(
+        "def f(x):\n    return torch.zeros(int(x.sum()) % 7, dtype=torch.int).numpy().tobytes()", "f", "x=3"
+    )
     assert report.verdict is not Verdict.PROVED
 
 

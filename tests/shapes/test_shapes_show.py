@@ -76,6 +76,8 @@ def test_sizes_of_the_witness_come_before_values():
     symbols = tuple(Symbol(f"v{n}", 0, None, "value") for n in range(5))
     text = to_text(Report("p", Verdict.ERROR, (finding,), symbols=symbols))
     assert "reached with B = 1, v0 = 1, v1 = 0, v2 = 2, 2 values more: " in text
+    assert "\n  v4 ≥ 0\n" in text
+    assert "v4" not in to_text(Report("p", Verdict.PROVED, symbols=symbols))
 
 
 def test_proved_report_is_short():
@@ -155,7 +157,7 @@ def cut_at(line: str, column: int) -> str:
         (Symbol("B", 0, None), "B ≥ 0"),
         (Symbol("B", None, 4), "B ≤ 4"),
         (Symbol("B", 3, 3), "B = 3"),
-        (Symbol("p", 0.5, 1.5, "value"), "p in 0.5 … 1.5"),
+        (Symbol("p", 0.5, 1.5, meaning="a probability"), "p in 0.5 … 1.5  (a probability)"),
         (Symbol("B", None, None), "B: any"),
         (Symbol("N", 1, None, place=Place("/x/a.py", 4, 2)), "N ≥ 1  (a.py:4:2)"),
     ],

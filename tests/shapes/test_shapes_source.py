@@ -258,6 +258,13 @@ def test_cyclic_and_broken_own_modules_are_no_obstacle(tmp_path):
     assert program.tensors == "maybe"
 
 
+def test_import_of_an_impossible_name_is_no_obstacle(tmp_path):
+    """A name longer than a file's may be."""
+    write(tmp_path, a__py=f"import torch\nimport {'x' * 5000}\nfrom .{'y' * 300} import z\n")
+    assert read("a.py", folder=tmp_path).tensors == "yes"
+    assert refusal(f"{'m' * 5000}:f", folder=tmp_path)[0] in ("not-found", "unreadable")
+
+
 def test_program_without_tensors_is_told_so(tmp_path):
     """Only where no module of its own imports torch or what stands on it, and nothing unknown does."""
     write(tmp_path, a__py="import os, numpy\n", b__py="import something\n", c__py="from torch import nn\n")

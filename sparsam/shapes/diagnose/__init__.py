@@ -20,6 +20,7 @@ from sparsam.shapes.diagnose import (
     norms,
     products,
     program,
+    ranks,
     views,
 )
 from sparsam.shapes.diagnose.call import Call
@@ -44,7 +45,8 @@ FAMILIES: Mapping[str, tuple[Rule, ...]] = {
     "Images": tuple(_rules(convolution)),
     "Normalisation": tuple(_rules(norms)),
     "Losses": tuple(_rules(losses)),
-    "Indices and sizes": tuple(_rules(indexing)),
+    "Indices": tuple(_rules(indexing)),
+    "Dimensions and sizes": tuple(_rules(ranks)),
     "Attention and recurrence": tuple(_rules(attention)),
     "Data and the program": tuple(_rules(program)),
 }
@@ -57,7 +59,7 @@ _FIRST = (
     "loss-weight", "loss-target-rank", "loss-batch", "loss-shape", "attention-sizes", "attention-width", "empty",
     "interpolate", "pad-sizes", "pixel-shuffle", "tensor-rank", "norm-groups", "norm-width", "conv-groups",
 )  # fmt: skip
-_LAST = ("own-raise", "program-error", "framework")
+_LAST = ("own-raise", "argument-type", "argument-value", "program-error", "framework")
 _MIDDLE = tuple(code for code in _BY_CODE if code not in _FIRST + _LAST)
 
 RULES: Mapping[str, Rule] = {code: _BY_CODE[code] for code in _FIRST + _MIDDLE + _LAST}

@@ -226,7 +226,11 @@ def rnn_state(call: Call) -> Answer | None:
         states = [o.shape for o in call.tensors[1:] if o.shape is not None]
         got = list(next((s for s in states if len(s) == len(got) and all(map(call.equal, s, got))), got))
         fix = ""
-        if len(got) == 3 and call.equal(got[1], expected[0]) and call.equal(got[0], expected[1]):
+        if (
+            len(got) == len(expected) == 3
+            and call.equal(got[1], expected[0])
+            and call.equal(got[0], expected[1])
+        ):
             fix = "the batch is dimension 1 of the state, also with batch_first=True"
         if any(re.search(r"%|Mod\(", size) for size in expected):
             fix = "the last batch is smaller: drop_last=True in the data loader, or a state of its size"

@@ -15,6 +15,11 @@ C_NAMES = {
     "c10::half": "float16", "c10::bfloat16": "bfloat16",
 }  # fmt: skip
 FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
+CLASS_NUMBERS = frozenset(
+    {"cross_entropy", "nll_loss", "CrossEntropyLoss", "NLLLoss", "NLLLoss2d", "nll_loss2d", "nll_loss_forward",
+     "multi_margin_loss", "MultiMarginLoss"}
+)  # fmt: skip
+"""Losses with class numbers as targets."""
 INTEGERS = frozenset({"int8", "uint8", "int16", "int32", "int64", "bool"})
 
 
@@ -94,8 +99,7 @@ def loss_target_dtype(call: Call) -> Answer | None:
     wrong = call.said(
         r"target dtype|dtype int32/int64|found dtype|not implemented for|infer output dtype|scalar type"
     )
-    numbers = call.names & {"cross_entropy", "nll_loss", "CrossEntropyLoss", "NLLLoss", "NLLLoss2d", "nll_loss2d",
-                            "nll_loss_forward"} or target is None  # fmt: skip
+    numbers = call.names & CLASS_NUMBERS or target is None
     if numbers:
         if got in ("int64", "uint8") or (
             scores is not None and target is not None and scores.shape == target.shape
@@ -229,7 +233,7 @@ def _wider(dtypes: list[str]) -> str:
     "dtype-unsupported",
     says=r"not implemented for '|could not infer output dtype|with two bool tensors|"
     r"only Tensors of floating point|can only be applied to floating|isn't implemented for|floating point or complex "
-    r"tensor|not supported for|only floating-point types",
+    r"tensor|only floating-point types",
 )
 def dtype_unsupported(call: Call) -> Answer | None:
     """An operation that does not exist for the dtype.

@@ -1,16 +1,10 @@
 """Rules on indices: by number, by mask, by tensor."""
 
-import re
-
 from sparsam.shapes.diagnose import sizes
 from sparsam.shapes.diagnose.call import NUMBERS, Answer, Call, listed
 from sparsam.shapes.diagnose.joining import mismatch
+from sparsam.shapes.diagnose.ranks import dimensions
 from sparsam.shapes.diagnose.rule import rule
-
-
-def dimensions(count: int) -> str:
-    """A number of dimensions in words."""
-    return f"{count} dimension{'' if count == 1 else 's'}"
 
 
 @rule("index-rank", says=r"too many indices for")
@@ -238,7 +232,7 @@ def topk_range(call: Call) -> Answer | None:
     scores.topk(min(5, scores.shape[-1]))
     ```
     """
-    if not call.said("range|cannot sample"):
+    if not call.said("range|cannot sample n_sample >"):
         return None
     given = call.shape()
     asked = call.number("k", "num_samples") or next(iter(call.numbers), None)
@@ -252,156 +246,3 @@ def topk_range(call: Call) -> Answer | None:
         f"{sizes.pretty(size)} there, {sizes.pretty(asked)} asked",
         f"min({asked}, x.shape[{at}])",
     )
-
-
-@rule(
-    "tensor-rank",
-    says=r"Expected \dD .*input|non-empty 3D or 4D|Expected 3D or 4D|expects a tensor with <=|expected \d+D"
-    r"|must be (a matrix|2D|3D)|must be a 3D tensor|Supports 1D or 2D|must have at least \d dim|\dD or \dD|"
-    r"vector and vector|1D tensors expected|Dimension out of range \(expected to be in range of \[-2, 1\], but got -3\)",
-)
-def tensor_rank(call: Call) -> Answer | None:
-    """A tensor with a wrong number of dimensions.
-
-    `Conv2d` takes (batch, channels, height, width) or the same without a batch, `BatchNorm1d` (batch, channels) or
-    (batch, channels, length), `mm` two matrices. Often a dimension of channels or a batch is missing, or has been squeezed
-    away.
-
-    Fails:
-    ```python
-    image = torch.rand(28, 28)
-    nn.Conv2d(1, 8, 3)(image)  # here
-    ```
-
-    Mended:
-    ```python
-    image = torch.rand(28, 28)
-    nn.Conv2d(1, 8, 3)(image[None])
-    ```
-    """
-    if call.said("Dimension out of range") and "ool" not in call.name:
-        return None
-    given = call.shape()
-    of = f"{sizes.shape(given)}" if given is not None else "the tensor"
-    if given is None:
-        said = call.said(r"got (?:an input of dimension )?(\d)D?\b")
-        given = ["…"] * int(said[1]) if said else None
-    patterns = (
-        r"Expected (.*?) input to", r"expected (\d+D(?: or \d+D)?(?: \(batch mode\))?)", r"Expected (\dD or \dD)",
-        r"tensor with (<= \d+) dimensions", r"to be (\dD or \dD)", r"Supports (\dD or \dD)", r"at least (\d+) dim",
-        r"must be (a matrix|2D|3D|a 3D tensor)", r"(3D or 4D)", r"(\dD or \dD)", r"(1D) tensors",
-    )  # fmt: skip
-    said = next((match for match in map(call.said, patterns) if match), None)
-    spatial = next((int(name[-2]) for name in call.names if re.search(r"[12]d$", name)), 2)
-    expected = said[1] if said else f"{spatial + 1}D or {spatial + 2}D"
-    if said and "at least" in said[0]:
-        expected = f"at least {said[1]}"
-    elif said and said[0].endswith("dimensions") and "<=" in said[1]:
-        expected = f"at most {said[1].removeprefix('<= ')}"
-    wrong = next(
-        (
-            tensor.shape
-            for tensor in call.tensors
-            if call.said("mat2|batch2|b must") and tensor is call.tensors[-1]
-        ),
-        given,
-    )
-    count = len(wrong) if wrong is not None else None
-    of = sizes.shape(wrong) if wrong is not None else of
-    fix = "x.unsqueeze(0)" if count is not None and count == 2 and "3D" in expected and call.is_module else ""
-    shown = (
-        f"got {count} dimensions, expected {expected}"
-        if count != 1
-        else f"got 1 dimension, expected {expected}"
-    )
-    return Answer(f"{of} for {call.words}: {shown if count is not None else f'expected {expected}'}",
-                  f"{count} dimension{'' if count == 1 else 's'}" if count is not None else "", fix)  # fmt: skip
-
-
-@rule(
-    "negative-size",
-    says=r"negative dimension|must be non-negative|upper bound and lower bound inconsistent|"
-    r"negative dimensions are not allowed",
-)
-def negative_size(call: Call) -> Answer | None:
-    """A tensor with a negative size, or a range that goes backwards.
-
-    Sizes that are computed by subtraction can fall below 0 for small inputs.
-
-    Fails:
-    ```python
-    length, longest = 5, 3
-    torch.zeros(2, longest - length)  # here
-    ```
-
-    Mended:
-    ```python
-    length, longest = 5, 3
-    torch.zeros(2, max(longest - length, 0))
-    ```
-    """
-    asked = call.asked
-    said = call.said(r"negative dimension (\S+?): \[(.*?)\]")
-    if said:
-        return Answer(
-            f"{call.words} of {sizes.shape(asked or listed(said[2]))}: a size of {said[1]}",
-            f"{said[1]} is no size",
-            "max(…, 0)",
-        )
-    if call.said("upper bound and lower bound"):
-        ends = [sizes.pretty(number) for number in call.numbers]
-        return Answer(
-            f"{call.words} from {ends[0]} to {ends[1]}: the step has another sign"
-            if len(ends) > 1
-            else f"{call.words}: the end comes before the start",
-            "",
-            "",
-        )
-    shown = f" of {sizes.shape(asked)}" if asked else ""
-    below = next((size for size in asked or () if (call.value(size) or 0) < 0), "")
-    caret = f"{sizes.pretty(below)} = {call.value(below)}" if below and not below.startswith("-") else ""
-    return Answer(f"{call.words}{shown}: a negative size", caret or "a size is 0 or more", "max(…, 0)")
-
-
-@rule(
-    "empty",
-    says=r"to have non-zero size|input\.numel\(\) == 0|non-empty|num_samples=0|Invalid number of data points \(0\)|"
-    r"zero-size|empty (tensor|sequence|list)|cannot reshape tensor of 0 elements|got 0 elements|empty range|"
-    r"reduction operation .* no identity|stack expects a non-empty|expected a non-empty list|iterable argument is empty",
-)
-def empty(call: Call) -> Answer | None:
-    """Nothing where something is needed.
-
-    The largest of no numbers does not exist, an empty list cannot be stacked, an empty data set cannot be shuffled.
-    A size of 0 comes from a filter that lets nothing through, an integer division, or a data set that was not found.
-
-    Fails:
-    ```python
-    scores = torch.rand(0, 10)
-    scores.max(dim=0)  # here
-    ```
-
-    Mended:
-    ```python
-    scores = torch.rand(0, 10)
-    best = scores.max(dim=0) if len(scores) else None
-    ```
-    """
-    given = call.shape()
-    zero = given is not None and any(call.value(size) == 0 for size in given)
-    if (
-        given is not None
-        and not zero
-        and not call.said("empty list|empty sequence|num_samples=0|data points")
-    ):
-        return None
-    shown = f" of {sizes.shape(given)}" if given is not None else ""
-    caret = next(
-        (
-            f"{sizes.pretty(size)} is 0" if size != "0" else "a size of 0"
-            for size in given or ()
-            if call.value(size) == 0
-        ),
-        "",
-    )
-    return Answer(f"{call.words}{shown}: there is nothing in it", caret)

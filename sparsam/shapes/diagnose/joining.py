@@ -57,7 +57,7 @@ def cat_sizes(call: Call) -> Answer | None:
                      r"for tensor number (\d+)")  # fmt: skip
     dim = int(said[1]) if said else None
     ranks = {len(shape) for shape in shapes}
-    if len(ranks) > 1 and not call.names & {"hstack", "vstack", "dstack", "column_stack"}:
+    if len(ranks) > 1 and call.said("number of dimensions|all the input array"):
         shown = " and ".join(sizes.shape(shape) for shape in _two_ranks(shapes))
         return Answer(f"cannot join {shown}", "different numbers of dimensions")
     if len(shapes) < 2:
@@ -75,6 +75,8 @@ def cat_sizes(call: Call) -> Answer | None:
             else None
         )
     first = shapes[0]
+    if said is None and not call.said("all the input array"):
+        return None
     for at, other in enumerate(shapes[1:], 1):
         for dimension, (one, two) in enumerate(zip(first, other, strict=False)):
             if dimension != (dim if dim is None or dim >= 0 else dim + len(first)) and not call.equal(
@@ -175,7 +177,7 @@ def stack_sizes(call: Call) -> Answer | None:
 
 @rule(
     "split-sizes",
-    "split split_with_sizes chunk tensor_split unbind hsplit vsplit narrow",
+    "split split_with_sizes chunk tensor_split unbind hsplit vsplit dsplit narrow",
     says=r"split_with_sizes expects|Split sizes add up|exceeds dimension size|split expects split_size|"
     r"`?chunks`? to be greater|number of sections|length must be non-negative",
 )
@@ -218,6 +220,12 @@ def split_sizes(call: Call) -> Answer | None:
         return Answer(
             f"cannot split a dimension{of}: the parts add up to {total}, not {size}", f"{shown}, {size} there"
         )
+    said = call.said(
+        r"dimension (-?\d+), but the size of the dimension (.+?) is not divisible by the split_size (\S+?)!?$"
+    )
+    if said:
+        size, parts_ = sizes.pretty(said[2]), sizes.pretty(said[3])
+        return Answer(f"{call.words}: {size} in {parts_} equal parts", f"{size} is no multiple of {parts_}")
     said = call.said(r"start \((.+?)\) \+ length \((.+?)\) exceeds dimension size \((.+?)\)")
     if said:
         start, length, size = (sizes.pretty(part) for part in said.groups())

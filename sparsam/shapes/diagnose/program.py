@@ -295,6 +295,68 @@ def own_raise(call: Call) -> Answer | None:
     return Answer(f"{what}{text}", broken)
 
 
+@rule(
+    "argument-type",
+    says=r"must be \w+( or \w+)*, not|invalid combination of arguments|unexpected keyword argument|missing \d+ required|"
+    r"takes .* positional arguments? but|got multiple values for|unsupported operand type|doesn't apply to a",
+)
+def argument_type(call: Call) -> Answer | None:
+    """A call with arguments of the wrong type, too few or too many.
+
+    A number in place of a tensor, a tensor in place of a number, a list in place of a tensor.
+
+    Fails:
+    ```python
+    features = [torch.rand(4, 8), torch.rand(4, 8)]
+    torch.relu(features)  # here
+    ```
+
+    Mended:
+    ```python
+    features = [torch.rand(4, 8), torch.rand(4, 8)]
+    torch.relu(torch.cat(features))
+    ```
+    """
+    if call.failure.error != "TypeError":
+        return None
+    said = call.said(r"argument '(\w+)' .*?must be (.+?), not (?:a )?([\w.]+)")
+    if said:
+        return Answer(
+            f"{said[1]} of {call.words}: got {said[3]}, expected {said[2]}", f"{said[3]}, {said[2]} asked"
+        )
+    said = call.said(r"invalid combination of arguments - got (\(.*?\)), but")
+    if said:
+        return Answer(f"{call.words} does not take {said[1]}", f"{said[1]} given")
+    return Answer(call.text)
+
+
+@rule(
+    "argument-value",
+    says=r"must be (greater than|non-negative|positive|nonzero|larger than|between|at least|less than|in range)|non-positive|"
+    r"is not a valid value|has to be between|should be in|expects positive|must be a non-negative|negative stride|"
+    r"non-negative window|should be greater|does not support non-positive",
+)
+def argument_value(call: Call) -> Answer | None:
+    """A setting outside of what an operation takes.
+
+    Strides, windows and groups are at least 1, paddings at least 0, the probability of a dropout lies between 0 and 1.
+    Settings that are computed from sizes, such as `size // 8`, become 0 for small ones.
+
+    Fails:
+    ```python
+    x = torch.rand(1, 3, 6)
+    F.max_pool1d(x, kernel_size=x.shape[-1] // 8)  # here
+    ```
+
+    Mended:
+    ```python
+    x = torch.rand(1, 3, 6)
+    F.max_pool1d(x, kernel_size=max(x.shape[-1] // 8, 1))
+    ```
+    """
+    return Answer(call.text if call.name in call.text else f"{call.words}: {call.text}")
+
+
 @rule("program-error")
 def program_error(call: Call) -> Answer | None:
     """An error of the program that has nothing to do with shapes.

@@ -348,7 +348,14 @@ def dim_range(call: Call) -> Answer | None:
     if call.said("start_dim cannot come after"):
         return Answer(f"{call.words}{of}: the first dimension comes after the last", "start after end")
     said = call.said(r"range of \[(-?\d+), (-?\d+)\], but got (-?\d+)")
-    asked = said[3] if said else (call.number("dim") or (call.numbers[0] if call.numbers else None))
+    without = call.said(r"specified as (-?\d+) but tensor has no")
+    asked = (
+        said[3]
+        if said
+        else without[1]
+        if without
+        else (call.number("dim") or (call.numbers[0] if call.numbers else None))
+    )
     if asked is None:
         return None
     rank = f"{len(given)} dimensions" if given is not None and len(given) != 1 else "1 dimension"

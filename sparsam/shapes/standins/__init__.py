@@ -9,6 +9,7 @@ from sparsam.shapes.standins import (
     arrays,
     chance,
     files,
+    framework,
     loader,
     network,
     packages,
@@ -17,7 +18,7 @@ from sparsam.shapes.standins import (
     training,
 )
 
-MODULES = (arguments, loader, training, pictures, arrays, chance, files, network, processes)
+MODULES = (arguments, loader, training, pictures, arrays, chance, files, network, processes, framework)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import os
 import sys
 import types
 from collections.abc import Iterator, Sequence
@@ -43,9 +44,7 @@ class Absent:
         run = current()
         if run is not None and not self.__dict__["_harmless"]:
             name = self.__dict__["_name"]
-            run.unknown(
-                "missing-module", f"{name} is of a package that is not installed; what it does is not known"
-            )
+            run.unknown("missing-module", f"{name} is of a package that is not installed; what it does is not known")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self._used()
@@ -74,9 +73,7 @@ class Absent:
     def __iter__(self) -> Iterator[Any]:
         self._used()
         # Two of them, for `fig, ax = plt.subplots()`.
-        return iter(
-            [Absent(f"{self.__dict__['_name']}[{i}]", harmless=self.__dict__["_harmless"]) for i in range(2)]
-        )
+        return iter([Absent(f"{self.__dict__['_name']}[{i}]", harmless=self.__dict__["_harmless"]) for i in range(2)])
 
     def __getitem__(self, key: Any) -> "Absent":
         return Absent(f"{self.__dict__['_name']}[…]", harmless=self.__dict__["_harmless"])
@@ -133,13 +130,7 @@ class Absent:
         run = current()
         found = next((arg for arg in args if isinstance(arg, Absent)), None)
         name = found.__dict__["_name"] if found is not None else "an unknown value"
-        raise Stop(
-            Unknown(
-                "missing-module",
-                f"{name} is used as a tensor and nothing is known of it",
-                run and run._here(),
-            )
-        )
+        raise Stop(Unknown("missing-module", f"{name} is used as a tensor and nothing is known of it", run and run._here()))
 
 
 class AbsentModule(types.ModuleType):
@@ -158,6 +149,9 @@ class AbsentModule(types.ModuleType):
         return Absent(f"{self.__name__}.{name}", harmless=self.__dict__["_harmless"])
 
 
+HERE = os.path.dirname(__file__)
+
+
 class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Comes last: finds what no one else has."""
 
@@ -170,29 +164,32 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         """A spec for a module that the program asks for and that is not installed."""
         root = fullname.partition(".")[0]
         known = root in KNOWN
+        if known and not self._wanted():
+            return None  # a library that asks whether a package is there is told the truth
         parent = fullname.rpartition(".")[0]
         inside = parent in self.made
-        if (
-            not known
-            and not inside
-            and fullname != "torch.utils.tensorboard"
-            and not self._asked(root, fullname)
-        ):
+        if not known and not inside and fullname != "torch.utils.tensorboard" and not self._asked(root, fullname):
             return None
         if known and fullname not in KNOWN[root]:
             if fullname == root:
                 return None
         return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
 
+    def _wanted(self) -> bool:
+        """Whether the program itself, or a stand-in, asks."""
+        frame: types.FrameType | None = sys._getframe(2)
+        while frame is not None and "importlib" in frame.f_code.co_filename:
+            frame = frame.f_back
+        run = current()
+        if frame is None or run is None:
+            return True
+        file = frame.f_code.co_filename
+        return run.places.own(file) or file.startswith(HERE)
+
     def _asked(self, root: str, fullname: str) -> bool:
         """Whether a line of the program imports it, at its top level and not for want of something better."""
         run = current()
-        if (
-            run is None
-            or fullname != root
-            or root in sys.builtin_module_names
-            or root in sys.stdlib_module_names
-        ):
+        if run is None or fullname != root or root in sys.builtin_module_names or root in sys.stdlib_module_names:
             return False
         frame: types.FrameType | None = sys._getframe(2)
         while frame is not None and "importlib" in frame.f_code.co_filename:
@@ -214,9 +211,7 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         harmless = root in HARMLESS or name == "torch.utils.tensorboard"
         run = current()
         if not harmless and run is not None:
-            run.unknown(
-                "missing-module", f"{name} is not installed; install it, so that its calls can be checked"
-            )
+            run.unknown("missing-module", f"{name} is not installed; install it, so that its calls can be checked")
         return AbsentModule(name, harmless)
 
     def exec_module(self, module: types.ModuleType) -> None:
@@ -246,11 +241,7 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         for name in self.made:
             sys.modules.pop(name, None)
             parent, _, last = name.rpartition(".")
-            if (
-                parent in sys.modules
-                and getattr(sys.modules[parent], last, None) is not None
-                and parent.startswith("torch.")
-            ):
+            if parent in sys.modules and getattr(sys.modules[parent], last, None) is not None and parent.startswith("torch."):
                 delattr(sys.modules[parent], last)
         self.made.clear()
 
@@ -291,12 +282,30 @@ def _catches(handler: Any) -> bool:
 def found() -> Iterator[Finder]:
     """Absent packages can be imported within."""
     finder = Finder()
+    first = _Tensorboard(finder)
     sys.meta_path.append(finder)
+    sys.meta_path.insert(0, first)
     try:
         yield finder
     finally:
         sys.meta_path.remove(finder)
+        sys.meta_path.remove(first)
         finder.forget()
+
+
+class _Tensorboard(importlib.abc.MetaPathFinder):
+    """The framework has a module for tensorboard that fails without it."""
+
+    def __init__(self, finder: Finder) -> None:
+        self.finder = finder
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """Ours for that module, unless tensorboard is installed."""
+        if fullname != "torch.utils.tensorboard" or importlib.util.find_spec("tensorboard") is not None:
+            return None
+        return self.finder.find_spec(fullname, path, target)
 
 
 def patches() -> list[tuple[Any, str, Any]]:

@@ -59,6 +59,29 @@ def _become(parameter: torch.Tensor, made: torch.Tensor) -> None:
     parameter.data = made
 
 
+def started(least: int, most: int | None = None) -> Callable[..., torch.Tensor]:
+    """A function of `torch.nn.init` for tensors of so many dimensions: which values it sets does not matter."""
+
+    def initialize(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if tensor.dim() < least:
+            raise ValueError(
+                f"Fan in and fan out can not be computed for tensor with fewer than {least} dimensions"
+            )
+        if most is not None and tensor.dim() > most:
+            raise ValueError(f"Only tensors with {least} to {most} dimensions are supported")
+        return tensor
+
+    return initialize
+
+
+STARTS = {
+    0: ("uniform_", "normal_", "trunc_normal_", "constant_", "ones_", "zeros_"),
+    2: (
+        "xavier_uniform_", "xavier_normal_", "kaiming_uniform_", "kaiming_normal_", "orthogonal_",
+    ),
+}  # fmt: skip
+
+
 def patches() -> list[tuple[Any, str, Any]]:
     """(owner, attribute, stand-in) for all of this module."""
     optimizers = {kind for kind in vars(torch.optim).values() if isinstance(kind, type)}
