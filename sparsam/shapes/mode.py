@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._pytree import tree_flatten, tree_map
 
 Rule = Callable[..., Any]
@@ -19,14 +20,16 @@ class Mode(FakeTensorMode):
     """The tensors of one run.
 
     Args:
-        rules: Called with (function, args, kwargs) in place of an operator; `NotImplemented` leaves it to torch.
+        run: The run, for the rules.
+        shapes: The environment of its symbols.
         unmodelled: Whether an exception says that torch has no symbolic rule, rather than that sizes are wrong.
     """
 
-    def __init__(self, rules: Mapping[Any, Rule], unmodelled: Callable[[Exception], bool], **settings: Any) -> None:
-        super().__init__(**settings)
-        self.rules = rules
+    def __init__(self, run: Any, shapes: ShapeEnv, unmodelled: Callable[[Exception], bool]) -> None:
+        super().__init__(shape_env=shapes, allow_non_fake_inputs=True)
+        self.run = run
         self.unmodelled = unmodelled
+        self.rules: Mapping[Any, Rule] = {}  # by operator; called with (run, operator, args, kwargs)
 
     def dispatch(
         self, func: Any, types: Sequence[type], args: Sequence[object] = (), kwargs: Any = None
@@ -36,7 +39,7 @@ class Mode(FakeTensorMode):
         rule = self.rules.get(func)
         if rule is not None:
             with self:
-                answer = rule(func, args, kwargs)
+                answer = rule(self.run, func, args, kwargs)
             if answer is not NotImplemented:
                 return answer
         try:
@@ -86,9 +89,7 @@ def _plain(args: Any, kwargs: Any) -> tuple[Any, dict[int, Any]]:
 
     def made(value: Any) -> Any:
         if isinstance(value, FakeTensor) and has_symbols(value):
-            sizes = [number(size) for size in value.shape]
-            strides = [number(stride) for stride in value.stride()]
-            fresh = torch.empty_strided(sizes, strides, dtype=value.dtype, device=value.device)
+            fresh = plain_view(value)
             back[id(fresh)] = value
             return fresh
         return number(value)
@@ -98,12 +99,15 @@ def _plain(args: Any, kwargs: Any) -> tuple[Any, dict[int, Any]]:
 
 def plain_views(arguments: Any) -> Any:
     """The arguments with plain sizes, each tensor a view of its original, gradients included."""
+    return tree_map(
+        lambda value: (
+            plain_view(value) if isinstance(value, torch.Tensor) and has_symbols(value) else number(value)
+        ),
+        arguments,
+    )
 
-    def made(value: Any) -> Any:
-        if isinstance(value, torch.Tensor) and has_symbols(value):
-            sizes = [number(size) for size in value.shape]
-            strides = [number(stride) for stride in value.stride()]
-            return value.as_strided(sizes, strides)
-        return number(value)
 
-    return tree_map(made, arguments)
+def plain_view(tensor: torch.Tensor) -> torch.Tensor:
+    """The same tensor with its sizes as plain numbers, on record."""
+    sizes = [number(size) for size in tensor.shape]
+    return tensor.as_strided(sizes, [number(stride) for stride in tensor.stride()])

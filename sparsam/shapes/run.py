@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 from torch._subclasses import fake_tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from sparsam.errors import Refused
 from sparsam.shapes.environment import Divergence, Literal, Number, Shapes
+from sparsam.shapes.mode import Mode, has_symbols, plain_views
 from sparsam.shapes.naming import in_names
 from sparsam.shapes.operands import operands_of
 from sparsam.shapes.places import Places
@@ -46,7 +46,12 @@ UNMODELLED_TEXTS = (
     "SymBool",
 )
 
-ARGUMENT_TEXTS = ("invalid combination of arguments", "must be", "unsupported operand type", "not supported between")
+ARGUMENT_TEXTS = (
+    "invalid combination of arguments",
+    "must be",
+    "unsupported operand type",
+    "not supported between",
+)
 
 
 class Stop(BaseException):
@@ -114,7 +119,7 @@ class Run:
         self.places = places
         self.plain = plain
         self.shapes = Shapes(hints, places.innermost, plain=plain)
-        self.mode = FakeTensorMode(shape_env=self.shapes, allow_non_fake_inputs=True)
+        self.mode = Mode(self, self.shapes, _no_rule)
         self.unknowns: dict[tuple[str, Place | None], Unknown] = {}
         self.operations = 0
         self.limit = operations
@@ -199,7 +204,7 @@ class Watch(TorchFunctionMode):
                     answer = rule(run, func, args, kwargs)
                 if answer is not NotImplemented:
                     return answer
-            return func(*args, **kwargs)
+            return _called(func, args, kwargs)
         except Exception as error:
             if run.call is None or run.call[0] is not error:
                 run.call = (error, func, args, kwargs)
@@ -211,6 +216,25 @@ def _elsewhere(device: Any) -> bool:
     if isinstance(device, int) and not isinstance(device, bool):
         return False
     return isinstance(device, (str, torch.device)) and str(device).partition(":")[0] in ("cuda", "mps", "xpu")
+
+
+def _called(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The framework's answer; with plain sizes where it has none for symbols."""
+    try:
+        return func(*args, **kwargs)
+    except Exception as error:
+        again = isinstance(func, BUILT_IN) and not getattr(func, "__name__", "_").endswith("_")
+        if not again or "out" in kwargs or not _no_rule(error) or not has_symbols((args, kwargs)):
+            raise
+        reason = error
+    plain, named = plain_views((args, kwargs))
+    try:
+        return func(*plain, **named)
+    except Exception as error:
+        raise reason if _no_rule(error) else error from None
+
+
+BUILT_IN = (type(torch.add), type(torch.Tensor.add), type(torch.nn.functional.linear))
 
 
 @contextlib.contextmanager
@@ -253,6 +277,7 @@ def execute(
     run = Run(hints, places, **limits)
     started = time.perf_counter()
     ending, failure = "end", None
+    run.mode.rules = rules or {}
     _current.append(run)
     try:
         with quiet_framework(), run.mode, Watch(run, rules or {}):
@@ -315,7 +340,7 @@ def _failed(error: BaseException, run: Run) -> tuple[str, Failure]:
     last = None
     while own is not None:
         last, own = own, own.tb_next
-    if last is not None and _of_the_checker(last) and not _explicit_raise(last):
+    if last is not None and _of_the_checker(error, last) and not _explicit_raise(last):
         run.unknown("crash", f"the checker itself failed: {type(error).__name__}: {first_line(str(error))}")
         run.notes["crash"] = describe(error)
         return "stopped", failure
@@ -325,10 +350,20 @@ def _failed(error: BaseException, run: Run) -> tuple[str, Failure]:
     return "error", failure
 
 
-def _of_the_checker(step: TracebackType) -> bool:
-    """Whether a line of this package raised by itself, and not the framework that it called for the program."""
+def _of_the_checker(error: BaseException, step: TracebackType) -> bool:
+    """Whether a line of this package raised by itself, and not the framework that it called for the program.
+
+    No line of Python's raises a RuntimeError by itself.
+    """
     code = step.tb_frame.f_code
-    return code.co_filename.startswith(HERE) and code is not Watch.__torch_function__.__code__
+    return (
+        code.co_filename.startswith(HERE)
+        and code not in CALLERS
+        and (not isinstance(error, RuntimeError) or isinstance(error, (RecursionError, NotImplementedError)))
+    )
+
+
+CALLERS = (Watch.__torch_function__.__code__, _called.__code__, Mode.dispatch.__code__)
 
 
 def _explicit_raise(step: TracebackType | None) -> bool:
@@ -343,14 +378,18 @@ _RAISE = dis.opmap["RAISE_VARARGS"]
 
 
 def _unmodelled(error: BaseException, run: Run) -> bool:
+    if isinstance(error, NotImplementedError) and run.call is not None and run.call[0] is error:
+        return True
+    return _no_rule(error)
+
+
+def _no_rule(error: BaseException) -> bool:
     if isinstance(error, UNMODELLED):
         return True
     text = str(error)
     if isinstance(error, TypeError) and any(part in text for part in ARGUMENT_TEXTS):
         # The framework lists the types that it got: a tensor is no news among them, a symbol is.
         text = text.replace("FakeTensor", "Tensor")
-    if isinstance(error, NotImplementedError) and run.call is not None and run.call[0] is error:
-        return True
     return isinstance(error, (RuntimeError, TypeError, AssertionError, ValueError)) and any(
         part in text for part in UNMODELLED_TEXTS
     )

@@ -55,7 +55,9 @@ def _operator(op: Callable[..., Any]) -> Callable[[Any], Any]:
     return call
 
 
-def _module(kind: type[torch.nn.Module], *, forward: bool = True, training: bool = True) -> Callable[[Any], Any]:
+def _module(
+    kind: type[torch.nn.Module], *, forward: bool = True, training: bool = True
+) -> Callable[[Any], Any]:
     def call(arguments: Any) -> Any:
         (args, kwargs), (inputs, named) = arguments
         made = kind(*args, **kwargs).train(training)
@@ -83,6 +85,8 @@ def operator_samples(most: int) -> Iterator[Case]:
 
     for op in op_db:
         dtypes = op.supported_dtypes("cpu")
+        if not dtypes:
+            continue
         dtype = torch.float32 if torch.float32 in dtypes else min(dtypes, key=str)
         samples = op.sample_inputs("cpu", dtype, requires_grad=False)
         for number, sample in enumerate(itertools.islice(samples, most)):
