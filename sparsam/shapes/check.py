@@ -9,7 +9,7 @@ from sparsam.errors import Refused
 from sparsam.shapes import sandbox
 from sparsam.shapes.arguments import Argument, parse_arguments
 from sparsam.shapes.source import Program, read
-from sparsam.shapes.verdict import Report, Unknown, Verdict, from_json
+from sparsam.shapes.verdict import Place, Report, Unknown, Verdict, from_json
 
 STARTING = 30.0  # seconds that the process may take for its imports, beside those of the check
 
@@ -90,7 +90,7 @@ def _report(program: Program, outcome: sandbox.Outcome, partial: list[dict[str, 
         raise Refused(result["refused"]["text"], code=result["refused"]["code"])
     told = result.get("report") or (partial[0] if partial else None)
     report = from_json(told) if told else Report(program.target, Verdict.UNKNOWN)
-    unknowns = [*report.unknowns]
+    unknowns = [*report.unknowns, *(_dropped(program, line, text) for line, text in program.dropped)]
     unknowns += [u for u in outcome.unknowns if not any(_alike(u, known) for known in unknowns)]
     verdict = report.verdict
     if unknowns and verdict is Verdict.PROVED:
@@ -102,6 +102,16 @@ def _report(program: Program, outcome: sandbox.Outcome, partial: list[dict[str, 
         unknowns=tuple(unknowns),
         statistics=statistics,
         output=outcome.output,
+    )
+
+
+def _dropped(program: Program, line: int, text: str) -> Unknown:
+    """A line of a notebook that is no Python."""
+    file, inside = program.where(program.file, line)
+    return Unknown(
+        "notebook-line",
+        f"a line that is no Python was left out: {text.strip()}",
+        Place(file, inside, source=text),
     )
 
 

@@ -24,6 +24,7 @@ from sparsam.shapes.verdict import Failure, Path, Place, Symbol, Unknown, Verdic
 
 SAMPLES = 3  # sizes tried where the program turns a size into a plain number without a bound
 AGAIN = 20  # times that all may begin anew because a loop's changes are uneven
+SIMPLER = 8  # times that a simpler witness is looked for
 FEW = 40  # … and where there are at most so many, all
 
 
@@ -320,6 +321,22 @@ def _confirmed(
     known = next((f for f in found.failed if _same(f.failure, failure)), None)
     if known is not None:
         known.count += 1
+        if known.count <= SIMPLER:
+            witness = next(iter(_witnesses(outcome, region, solver, declared)))
+            if _weight(witness, outcome) < _weight(known.witness, known.outcome):
+                again = run(witness, plain=True)
+                found.runs += 1
+                if (
+                    again.failure is not None
+                    and again.ending == outcome.ending
+                    and _same(again.failure, failure)
+                ):
+                    known.failure, known.witness, known.outcome, known.region = (
+                        failure,
+                        witness,
+                        outcome,
+                        region,
+                    )
         return Verdict.ERROR
     for witness in _witnesses(outcome, region, solver, declared):
         again = run(witness, plain=True)
@@ -335,6 +352,13 @@ def _confirmed(
         )
     )
     return Verdict.UNKNOWN
+
+
+def _weight(witness: Mapping[str, Number], outcome: Outcome) -> tuple[Number, Number]:
+    """How large the sizes of a witness are, and then its other values: smaller is easier to look at."""
+    sizes = {name: abs(witness[name]) for name, symbol in outcome.symbols.items() if name in witness}
+    given = sum(size for name, size in sizes.items() if outcome.symbols[name].kind == "size")
+    return given, sum(sizes.values()) - given
 
 
 def _same(one: Failure, other: Failure) -> bool:

@@ -22,6 +22,7 @@ from sparsam.shapes.mode import Mode, has_symbols, plain_views
 from sparsam.shapes.naming import in_names
 from sparsam.shapes.operands import operands_of
 from sparsam.shapes.places import Places
+from sparsam.shapes.sandbox import blamed
 from sparsam.shapes.verdict import Failure, Operand, Place, Symbol, Unknown
 
 HERE = os.path.dirname(__file__) + os.sep
@@ -329,6 +330,14 @@ def _left(leaving: SystemExit, run: Run) -> tuple[str, Failure | None]:
 
 def _failed(error: BaseException, run: Run) -> tuple[str, Failure]:
     failure = failure_of(error, run)
+    why = blamed(error)
+    if why:
+        run.unknown(
+            why if why == "memory" else "refused",
+            f"{first_line(failure.text)} (refused while a program is checked)",
+            failure.chain[-1],
+        )
+        return "stopped", failure
     if _unmodelled(error, run):
         run.unknown(
             "unmodelled-call",
