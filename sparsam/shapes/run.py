@@ -9,7 +9,7 @@ import sys
 import time
 import traceback as tracebacks
 from collections.abc import Callable, Iterator, Mapping
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 import torch
@@ -43,6 +43,7 @@ UNMODELLED_TEXTS = (
     "Expected a value of type 'int'",
     "is not symbolically traceable",
     "SymInt",
+    "python_arg_parser.cpp",
     "SymFloat",
     "SymBool",
 )
@@ -119,7 +120,7 @@ class Run:
     ) -> None:
         self.places = places
         self.plain = plain
-        self.shapes = Shapes(hints, places.innermost, plain=plain)
+        self.shapes = Shapes(hints, places.innermost, plain=plain, inside=self._inside)
         self.mode = Mode(self, self.shapes, _no_rule)
         self.unknowns: dict[tuple[str, Place | None], Unknown] = {}
         self.operations = 0
@@ -159,6 +160,18 @@ class Run:
         if self.operations % 64 == 0 and time.monotonic() > self.deadline:
             raise Stop(Unknown("time", "the time limit of one run was reached", self._here()))
 
+    def _inside(self, frame: FrameType | None) -> bool:
+        """Whether the framework or a library asks the data something, and not the program."""
+        while frame is not None and not self.places.own(frame.f_code.co_filename):
+            code = frame.f_code
+            if code is Watch.__torch_function__.__code__:
+                if frame.f_locals["func"] not in READS:
+                    return True
+            elif not code.co_filename.startswith(MACHINERY):
+                return True
+            frame = frame.f_back
+        return False
+
     def _here(self) -> Place | None:
         return self.places.innermost(sys._getframe(1))
 
@@ -175,6 +188,23 @@ GETTERS = frozenset(
     getattr(torch._C.TensorBase, name).__get__
     for name in ("shape", "dtype", "device", "requires_grad", "ndim", "is_leaf", "grad_fn", "layout")
 )  # of which nothing is decided
+
+
+READS = frozenset(
+    getattr(torch.Tensor, name)
+    for name in ("__bool__", "__int__", "__float__", "__index__", "__contains__", "item", "tolist", "is_nonzero")
+)
+TORCH = os.path.dirname(torch.__file__) + os.sep
+MACHINERY = (
+    HERE,
+    *(
+        os.path.join(TORCH, *path.split("/"))
+        for path in ("_subclasses/", "fx/experimental/", "_ops.py", "_tensor.py", "__init__.py", "utils/_stats.py",
+        "overrides.py", "utils/_python_dispatch.py", "utils/_sympy/")
+    ),
+    os.path.dirname(os.__file__) + os.sep + "functools",
+    os.path.dirname(os.__file__) + os.sep + "contextlib",
+)
 
 
 class Watch(TorchFunctionMode):
