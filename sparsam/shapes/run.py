@@ -215,6 +215,7 @@ class Watch(TorchFunctionMode):
         self.run = run
         self.rules = rules
         self.depth = 0
+        self.busy: list[Any] = []  # functions whose rules are at work, and may call them
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -228,11 +229,15 @@ class Watch(TorchFunctionMode):
             kwargs = {**kwargs, "device": "cpu"}
         if func is torch.Tensor.to and any(map(_elsewhere, args[1:])):
             args = (args[0], *("cpu" if _elsewhere(arg) else arg for arg in args[1:]))
-        rule = self.rules.get(func)
+        rule = self.rules.get(func) if func not in self.busy else None
         try:
             if rule is not None:
-                with self:
-                    answer = rule(run, func, args, kwargs)
+                self.busy.append(func)
+                try:
+                    with self:
+                        answer = rule(run, func, args, kwargs)
+                finally:
+                    self.busy.pop()
                 if answer is not NotImplemented:
                     return answer
             return _called(func, args, kwargs)
