@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 import sympy
 
-from sparsam.shapes.environment import Literal, Number, printed, sympy_symbol
+from sparsam.shapes.environment import DATA, Literal, Number, printed, sympy_symbol
 from sparsam.shapes.environment import Unknown as Declared
 from sparsam.shapes.naming import words
 from sparsam.shapes.run import Outcome
@@ -79,10 +79,11 @@ class Explored:
     symbols: dict[str, Symbol] = dataclasses.field(default_factory=dict)
     runs: int = 0
     operations: int = 0
+    invalid: list[tuple[frozenset[sympy.Basic], sympy.Basic]] = dataclasses.field(default_factory=list)
 
     def begin_anew(self) -> None:
         """Forgets what was found, and keeps what it cost."""
-        for group in (self.paths, self.failed, self.unknowns, self.symbols):
+        for group in (self.paths, self.failed, self.unknowns, self.symbols, self.invalid):
             group.clear()
 
     def unknown(self, unknown: Unknown) -> None:
@@ -293,6 +294,9 @@ def _record(
                 )
             )
             verdict = Verdict.UNKNOWN
+        elif outcome.ending == "error" and _invalid_data(found, outcome, failure):
+            # As with indices out of range: whether data are valid is no matter of sizes.
+            pass
         elif outcome.ending == "raise" and _depends_on_values(outcome):
             found.unknown(
                 Unknown(
@@ -306,6 +310,16 @@ def _record(
             verdict = _confirmed(found, outcome, failure, region, run, solver, declared)
     sample = {name: outcome.hints[name] for name in outcome.hints if name in outcome.symbols}
     found.paths.append(Path(verdict, sample, conditions_of(outcome.literals), outcome.ending))
+
+
+def _invalid_data(found: Explored, outcome: Outcome, failure: Failure) -> bool:
+    """Whether the framework refuses the data that it was given, after a look at them, and would take others."""
+    guards = [literal for literal in outcome.literals if literal.kind == "guard"]
+    if not guards or guards[-1].cause != DATA or guards[-1].place != failure.place:
+        return False
+    before = frozenset(literal.condition for literal in guards[:-1])
+    found.invalid.append((before, guards[-1].condition))
+    return (before, negated(guards[-1].condition)) not in found.invalid
 
 
 def _depends_on_values(outcome: Outcome) -> bool:
