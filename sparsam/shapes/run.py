@@ -8,13 +8,8 @@ import os
 import sys
 import time
 import traceback as tracebacks
-<<<<<<< HEAD
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import TracebackType
-=======
-from collections.abc import Callable, Iterator, Mapping
 from types import FrameType, TracebackType
->>>>>>> sh-ops
 from typing import Any
 
 import torch
