@@ -267,16 +267,13 @@ class Rounds:
         raise self._unknown(f"{_name(path)} is something else after each round")
 
     def _uneven(self, path: tuple[Any, ...]) -> bool:
-        return bool(self.run.memory.get(("uneven", self.place, path)))
+        return (self.place, path) in self.run.memory.uneven
 
     def _again(self, path: tuple[Any, ...], why: str) -> Stop:
         """Ends the run, to begin anew with a value that may be anything at this path."""
         if self._uneven(path):
             return self._unknown(why)
-        memory = self.run.memory
-        for key in [key for key in memory if isinstance(key, tuple) and key[0] != "uneven"]:
-            del memory[key]  # where runs that do not count any more had come together
-        memory["uneven", self.place, path] = True
+        self.run.memory.uneven.add((self.place, path))
         return Stop(None, "again")
 
     def _of_data(self, expression: Any) -> bool:

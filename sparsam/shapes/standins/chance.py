@@ -155,7 +155,9 @@ def _array(size: Any, kind: torch.dtype, low: Any = None, high: Any = None) -> A
     if size is None:
         if kind.is_floating_point:
             return real_number("a random number", low, high)
-        return whole_number("a random number", low if low is not None else 0, high if high is not None else 2**31)
+        return whole_number(
+            "a random number", low if low is not None else 0, high if high is not None else 2**31
+        )
     sizes = tuple(size) if isinstance(size, (list, tuple)) else (size,)
     if any(side < 0 for side in sizes):
         raise ValueError("negative dimensions are not allowed")
@@ -199,7 +201,9 @@ def _randn(*sizes: Any) -> Any:
     return _array(sizes or None, torch.float64)
 
 
-def _drawn(values: Any, size: Any = None, replace: bool = True, p: Any = None, *args: Any, **kwargs: Any) -> Any:
+def _drawn(
+    values: Any, size: Any = None, replace: bool = True, p: Any = None, *args: Any, **kwargs: Any
+) -> Any:
     if isinstance(values, (int, torch.SymInt)):
         if not replace and size is not None and not isinstance(size, tuple) and size > values:
             raise ValueError("Cannot take a larger sample than population when 'replace=False'")
@@ -309,4 +313,3 @@ def patches() -> Iterator[tuple[Any, str, Any]]:
         if real is not None:
             yield np.random, name, _either(real, ours)
     yield np.random, "default_rng", _either(np.random.default_rng, Generator)
-

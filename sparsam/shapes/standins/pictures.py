@@ -86,7 +86,11 @@ class Picture(_Base):  # type: ignore[misc]
     def load(self) -> Any:
         """What Pillow calls before it touches pixels: there are none."""
         run = current()
-        raise Stop(Unknown("unmodelled-call", "Pillow needs the pixels of a picture that has none", run and run._here()))
+        raise Stop(
+            Unknown(
+                "unmodelled-call", "Pillow needs the pixels of a picture that has none", run and run._here()
+            )
+        )
 
     def convert(self, mode: str | None = None, *args: Any, **kwargs: Any) -> "Picture":
         """The same picture in another mode.
@@ -95,7 +99,9 @@ class Picture(_Base):  # type: ignore[misc]
             ValueError: If there is no such mode.
         """
         if mode is not None and mode not in CHANNELS:
-            raise ValueError("illegal image mode" if not mode else f"conversion from {self.mode} to {mode} not supported")
+            raise ValueError(
+                "illegal image mode" if not mode else f"conversion from {self.mode} to {mode} not supported"
+            )
         return Picture(mode or ("RGB" if self.mode == "P" else self.mode), self.size)
 
     def resize(self, size: Any, *args: Any, **kwargs: Any) -> "Picture":
@@ -163,7 +169,9 @@ class Picture(_Base):  # type: ignore[misc]
             return self._like()
         if not symbolic(angle) and angle % 90 == 0:
             return self._like(size=self.size[::-1])
-        return self._like(size=(value("width of a turned picture", 1), value("height of a turned picture", 1)))
+        return self._like(
+            size=(value("width of a turned picture", 1), value("height of a turned picture", 1))
+        )
 
     def thumbnail(self, size: Any, *args: Any, **kwargs: Any) -> None:
         """Makes it no larger than that, in place, keeping its proportions."""
@@ -198,9 +206,9 @@ class Picture(_Base):  # type: ignore[misc]
     def _nothing(self, *args: Any, **kwargs: Any) -> None:
         """Changes or shows pixels."""
 
-    paste = putpixel = putdata = putalpha = putpalette = alpha_composite = show = save = seek = close = verify = draft = (
-        _nothing
-    )
+    paste = putpixel = putdata = putalpha = putpalette = alpha_composite = show = save = seek = close = (
+        verify
+    ) = draft = _nothing
     __del__ = _nothing
 
     def tell(self) -> int:
@@ -396,7 +404,9 @@ def _expand(real: Callable[..., Any]) -> Callable[..., Any]:
         if not isinstance(image, Picture):
             return real(image, border, fill)
         sides = border if isinstance(border, tuple) else (border,)
-        left, top, right, bottom = sides if len(sides) == 4 else (*sides, *sides) if len(sides) == 2 else sides * 4
+        left, top, right, bottom = (
+            sides if len(sides) == 4 else (*sides, *sides) if len(sides) == 2 else sides * 4
+        )
         return image._like(size=(image.width + left + right, image.height + top + bottom))
 
     return function
@@ -421,7 +431,16 @@ def patches() -> Iterator[tuple[Any, str, Any]]:
     yield pil, "merge", merged
     for name in ("blend", "alpha_composite", "composite"):
         yield pil, name, _blended(getattr(pil, name))
-    for name in ("autocontrast", "equalize", "invert", "posterize", "solarize", "mirror", "flip", "exif_transpose"):
+    for name in (
+        "autocontrast",
+        "equalize",
+        "invert",
+        "posterize",
+        "solarize",
+        "mirror",
+        "flip",
+        "exif_transpose",
+    ):
         yield ImageOps, name, _kept(getattr(ImageOps, name))
     yield ImageOps, "grayscale", _kept(ImageOps.grayscale, "L")
     yield ImageOps, "colorize", _kept(ImageOps.colorize, "RGB")
@@ -431,7 +450,11 @@ def patches() -> Iterator[tuple[Any, str, Any]]:
     for name in ("Color", "Contrast", "Brightness", "Sharpness"):
         yield ImageEnhance, name, _enhancer(getattr(ImageEnhance, name))
     draw = ImageDraw.Draw
-    yield ImageDraw, "Draw", lambda image, mode=None: _Drawing() if isinstance(image, Picture) else draw(image, mode)
+    yield (
+        ImageDraw,
+        "Draw",
+        lambda image, mode=None: _Drawing() if isinstance(image, Picture) else draw(image, mode),
+    )
 
 
 def _enhancer(real: Any) -> Any:
