@@ -319,6 +319,42 @@ def _sliding(value: Any, window: Any, axis: Any = None, **kwargs: Any) -> Any:
     return wrapped(tensor.unfold(0 if axis is None else axis, window, 1))
 
 
+def _items(arrays: Any, rank: int = 0) -> list[Any]:
+    """Items of a list as tensors, of at least some rank; what stands for many stays so."""
+
+    def one(item: Any) -> Any:
+        if isinstance(item, Repeated):
+            return Repeated(one(item.item), item.count)
+        tensor = tensor_of(item, real=True)
+        if tensor is None:
+            tensor = _of_real(np.asarray(item))
+        if tensor is None:
+            raise TypeError("an array is needed")
+        while tensor.dim() < rank:
+            tensor = tensor[None]
+        return tensor
+
+    return [one(item) for item in (arrays if isinstance(arrays, (list, tuple)) else list(arrays))]
+
+
+def _joined(arrays: Any, axis: Any = 0, rank: int = 0, join: Callable[..., Any] = torch.cat) -> Any:
+    items = _items(arrays, rank)
+    if not items:
+        raise ValueError("need at least one array to concatenate")
+    if axis is None:
+        items, axis = [item.reshape(-1) for item in items], 0
+    try:
+        return wrapped(join(items, axis))
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
+
+
+def _side_by_side(arrays: Any, **kwargs: Any) -> Any:
+    items = _items(arrays, 1)
+    first = items[0].item if isinstance(items[0], Repeated) else items[0]
+    return _joined(items, 0 if first.dim() == 1 else 1)
+
+
 def _save(*args: Any, **kwargs: Any) -> None:
     """Nothing is written."""
 
@@ -399,6 +435,10 @@ OWN: dict[str, Callable[..., Any]] = {
     "linspace": _spaced,
     "logspace": _spaced,
     "arange": _steps,
+    "concatenate": lambda arrays, axis=0, **kwargs: _joined(arrays, axis),
+    "stack": lambda arrays, axis=0, **kwargs: _joined(arrays, axis, join=torch.stack),
+    "vstack": lambda arrays, **kwargs: _joined(arrays, 0, 2),
+    "hstack": _side_by_side,
     "pad": _padded,
     "sliding_window_view": _sliding,
     "save": _save,
