@@ -131,11 +131,17 @@ RIGHT = {
 }
 
 UNKNOWN = {
-    "missing-module": ("import torch\nimport foolib  # here\nx = foolib.make(torch.zeros(2))\n", "missing-module"),
+    "missing-module": (
+        "import torch\nimport foolib  # here\nx = foolib.make(torch.zeros(2))\n",
+        "missing-module",
+    ),
     "stored-tensor": ("import torch\nx = torch.load('data.pt')\ntorch.relu(x)  # here\n", "missing-module"),
     "missing-text": ("import torch\ntext = open('corpus.txt').read()  # here\n", "missing-file"),
     "hub": ("import torch\nmodel = torch.hub.load('a/b', 'c')  # here\n", "network"),
-    "fetched": ("import torch\nimport urllib.request\nurllib.request.urlopen('https://nowhere')  # here\n", "network"),
+    "fetched": (
+        "import torch\nimport urllib.request\nurllib.request.urlopen('https://nowhere')  # here\n",
+        "network",
+    ),
 }
 
 
@@ -155,7 +161,9 @@ def test_what_is_not_known_is_said_with_its_line(name, tmp_path, monkeypatch):
     text, code = UNKNOWN[name]
     report = checked(tmp_path, text)
     assert report.verdict.value == "unknown" and not report.findings, told(report)
-    assert (code, line_of(text, "# here")) in {(u.code, u.place and u.place.line) for u in report.unknowns}, told(report)
+    assert (code, line_of(text, "# here")) in {(u.code, u.place and u.place.line) for u in report.unknowns}, (
+        told(report)
+    )
 
 
 def test_stand_ins_leave_no_trace(tmp_path):
@@ -167,8 +175,26 @@ def test_stand_ins_leave_no_trace(tmp_path):
     import numpy
     import torch
 
-    before = (builtins.open, random.random, numpy.zeros, torch.load, torch.nn.Module._apply, torch.from_numpy, list(sys.meta_path))
-    checked(tmp_path, textwrap.dedent("import torchvision, matplotlib, torch\nfrom torchvision import datasets\n"))
-    after = (builtins.open, random.random, numpy.zeros, torch.load, torch.nn.Module._apply, torch.from_numpy, list(sys.meta_path))
+    before = (
+        builtins.open,
+        random.random,
+        numpy.zeros,
+        torch.load,
+        torch.nn.Module._apply,
+        torch.from_numpy,
+        list(sys.meta_path),
+    )
+    checked(
+        tmp_path, textwrap.dedent("import torchvision, matplotlib, torch\nfrom torchvision import datasets\n")
+    )
+    after = (
+        builtins.open,
+        random.random,
+        numpy.zeros,
+        torch.load,
+        torch.nn.Module._apply,
+        torch.from_numpy,
+        list(sys.meta_path),
+    )
     assert before == after
     assert not {"torchvision", "torchvision.datasets", "matplotlib"} & set(sys.modules)
