@@ -139,7 +139,7 @@ def test_a_picture_file_keeps_its_mode_and_size(tmp_path):
     text = f"""
         from PIL import Image
         from torchvision import transforms
-        image = Image.open({str(tmp_path / 'a.png')!r})
+        image = Image.open({str(tmp_path / "a.png")!r})
         assert image.mode == 'LA' and image.size == (7, 5)
         assert transforms.ToTensor()(image).shape == (2, 5, 7)
         other = Image.open('nowhere.png')
@@ -147,4 +147,6 @@ def test_a_picture_file_keeps_its_mode_and_size(tmp_path):
         torch_like = x.view(3, -1)  # here
         """
     report = checked(tmp_path, text)
-    assert [finding.failure.place.line for finding in report.findings] == [line_of(text, "# here")], told(report)
+    assert [finding.failure.place.line for finding in report.findings] == [line_of(text, "# here")], told(
+        report
+    )

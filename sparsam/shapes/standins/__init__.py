@@ -19,7 +19,19 @@ from sparsam.shapes.standins import (
     weights,
 )
 
-MODULES = (arguments, loader, training, pictures, arrays, chance, files, network, processes, framework, weights)
+MODULES = (
+    arguments,
+    loader,
+    training,
+    pictures,
+    arrays,
+    chance,
+    files,
+    network,
+    processes,
+    framework,
+    weights,
+)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ arguments first.
 """
 
 import functools
+import itertools
 import importlib.util
 import math
 import operator
@@ -21,7 +22,9 @@ from sparsam.shapes.verdict import Unknown
 NUMPY = importlib.util.find_spec("numpy") is not None
 if NUMPY:
     import numpy as np
-    import torch._numpy as tnp
+    import torch._numpy
+
+    tnp: Any = torch._numpy
 
 DEEP = 6  # nested lists
 LOOKED_AT = 64  # items of a long list that are looked at for symbols
@@ -185,7 +188,9 @@ def _applied(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if function is None:
         raise Stop(
             Unknown(
-                "unmodelled-call", f"numpy.{name} has no rule for arrays without data", run and run._here()
+                "unmodelled-call",
+                f"numpy.{name} has no rule for arrays without data",
+                run._here() if run is not None else None,
             )
         )
     kwargs = {
@@ -198,7 +203,9 @@ def _applied(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     except (RuntimeError, NotImplementedError) as error:
         if not isinstance(error, NotImplementedError):
             raise ValueError(str(error)) from error  # as NumPy's own
-        raise Stop(Unknown("unmodelled-call", f"numpy.{name}: {error}", run and run._here())) from error
+        raise Stop(
+            Unknown("unmodelled-call", f"numpy.{name}: {error}", run._here() if run is not None else None)
+        ) from error
 
 
 def _universal(self: Any, ufunc: Any, method: str, *inputs: Any, out: Any = None, **kwargs: Any) -> Any:
@@ -208,7 +215,11 @@ def _universal(self: Any, ufunc: Any, method: str, *inputs: Any, out: Any = None
     if method != "__call__":
         run = current()
         raise Stop(
-            Unknown("unmodelled-call", f"numpy.{ufunc.__name__}.{method} has no rule", run and run._here())
+            Unknown(
+                "unmodelled-call",
+                f"numpy.{ufunc.__name__}.{method} has no rule",
+                run._here() if run is not None else None,
+            )
         )
     made = _applied(ufunc.__name__, inputs, kwargs)
     if out is not None:
@@ -379,7 +390,7 @@ def _split(value: Any, parts: Any, axis: Any = 0) -> list[Any]:
         step = total // parts
         return [wrapped(tensor.narrow(axis, step * i, step)) for i in range(int(parts))]
     ends = [0, *parts, total]
-    return [wrapped(tensor.narrow(axis, a, b - a)) for a, b in zip(ends, ends[1:], strict=False)]
+    return [wrapped(tensor.narrow(axis, a, b - a)) for a, b in itertools.pairwise(ends)]
 
 
 def _numbers(name: str, of_numbers: Callable[[list[Any]], Any]) -> Callable[..., Any]:
@@ -460,123 +471,17 @@ OWN: dict[str, Callable[..., Any]] = {
     "copyto": lambda target, source, **kwargs: target.__setitem__(..., source),
 }
 
-NAMES = [
-    "array",
-    "asarray",
-    "asanyarray",
-    "ascontiguousarray",
-    "zeros",
-    "ones",
-    "empty",
-    "full",
-    "linspace",
-    "logspace",
-    "arange",
-    "eye",
-    "identity",
-    "tri",
-    "pad",
-    "split",
-    "concatenate",
-    "stack",
-    "vstack",
-    "hstack",
-    "dstack",
-    "column_stack",
-    "mean",
-    "sum",
-    "std",
-    "var",
-    "prod",
-    "max",
-    "min",
-    "amax",
-    "amin",
-    "median",
-    "average",
-    "argmax",
-    "argmin",
-    "abs",
-    "absolute",
-    "sqrt",
-    "exp",
-    "log",
-    "log2",
-    "log10",
-    "sin",
-    "cos",
-    "tan",
-    "tanh",
-    "floor",
-    "ceil",
-    "round",
-    "power",
-    "square",
-    "sign",
-    "clip",
-    "where",
-    "zeros_like",
-    "ones_like",
-    "empty_like",
-    "full_like",
-    "dot",
-    "matmul",
-    "outer",
-    "tile",
-    "repeat",
-    "expand_dims",
-    "squeeze",
-    "transpose",
-    "reshape",
-    "ravel",
-    "roll",
-    "flip",
-    "cumsum",
-    "diff",
-    "sort",
-    "argsort",
-    "unique",
-    "isnan",
-    "isinf",
-    "isfinite",
-    "all",
-    "any",
-    "maximum",
-    "minimum",
-    "add",
-    "subtract",
-    "multiply",
-    "divide",
-    "mod",
-    "equal",
-    "allclose",
-    "array_equal",
-    "meshgrid",
-    "bincount",
-    "broadcast_to",
-    "swapaxes",
-    "moveaxis",
-    "atleast_1d",
-    "atleast_2d",
-    "nonzero",
-    "percentile",
-    "quantile",
-    "histogram",
-    "save",
-    "savez",
-    "savez_compressed",
-    "savetxt",
-    "shape",
-    "size",
-    "isscalar",
-    "copyto",
-    "float32",
-    "float64",
-    "int64",
-    "int32",
-    "uint8",
-    "nanmean",
-]
+_NAMES = """
+array asarray asanyarray ascontiguousarray zeros ones empty full linspace logspace arange eye identity tri pad
+split concatenate stack vstack hstack dstack column_stack mean sum std var prod max min amax amin median average
+argmax argmin abs absolute sqrt exp log log2 log10 sin cos tan tanh floor ceil round power square sign clip where
+zeros_like ones_like empty_like full_like dot matmul outer tile repeat expand_dims squeeze transpose reshape ravel
+roll flip cumsum diff sort argsort unique isnan isinf isfinite all any maximum minimum add subtract multiply divide
+mod equal allclose array_equal meshgrid bincount broadcast_to swapaxes moveaxis atleast_1d atleast_2d nonzero
+percentile quantile histogram save savez savez_compressed savetxt shape size isscalar copyto float32 float64 int64
+int32 uint8 nanmean
+"""
+NAMES = tuple(_NAMES.split())
 
 
 def numpy_of(tensor: torch.Tensor, force: bool = False) -> Any:
@@ -614,67 +519,24 @@ def _refusing(real: Callable[..., Any]) -> Callable[..., Any]:
             if isinstance(error, NotImplementedError):
                 run = current()
                 raise Stop(
-                    Unknown("unmodelled-call", f"an array's method: {error}", run and run._here())
+                    Unknown(
+                        "unmodelled-call",
+                        f"an array's method: {error}",
+                        run._here() if run is not None else None,
+                    )
                 ) from error
             raise ValueError(str(error)) from error
 
     return through
 
 
-METHODS = [
-    "reshape",
-    "transpose",
-    "flatten",
-    "ravel",
-    "squeeze",
-    "swapaxes",
-    "sum",
-    "mean",
-    "std",
-    "var",
-    "max",
-    "min",
-    "prod",
-    "argmax",
-    "argmin",
-    "argsort",
-    "cumsum",
-    "dot",
-    "repeat",
-    "take",
-    "nonzero",
-    "any",
-    "all",
-    "round",
-    "clip",
-    "copy",
-    "sort",
-    "__add__",
-    "__radd__",
-    "__sub__",
-    "__rsub__",
-    "__mul__",
-    "__rmul__",
-    "__truediv__",
-    "__rtruediv__",
-    "__floordiv__",
-    "__rfloordiv__",
-    "__mod__",
-    "__rmod__",
-    "__pow__",
-    "__rpow__",
-    "__matmul__",
-    "__rmatmul__",
-    "__lt__",
-    "__le__",
-    "__gt__",
-    "__ge__",
-    "__eq__",
-    "__ne__",
-    "__and__",
-    "__or__",
-    "__xor__",
-]
+_METHODS = """
+reshape transpose flatten ravel squeeze swapaxes sum mean std var max min prod argmax argmin argsort cumsum dot
+repeat take nonzero any all round clip copy sort __add__ __radd__ __sub__ __rsub__ __mul__ __rmul__ __truediv__
+__rtruediv__ __floordiv__ __rfloordiv__ __mod__ __rmod__ __pow__ __rpow__ __matmul__ __rmatmul__ __lt__ __le__
+__gt__ __ge__ __eq__ __ne__ __and__ __or__ __xor__
+"""
+METHODS = tuple(_METHODS.split())
 
 
 def _in_place(name: str) -> Callable[..., Any]:

@@ -267,7 +267,9 @@ def _of_pillow() -> Iterator[tuple[Any, str, Any]]:
     from sparsam.shapes.standins import pictures
 
     if pictures.PILLOW:
-        yield pictures.pil.Image, "save", _only_outside(pictures.pil.Image.save)
+        from PIL import Image
+
+        yield Image.Image, "save", _only_outside(Image.Image.save)
 
 
 def _of_numpy() -> Iterator[tuple[Any, str, Any]]:

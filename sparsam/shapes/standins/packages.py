@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from sparsam.shapes.run import current
-from sparsam.shapes.standins import vision, words
+from sparsam.shapes.standins import progress, vision, words
 
 HARMLESS = frozenset(
     {
@@ -26,7 +26,7 @@ HARMLESS = frozenset(
     }
 )  # fmt: skip
 KNOWN = {"torchvision": vision.MODULES, "torchtext": words.MODULES}
-OWN = {"tqdm": "progress"}
+OWN = {"tqdm": progress, "tqdm.auto": progress, "tqdm.notebook": progress}
 
 
 class Absent:
@@ -237,26 +237,26 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return AbsentModule(name, harmless)
 
     def exec_module(self, module: types.ModuleType) -> None:
-        """Fills a module of ours."""
-        root = module.__name__.partition(".")[0]
-        ours = KNOWN.get(root, {}).get(module.__name__)
-        if ours is None and root in OWN:
-            ours = OWN[root]
-            source = importlib.import_module(f"sparsam.shapes.standins.{ours}")
-        elif ours is None:
+        """Fills a module of ours, and makes those below it."""
+        name = module.__name__
+        root = name.partition(".")[0]
+        source = KNOWN.get(root, {}).get(name) or OWN.get(name)
+        if source is None:
             return
-        else:
-            source = importlib.import_module(f"sparsam.shapes.standins.{SOURCES[root]}.{ours}")
-        own = {key: value for key, value in vars(source).items() if not key.startswith("__")}
-        vars(module).update(own)
-        vars(module)["__version__"] = "0.0"
-        fallback = getattr(source, "__getattr__", None)
-        if fallback is not None:
-            vars(module)["__getattr__"] = fallback
-        if module.__name__ in KNOWN.get(root, {}) and module.__name__ == root:
-            for name in KNOWN[root]:
-                if name != root:
-                    importlib.import_module(name)
+        _fill(module, source)
+        if name == root:
+            for below in KNOWN.get(root, {}):
+                if below != root and below not in sys.modules:
+                    self._make(below)
+
+    def _make(self, name: str) -> None:
+        module = types.ModuleType(name)
+        module.__path__ = []  # type: ignore[attr-defined]
+        _fill(module, KNOWN[name.partition(".")[0]][name])
+        sys.modules[name] = module
+        self.made.add(name)
+        parent, _, last = name.rpartition(".")
+        setattr(sys.modules[parent], last, module)
 
     def forget(self) -> None:
         """Removes what was made."""
@@ -272,7 +272,12 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         self.made.clear()
 
 
-SOURCES = {"torchvision": "vision", "torchtext": "words"}
+def _fill(module: types.ModuleType, source: types.ModuleType) -> None:
+    own = {key: value for key, value in vars(source).items() if not key.startswith("__")}
+    vars(module).update(own, __version__="0.0")
+    fallback = getattr(source, "__getattr__", None)
+    if fallback is not None:
+        vars(module)["__getattr__"] = fallback
 
 
 def _guarded(frame: types.FrameType) -> bool:

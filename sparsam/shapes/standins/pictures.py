@@ -88,7 +88,9 @@ class Picture(_Base):  # type: ignore[misc]
         run = current()
         raise Stop(
             Unknown(
-                "unmodelled-call", "Pillow needs the pixels of a picture that has none", run and run._here()
+                "unmodelled-call",
+                "Pillow needs the pixels of a picture that has none",
+                run._here() if run is not None else None,
             )
         )
 

@@ -11,7 +11,13 @@ from sparsam.shapes.run import current
 ANY = ("uniform_", "normal_", "trunc_normal_", "constant_", "ones_", "zeros_")
 TWO_OR_MORE = ("xavier_uniform_", "xavier_normal_", "kaiming_uniform_", "kaiming_normal_", "orthogonal_")
 TWO = ("eye_", "sparse_")
-INNER = ("_no_grad_uniform_", "_no_grad_normal_", "_no_grad_trunc_normal_", "_no_grad_fill_", "_no_grad_zero_")
+INNER = (
+    "_no_grad_uniform_",
+    "_no_grad_normal_",
+    "_no_grad_trunc_normal_",
+    "_no_grad_fill_",
+    "_no_grad_zero_",
+)
 
 
 def _kept(real: Callable[..., Any], fits: Callable[[int], bool]) -> Callable[..., Any]:

@@ -20,9 +20,14 @@ class _Corpus(Dataset):
         given.update({cls.columns[names[key]]: value for key, value in kwargs.items() if key in names})
         if "premise" in given and "hypothesis" in cls.columns:
             given = {"premise": fields[0], "hypothesis": fields[0], "label": fields[1]}
-        dropped = {part for part in cls.parts if kwargs.get("validation" if part == "valid" else part, "") is None}
+        dropped = {
+            part for part in cls.parts if kwargs.get("validation" if part == "valid" else part, "") is None
+        }
         return tuple(
-            cls(length_of((cls.__name__, part), f"length of torchtext.datasets.{cls.__name__} ({part})"), given)
+            cls(
+                length_of((cls.__name__, part), f"length of torchtext.datasets.{cls.__name__} ({part})"),
+                given,
+            )
             for part in cls.parts
             if part not in dropped
         )

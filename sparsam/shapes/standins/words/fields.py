@@ -84,12 +84,19 @@ class Field:
     ) -> None:  # fmt: skip
         self.sequential, self.use_vocab, self.dtype = sequential, use_vocab, dtype
         self.include_lengths, self.batch_first, self.fix_length = include_lengths, batch_first, fix_length
-        self.init_token, self.eos_token, self.pad_token, self.unk_token = init_token, eos_token, pad_token, unk_token
+        self.init_token, self.eos_token, self.pad_token, self.unk_token = (
+            init_token,
+            eos_token,
+            pad_token,
+            unk_token,
+        )
         self.vocab: Any = None
 
     def build_vocab(self, *datasets: Any, vectors: Any = None, max_size: Any = None, **kwargs: Any) -> None:
         """Numbers for the tokens of data sets."""
-        meaning = "number of tokens of a vocabulary" if self.sequential else "number of labels of a vocabulary"
+        meaning = (
+            "number of tokens of a vocabulary" if self.sequential else "number of labels of a vocabulary"
+        )
         self.vocab = Vocab(length_of(("vocabulary", self.sequential, meaning), meaning, 2))
         if vectors is not None:
             self.vocab.load_vectors(vectors)
@@ -98,7 +105,11 @@ class Field:
         """The column of a batch of that many examples."""
         if not self.sequential:
             return _ids((size,), self, self.dtype)
-        length = self.fix_length if self.fix_length is not None else value("tokens of the longest text of a batch", 1)
+        length = (
+            self.fix_length
+            if self.fix_length is not None
+            else value("tokens of the longest text of a batch", 1)
+        )
         ids = _ids((size, length) if self.batch_first else (length, size), self, self.dtype)
         return (ids, torch.empty((size,), dtype=torch.int64)) if self.include_lengths else ids
 
