@@ -1,4 +1,4 @@
-"""torchvision and Pillow without either of them having a picture: sizes and channels are as the originals', wrong calls fail."""
+"""torchvision and Pillow without a picture: sizes and channels are as the originals', and wrong calls fail."""
 
 import pytest
 from checking import checked, line_of, told
@@ -36,7 +36,8 @@ RIGHT = {
         assert image.shape == (3, 24, 20) and len(data) == 6
         """,
     "grey": """
-        t = transforms.Compose([transforms.Grayscale(3), transforms.Pad((1, 2)), transforms.Resize((16, 24)), transforms.ToTensor()])
+        t = transforms.Compose([transforms.Grayscale(3), transforms.Pad((1, 2)), transforms.Resize((16, 24)),
+                                transforms.ToTensor()])
         image, _ = datasets.FashionMNIST('x', transform=t)[0]
         assert image.shape == (3, 16, 24)
         """,

@@ -256,8 +256,8 @@ def patches() -> Iterator[tuple[Any, str, Any]]:
 class _Keys(tuple):  # type: ignore[type-arg]
     """What `load_state_dict` says of keys: none are missing, none too many."""
 
-    missing_keys: list[str] = []
-    unexpected_keys: list[str] = []
+    missing_keys: tuple[str, ...] = ()
+    unexpected_keys: tuple[str, ...] = ()
 
     def __new__(cls) -> "_Keys":
         return super().__new__(cls, ([], []))

@@ -138,7 +138,7 @@ class Absent:
             Unknown(
                 "missing-module",
                 f"{name} is used as a tensor and nothing is known of it",
-                run and run._here(),
+                run._here() if run is not None else None,
             )
         )
 
@@ -185,9 +185,6 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             and not self._asked(root, fullname)
         ):
             return None
-        if known and fullname not in KNOWN[root]:
-            if fullname == root:
-                return None
         return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
 
     def _wanted(self) -> bool:
@@ -251,7 +248,7 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def _make(self, name: str) -> None:
         module = types.ModuleType(name)
-        module.__path__ = []  # type: ignore[attr-defined]
+        module.__path__ = []
         _fill(module, KNOWN[name.partition(".")[0]][name])
         sys.modules[name] = module
         self.made.add(name)

@@ -39,7 +39,6 @@ class Picture(_Base):  # type: ignore[misc]
 
     format = None
     format_description = None
-    info: dict[str, Any] = {}
     palette = None
     readonly = 0
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.utils.data as data
@@ -173,7 +173,14 @@ class EMNIST(MNIST):
         ValueError: For an unknown split.
     """
 
-    splits = {"byclass": 62, "bymerge": 47, "balanced": 47, "letters": 37, "digits": 10, "mnist": 10}
+    splits: ClassVar[dict[str, int]] = {
+        "byclass": 62,
+        "bymerge": 47,
+        "balanced": 47,
+        "letters": 37,
+        "digits": 10,
+        "mnist": 10,
+    }
 
     def __init__(self, root: Any = None, split: str = "balanced", **others: Any) -> None:
         if split not in self.splits:
@@ -188,7 +195,18 @@ class CIFAR10(_Pictures):
     """Colour, 32 by 32, 10 classes."""
 
     array = True
-    names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    names: tuple[str, ...] = (
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    )
 
 
 class CIFAR100(CIFAR10):
@@ -378,10 +396,10 @@ class DatasetFolder(VisionDataset):
         self.loader = loader
         self.valid = is_valid_file or (lambda path: has_file_allowed_extension(path, extensions or SUFFIXES))
         self.real = os.path.isdir(root)
+        self.known: list[str] | None = None
         if self.real:
             self._read(allow_empty)
             return
-        self.known = None
         kind, key = type(self).__name__, str(root)
         self.length = length_of((kind, key), f"length of torchvision.datasets.{kind}({key!r})")
         self.number = length_of((kind, "classes"), "number of classes of the folder of images")

@@ -26,12 +26,14 @@ def make_grid(tensor: Any, nrow: int = 8, padding: int = 2, *args: Any, **kwargs
     if tensor.dim() == 4 and tensor.size(1) == 1:
         tensor = torch.cat((tensor, tensor, tensor), 1)
     if tensor.size(0) == 1:
-        return tensor.squeeze(0)
+        only: torch.Tensor = tensor.squeeze(0)
+        return only
     count = tensor.size(0)
     across = torch.sym_min(nrow, count)
     down = (count + across - 1) // across
     rows, columns = tensor.size(2) + padding, tensor.size(3) + padding
-    return tensor.new_empty((tensor.size(1), rows * down + padding, columns * across + padding))
+    grid: torch.Tensor = tensor.new_empty((tensor.size(1), rows * down + padding, columns * across + padding))
+    return grid
 
 
 def save_image(tensor: Any, fp: Any, format: str | None = None, **kwargs: Any) -> None:

@@ -87,4 +87,4 @@ def __getattr__(name: str) -> Any:
     return Absent(f"torchvision.models.{name}", harmless=False)
 
 
-__all__ = ["VGG", "AlexNet", "DenseNet", "MobileNetV2", "ResNet", "SqueezeNet", *MAKERS]
+__all__ = ["VGG", "AlexNet", "DenseNet", "MobileNetV2", "ResNet", "SqueezeNet", "get_model", "list_models"]

@@ -29,7 +29,7 @@ class Transform(torch.nn.Module):
 
 
 def _picture(item: Any) -> bool:
-    return F.pictured(item) is not None or isinstance(item, torch.Tensor) and item.dim() >= 2
+    return F.pictured(item) is not None or (isinstance(item, torch.Tensor) and item.dim() >= 2)
 
 
 def _pair(size: Any, message: str = "Please provide only two dimensions (h, w) for size.") -> tuple[Any, Any]:
@@ -280,7 +280,6 @@ class RandomRotation(Transform):
     def _of(self, image: Any) -> Any:
         if not self.expand:
             return F.kept(image)
-        width, height = F.get_image_size(image)
         grown = value("width of a turned picture", 1), value("height of a turned picture", 1)
         return F.sized(F.checked(image), grown[1], grown[0])
 
