@@ -7,9 +7,24 @@ to it. It is made of calls of the framework that compare the same sizes, so that
 from collections.abc import Callable
 from typing import Any
 
-from sparsam.shapes.operators import autograd, border, counting, data, indexing, joining, recurrent
+from sparsam.shapes.operators import (
+    autograd,
+    border,
+    copies,
+    counting,
+    data,
+    indexing,
+    joining,
+    padding,
+    products,
+    recurrent,
+    resizing,
+    signals,
+)
 
-MODULES = (autograd, border, counting, data, indexing, joining, recurrent)
+MODULES = (
+    autograd, border, copies, counting, data, indexing, joining, padding, products, recurrent, resizing, signals,
+)  # fmt: skip
 
 
 def rules() -> dict[Any, Callable[..., Any]]:
