@@ -94,10 +94,19 @@ class Shapes(ShapeEnv):
         self.quiet = 0
         self.fresh: dict[str, int] = {}  # value symbol: position in `literals` at its birth
         self.plain = plain
+        self.asked: dict[str, int] = {}  # symbol: number of literals when it was asked about last
         self.truths: set[sympy.Basic] = set()
         self._place = place
         self._inside = inside
         self._seen: set[sympy.Basic] = set()
+        decide = self._maybe_evaluate_static
+
+        def noted(expression: Any, *args: Any, **kwargs: Any) -> Any:
+            self._note(expression)
+            return decide(expression, *args, **kwargs)
+
+        noted.cache_clear = decide.cache_clear  # type: ignore[attr-defined]
+        self._maybe_evaluate_static = noted  # type: ignore[assignment]
 
     # -- symbols ------------------------------------------------------------------------------------------------------
 
@@ -240,6 +249,20 @@ class Shapes(ShapeEnv):
             -int_oo if low is None else sympy.Integer(low), int_oo if high is None else sympy.Integer(high)
         )
         self.var_to_range[symbol] = self.var_to_range[symbol] & bounds
+
+    def asked_since(self, position: int) -> set[str]:
+        """Symbols that something was asked about when there were so many literals or more, decided by itself or not."""
+        return {name for name, last in self.asked.items() if last >= position}
+
+    def evaluate_expr(self, orig_expr: Any, *args: Any, **kwargs: Any) -> Any:
+        """What torch asks about sizes."""
+        self._note(orig_expr)
+        return super().evaluate_expr(orig_expr, *args, **kwargs)
+
+    def _note(self, expression: Any) -> None:
+        if not self.quiet:
+            for symbol in getattr(expression, "free_symbols", ()):
+                self.asked[symbol.name] = len(self.literals)
 
     def _maybe_guard_rel(self, expr: Any) -> None:  # type: ignore[override]
         # Torch draws conclusions from products too, and takes a factor that may be 0 for one that it can divide by.

@@ -8,8 +8,6 @@ program its path constraints, and those of the framework, whose other side fails
 
 import collections
 import dataclasses
-import heapq
-import itertools
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 
@@ -48,6 +46,7 @@ class Region:
         symbols: Of that run.
         split: The decision that goes the other way here, None for the whole.
         specialised: How often each place had a size turned into a number on the way.
+        ancestry: Runs that it split off from, and the position of the split in each.
     """
 
     conditions: tuple[sympy.Basic, ...]
@@ -55,6 +54,7 @@ class Region:
     symbols: Mapping[str, Symbol]
     split: Literal | None = None
     specialised: tuple[Place | None, ...] = ()
+    ancestry: tuple[tuple[int, int], ...] = ()
 
 
 @dataclasses.dataclass
@@ -98,6 +98,7 @@ def explore(
     solver: Solver,
     limits: Limits | None = None,
     progress: Callable[[Explored], None] | None = None,
+    begin_anew: Callable[[], None] | None = None,
 ) -> Explored:
     """Runs the program for one member of each class of sizes that take the same way through it.
 
@@ -107,16 +108,17 @@ def explore(
         solver: Finds sizes.
         limits: After which the rest is unknown.
         progress: Called after every run.
+        begin_anew: Called when all that was found is forgotten.
     """
     limits = limits or Limits()
     found = Explored()
     deadline = time.monotonic() + limits.seconds
     first = {unknown.name: first_hint(unknown, i) for i, unknown in enumerate(declared)}
-    order = itertools.count()
     restarts = 0
-    queue: list[tuple[int, int, Region]] = [(0, next(order), Region((), first, {}))]
+    # The deepest split first: `merging` rests on it.
+    queue = [Region((), first, {})]
     while queue:
-        _, _, region = heapq.heappop(queue)
+        region = queue.pop()
         answer = _member(region, declared, solver, found)
         if answer is None:
             continue
@@ -140,21 +142,22 @@ def explore(
                 )
             )
             break
-        outcome = run(answer)
+        split = negated(region.split.condition) if region.split is not None else None
+        outcome = run(answer, split=split, ancestry=region.ancestry)
         found.runs += 1
         if outcome.ending == "again" and restarts < AGAIN:
             # What was found so far may rest on a guess about a loop that has just turned out wrong.
             restarts += 1
             found.begin_anew()
-            queue = [(0, next(order), Region((), first, {}))]
+            queue = [Region((), first, {})]
+            if begin_anew is not None:
+                begin_anew()
             continue
         found.operations += outcome.operations
         _record(found, outcome, region, run, solver, declared)
         if outcome.ending == "diverged":
             continue
-        for child in remainders(region, outcome):
-            depth = len(child.specialised)
-            heapq.heappush(queue, (depth, next(order), child))
+        queue += remainders(region, outcome)
         if progress is not None:
             progress(found)
     return found
@@ -176,18 +179,29 @@ def remainders(region: Region, outcome: Outcome) -> list[Region]:
     prefix = list(region.conditions)
     specialised = region.specialised
     left = []
-    for literal in outcome.literals:
+    number = outcome.notes["number"]
+    for position, literal in enumerate(outcome.literals):
         condition = literal.condition
         if condition in known:
             continue
+        ancestry = (*region.ancestry, (number, position))
         for defined in needed(condition):
             if defined not in known:
                 left.append(
-                    Region((*prefix, negated(defined)), outcome.hints, outcome.symbols, literal, specialised)
+                    Region(
+                        (*prefix, negated(defined)),
+                        outcome.hints,
+                        outcome.symbols,
+                        literal,
+                        specialised,
+                        ancestry,
+                    )
                 )
         if literal.kind == "guard":
             here = (*specialised, literal.place) if literal.specialised else specialised
-            left.append(Region((*prefix, negated(condition)), outcome.hints, outcome.symbols, literal, here))
+            left.append(
+                Region((*prefix, negated(condition)), outcome.hints, outcome.symbols, literal, here, ancestry)
+            )
         known.add(condition)
         prefix.append(condition)
     return left
@@ -345,12 +359,7 @@ def _confirmed(
                     and again.ending == outcome.ending
                     and _same(again.failure, failure)
                 ):
-                    known.failure, known.witness, known.outcome, known.region = (
-                        failure,
-                        witness,
-                        outcome,
-                        region,
-                    )
+                    known.witness = witness  # the message stays that of the more general way
         return Verdict.ERROR
     for witness in _witnesses(outcome, region, solver, declared):
         again = run(witness, plain=True)

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 import traceback as tracebacks
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -75,8 +75,9 @@ class Run:
         seconds: Time limit of the run.
         operations: Limit of calls of the framework.
         plain: Sizes are plain numbers: to confirm a failure.
-        memory: What earlier runs of the same exploration have seen: where branches came together, which changes of a loop
-            are uneven.
+        memory: What earlier runs of the same exploration have left: `merging.Memory`.
+        split: The decision that makes this run another one.
+        ancestry: Runs that it split off from, and the position of the split in each.
     """
 
     def __init__(
@@ -87,7 +88,9 @@ class Run:
         seconds: float = 60.0,
         operations: int = 200_000,
         plain: bool = False,
-        memory: dict[Any, Any] | None = None,
+        memory: Any = None,
+        split: Any = None,
+        ancestry: Sequence[tuple[int, int]] = (),
     ) -> None:
         self.places = places
         self.plain = plain
@@ -102,10 +105,15 @@ class Run:
         )
         self.aten = ""
         self.notes: dict[str, Any] = {}
-        self.memory = {} if memory is None else memory
-        self.number = self.memory["runs"] = self.memory.get("runs", 0) + 1
+        self.memory = memory if memory is not None else merging_memory()
+        self.memory.runs += 1
+        self.number = self.memory.runs
+        self.split = split
+        self.ancestry = tuple(ancestry)
+        self.visits: list[Any] = []  # places where branches come together
+        self.merged: Any = None  # the earlier visit that this run ended at
         self.abstract: set[str] = set()  # symbols for any size whatever, which is more than there can be
-        self.forks: dict[tuple[int, int], int] = {}
+        self.forks: dict[tuple[int, int], tuple[int, int]] = {}
         self.joins: dict[int, int] = {}
         self.loops = 0  # that were summarised
         self.whiles: dict[tuple[int, int], Any] = {}  # by frame and site
@@ -145,6 +153,13 @@ class Run:
 
     def _here(self) -> Place | None:
         return self.places.innermost(sys._getframe(1))
+
+
+def merging_memory() -> Any:
+    """A memory of one run alone."""
+    from sparsam.shapes.merging import Memory
+
+    return Memory()
 
 
 _current: list[Run] = []
@@ -312,6 +327,9 @@ def execute(
         ending, failure = _failed(error, run)
     finally:
         _current.pop()
+    if not run.plain:
+        run.memory.finished(run, run.ancestry)
+    run.notes["number"] = run.number
     run.notes["abstract"] = frozenset(run.abstract)
     return Outcome(
         ending,
@@ -372,10 +390,15 @@ def _of_the_checker(error: BaseException, step: TracebackType) -> bool:
     return (
         code.co_filename.startswith(HERE)
         and code not in CALLERS
+        and code.co_name not in THROUGH
         and (not isinstance(error, RuntimeError) or isinstance(error, (RecursionError, NotImplementedError)))
     )
 
 
+# Functions of hooks and stand-ins that hand a call of the program on, whose failure is the program's.
+THROUGH = frozenset(
+    {"through", "item", "call", "percent", "picked", "int_", "float_", "round_", "list_", "tuple_", "length"}
+)
 CALLERS = (Watch.__torch_function__.__code__, called.__code__, Mode.dispatch.__code__)
 
 

@@ -15,7 +15,9 @@ from sparsam.shapes.operators import (
     data,
     indexing,
     joining,
+    kinds,
     padding,
+    patches,
     products,
     recurrent,
     resizing,
@@ -23,7 +25,8 @@ from sparsam.shapes.operators import (
 )
 
 MODULES = (
-    autograd, border, copies, counting, data, indexing, joining, padding, products, recurrent, resizing, signals,
+    autograd, border, copies, counting, data, indexing, joining, kinds, padding, patches, products, recurrent, resizing,
+    signals,
 )  # fmt: skip
 
 

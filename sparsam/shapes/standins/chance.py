@@ -3,6 +3,7 @@
 import importlib.util
 import random
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -282,14 +283,31 @@ class Generator:
         raise AttributeError(f"'Generator' object has no attribute '{name}'")
 
 
+def _moment() -> Any:
+    """What a clock shows."""
+    return real_number("the time", 0.0, None)
+
+
+def _seeded(seed: Any = None, *args: Any) -> Any:
+    """Chance is arbitrary, whatever the seed."""
+    return torch.default_generator
+
+
 def patches() -> Iterator[tuple[Any, str, Any]]:
     """(owner, attribute, stand-in) for all of this module."""
     for name, ours in RANDOM.items():
         yield random, name, _either(getattr(random, name), ours)
+    for name in ("time", "perf_counter", "monotonic", "process_time"):
+        yield time, name, _either(getattr(time, name), _moment)
+    yield random, "seed", _either(random.seed, _seeded)
+    yield torch, "manual_seed", _either(torch.manual_seed, _seeded)
+    for name in ("manual_seed", "manual_seed_all"):
+        yield torch.cuda, name, _either(getattr(torch.cuda, name), _seeded)
     if not NUMPY:
         return
     import numpy as np
 
+    yield np.random, "seed", _either(np.random.seed, _seeded)
     for name, ours in DRAWS.items():
         real = getattr(np.random, name, None)
         if real is not None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from sparsam.shapes.run import current
-from sparsam.shapes.standins import vision
+from sparsam.shapes.standins import vision, words
 
 HARMLESS = frozenset(
     {
@@ -25,7 +25,7 @@ HARMLESS = frozenset(
         "torchviz", "hiddenlayer", "IPython", "ipywidgets", "dotenv", "livelossplot", "imageio", "moviepy", "pprint",
     }
 )  # fmt: skip
-KNOWN = {"torchvision": vision.MODULES}
+KNOWN = {"torchvision": vision.MODULES, "torchtext": words.MODULES}
 OWN = {"tqdm": "progress"}
 
 

@@ -35,7 +35,6 @@ class Picture(_Base):  # type: ignore[misc]
     Args:
         mode: As Pillow's: "L", "RGB", …; None for that of an unknown file, any of `MODES` once it matters.
         size: (width, height), numbers or symbols.
-        path: File it was read from.
     """
 
     format = None
@@ -44,8 +43,10 @@ class Picture(_Base):  # type: ignore[misc]
     palette = None
     readonly = 0
 
-    def __init__(self, mode: str | None, size: tuple[Any, Any], path: Any = None) -> None:
-        self.__dict__.update(_mode=mode, _size=tuple(size), filename=str(path or ""), info={})
+    filename = ""
+
+    def __init__(self, mode: str | None, size: tuple[Any, Any]) -> None:
+        self.__dict__.update(_mode=mode, _size=tuple(size), info={})
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(name)
@@ -302,10 +303,10 @@ def opened(path: Any, *args: Any, **kwargs: Any) -> Any:
     """`Image.open`: mode and size of a file that is there; else any, for it may be there on the day."""
     known = described(path) if isinstance(path, (str, os.PathLike)) else None
     if known is not None:
-        return Picture(*known, path=path)
+        return Picture(*known)
     if current() is None:
         return _open(path, *args, **kwargs)
-    return Picture(None, (value("width of an image file", 1), value("height of an image file", 1)), path)
+    return Picture(None, (value("width of an image file", 1), value("height of an image file", 1)))
 
 
 def created(mode: str, size: Any, *args: Any, **kwargs: Any) -> Any:
