@@ -124,7 +124,8 @@ class Run:
         self.places = places
         self.plain = plain
         self.shapes = Shapes(hints, places.innermost, plain=plain, inside=self._inside)
-        self.mode = Mode(self, self.shapes, _no_rule)
+        self.memory = memory if memory is not None else merging_memory()
+        self.mode = Mode(self, self.shapes, _no_rule, self.memory.calls)
         self.unknowns: dict[tuple[str, Place | None], Unknown] = {}
         self.operations = 0
         self.limit = operations
@@ -134,7 +135,6 @@ class Run:
         )
         self.aten = ""
         self.notes: dict[str, Any] = {}
-        self.memory = memory if memory is not None else merging_memory()
         self.memory.runs += 1
         self.number = self.memory.runs
         self.split = split
@@ -207,15 +207,33 @@ GETTERS = frozenset(
 
 READS = frozenset(
     getattr(torch.Tensor, name)
-    for name in ("__bool__", "__int__", "__float__", "__index__", "__contains__", "item", "tolist", "is_nonzero")
+    for name in (
+        "__bool__",
+        "__int__",
+        "__float__",
+        "__index__",
+        "__contains__",
+        "item",
+        "tolist",
+        "is_nonzero",
+    )
 )
 TORCH = os.path.dirname(torch.__file__) + os.sep
 MACHINERY = (
     HERE,
     *(
         os.path.join(TORCH, *path.split("/"))
-        for path in ("_subclasses/", "fx/experimental/", "_ops.py", "_tensor.py", "__init__.py", "utils/_stats.py",
-        "overrides.py", "utils/_python_dispatch.py", "utils/_sympy/")
+        for path in (
+            "_subclasses/",
+            "fx/experimental/",
+            "_ops.py",
+            "_tensor.py",
+            "__init__.py",
+            "utils/_stats.py",
+            "overrides.py",
+            "utils/_python_dispatch.py",
+            "utils/_sympy/",
+        )
     ),
     os.path.dirname(os.__file__) + os.sep + "functools",
     os.path.dirname(os.__file__) + os.sep + "contextlib",
