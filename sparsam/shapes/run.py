@@ -95,7 +95,8 @@ class Run:
         self.places = places
         self.plain = plain
         self.shapes = Shapes(hints, places.innermost, plain=plain, inside=self._inside)
-        self.mode = Mode(self, self.shapes, no_rule)
+        self.memory = memory if memory is not None else merging_memory()
+        self.mode = Mode(self, self.shapes, no_rule, self.memory.calls)
         self.unknowns: dict[tuple[str, Place | None], Unknown] = {}
         self.operations = 0
         self.limit = operations
@@ -105,7 +106,6 @@ class Run:
         )
         self.aten = ""
         self.notes: dict[str, Any] = {}
-        self.memory = memory if memory is not None else merging_memory()
         self.memory.runs += 1
         self.number = self.memory.runs
         self.split = split
