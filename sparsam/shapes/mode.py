@@ -12,6 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._pytree import tree_flatten, tree_map
 
+from sparsam.shapes import eager, strictness
+
 Rule = Callable[..., Any]
 SYMBOLS = (torch.SymInt, torch.SymFloat)
 
@@ -36,6 +38,12 @@ class Mode(FakeTensorMode):
     ) -> object:
         """Runs one operator."""
         kwargs = kwargs or {}
+        strictness.refuse(func, args, kwargs, self)
+        answer = self._answer(func, types, args, kwargs)
+        eager.refuse(func, args, kwargs, answer, elsewhere=self.run.elsewhere)
+        return answer
+
+    def _answer(self, func: Any, types: Sequence[type], args: Sequence[object], kwargs: Any) -> object:
         rule = self.rules.get(func)
         if rule is not None:
             with self:

@@ -133,6 +133,7 @@ class Run:
             None  # that failed, and how
         )
         self.aten = ""
+        self.elsewhere = False  # whether the program means a device that is not here
         self.notes: dict[str, Any] = {}
         self.memory = memory if memory is not None else merging_memory()
         self.memory.runs += 1
@@ -242,8 +243,10 @@ class Watch(TorchFunctionMode):
         run.tick()
         if "device" in kwargs and _elsewhere(kwargs["device"]):
             kwargs = {**kwargs, "device": "cpu"}
+            run.elsewhere = True
         if func is torch.Tensor.to and any(map(_elsewhere, args[1:])):
             args = (args[0], *("cpu" if _elsewhere(arg) else arg for arg in args[1:]))
+            run.elsewhere = True
         rule = self.rules.get(func) if func not in self.busy else None
         try:
             if rule is not None:
@@ -440,6 +443,8 @@ _RAISE = dis.opmap["RAISE_VARARGS"]
 
 
 def _unmodelled(error: BaseException, run: Run) -> bool:
+    if getattr(error, "eager", False):
+        return False
     if isinstance(error, NotImplementedError) and run.call is not None and run.call[0] is error:
         return True
     return _no_rule(error)
