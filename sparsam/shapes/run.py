@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import dis
+import linecache
 import logging
 import os
 import sys
@@ -20,7 +21,7 @@ from sparsam.errors import Refused
 from sparsam.shapes.environment import Divergence, Literal, Number, Shapes
 from sparsam.shapes.mode import Mode, has_symbols, plain_views
 from sparsam.shapes.naming import in_names
-from sparsam.shapes.operands import operands_of
+from sparsam.shapes.operands import operand, operands_of
 from sparsam.shapes.places import Places
 from sparsam.shapes.sandbox import blamed
 from sparsam.shapes.verdict import Failure, Operand, Place, Symbol, Unknown
@@ -424,8 +425,19 @@ def _of_the_checker(error: BaseException, step: TracebackType) -> bool:
     return (
         code.co_filename.startswith(HERE)
         and code not in CALLERS
+        and not _calls_the_framework(step)
         and (not isinstance(error, RuntimeError) or isinstance(error, (RecursionError, NotImplementedError)))
     )
+
+
+def _calls_the_framework(step: TracebackType) -> bool:
+    """Whether the piece of a rule's line that raised is a call of the framework, which raises from below Python."""
+    place = list(step.tb_frame.f_code.co_positions())[step.tb_lasti // 2]
+    line, last, start, end = place
+    if line is None or line != last or start is None or end is None:
+        return False
+    piece = linecache.getline(step.tb_frame.f_code.co_filename, line).encode()[start:end].decode()
+    return piece.startswith(("func(", "torch.")) and piece.endswith(")")
 
 
 CALLERS = (Watch.__torch_function__.__code__, _called.__code__, Mode.dispatch.__code__)
@@ -446,8 +458,20 @@ def _unmodelled(error: BaseException, run: Run) -> bool:
     if getattr(error, "eager", False):
         return False
     if isinstance(error, NotImplementedError) and run.call is not None and run.call[0] is error:
-        return True
+        return not _said_by_a_layer(error)
     return _no_rule(error)
+
+
+def _said_by_a_layer(error: BaseException) -> bool:
+    """Whether a Python line of `torch.nn` raises it, which it does with real tensors as well."""
+    step = error.__traceback__
+    while step is not None and step.tb_next is not None:
+        step = step.tb_next
+    return (
+        step is not None
+        and step.tb_frame.f_code.co_filename.startswith(os.path.join(TORCH, "nn") + os.sep)
+        and _explicit_raise(step)
+    )
 
 
 def _no_rule(error: BaseException) -> bool:
@@ -478,8 +502,8 @@ def failure_of(error: BaseException, run: Run) -> Failure:
         operands = operands_of(func, args, kwargs)
     module = _module_of(error, run)
     if module is not None:
-        operation, extra = module
-        operands = operands + extra
+        operation, given, extra = module
+        operands = (operands or given) + extra
     chain = run.places.chain(error.__traceback__)
     return Failure(
         operation,
@@ -504,8 +528,10 @@ def name_of(func: Any) -> str:
     return name
 
 
-def _module_of(error: BaseException, run: Run) -> tuple[str, tuple[Operand, ...]] | None:
-    """The framework's module that the program called last, with its weights as operands."""
+def _module_of(
+    error: BaseException, run: Run
+) -> tuple[str, tuple[Operand, ...], tuple[Operand, ...]] | None:
+    """The framework's module that the program called last: its name, tensors that it was called with, and its weights."""
     steps = []
     step = error.__traceback__
     while step is not None:
@@ -523,14 +549,22 @@ def _module_of(error: BaseException, run: Run) -> tuple[str, tuple[Operand, ...]
         ):
             kind = type(module)
             weights = tuple(
-                dataclasses.replace(operand, name=f"self.{name}")
+                dataclasses.replace(found, name=f"self.{name}")
                 for name, weight in module._parameters.items()
                 if weight is not None
-                for operand in operands_of(None, (weight,), {})
+                for found in operands_of(None, (weight,), {})
             )
             settings = Operand("self", "other", text=f"{kind.__name__}({module.extra_repr()})")
+            code = frame.f_code
+            given = tuple(
+                found
+                for name in code.co_varnames[1 : code.co_argcount]
+                if isinstance(frame.f_locals.get(name), torch.Tensor)
+                for found in operand(name, frame.f_locals[name])
+            )
             name = kind.__name__ if hasattr(torch.nn, kind.__name__) else f"{kind.__module__}.{kind.__name__}"
-            return f"torch.nn.{name}".replace("torch.nn.torch.nn", "torch.nn"), (*weights, settings)
+            name = f"torch.nn.{name}".replace("torch.nn.torch.nn", "torch.nn")
+            return name, given, (*weights, settings)
     return None
 
 
