@@ -19,7 +19,8 @@ SMALL = (
 LARGE = 4_000_000  # … and up to which it is run so if it fails with smaller ones
 FEW = 16  # sizes up to this one are kept where sizes are made smaller
 ABOUT_TYPES = re.compile(
-    r"not implemented for|dtype|data ?type|\btypes?\b|complex|floating|integral|integer|bool|\b(half|long|byte) ?,? ?(tensor|float)",
+    r"not implemented for|dtype|data ?type|\btypes?\b|complex|floating|integral|integer|bool"
+    r"|\b(half|long|byte) ?,? ?(tensor|float)",
     re.IGNORECASE,
 )
 HALVES = re.compile(

@@ -394,7 +394,11 @@ def _weight(witness: Mapping[str, Number], outcome: Outcome) -> tuple[Number, Nu
 
 
 def _again(
-    found: Explored, outcome: Outcome, failure: Failure, witness: dict[str, Number], run: Callable[..., Outcome]
+    found: Explored,
+    outcome: Outcome,
+    failure: Failure,
+    witness: dict[str, Number],
+    run: Callable[..., Outcome],
 ) -> Failure | None:
     """The failure as a run with plain numbers confirms it, None where it does not.
 

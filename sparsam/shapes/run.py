@@ -45,6 +45,7 @@ UNMODELLED_TEXTS = (
     "is not symbolically traceable",
     "SymInt",
     "python_arg_parser.cpp",
+    "its data is not allocated yet",
     "SymFloat",
     "SymBool",
 )
@@ -209,15 +210,33 @@ GETTERS = frozenset(
 
 READS = frozenset(
     getattr(torch.Tensor, name)
-    for name in ("__bool__", "__int__", "__float__", "__index__", "__contains__", "item", "tolist", "is_nonzero")
+    for name in (
+        "__bool__",
+        "__int__",
+        "__float__",
+        "__index__",
+        "__contains__",
+        "item",
+        "tolist",
+        "is_nonzero",
+    )
 )
 TORCH = os.path.dirname(torch.__file__) + os.sep
 MACHINERY = (
     HERE,
     *(
         os.path.join(TORCH, *path.split("/"))
-        for path in ("_subclasses/", "fx/experimental/", "_ops.py", "_tensor.py", "__init__.py", "utils/_stats.py",
-        "overrides.py", "utils/_python_dispatch.py", "utils/_sympy/")
+        for path in (
+            "_subclasses/",
+            "fx/experimental/",
+            "_ops.py",
+            "_tensor.py",
+            "__init__.py",
+            "utils/_stats.py",
+            "overrides.py",
+            "utils/_python_dispatch.py",
+            "utils/_sympy/",
+        )
     ),
     os.path.dirname(os.__file__) + os.sep + "functools",
     os.path.dirname(os.__file__) + os.sep + "contextlib",
@@ -458,7 +477,8 @@ def _unmodelled(error: BaseException, run: Run) -> bool:
     if getattr(error, "eager", False):
         return False
     if isinstance(error, NotImplementedError) and run.call is not None and run.call[0] is error:
-        return not _said_by_a_layer(error)
+        # Kernels that torch runs on zeros for want of a rule say so of types, as they do of real tensors.
+        return not _said_by_a_layer(error) and " not implemented for '" not in str(error)
     return _no_rule(error)
 
 
@@ -528,9 +548,7 @@ def name_of(func: Any) -> str:
     return name
 
 
-def _module_of(
-    error: BaseException, run: Run
-) -> tuple[str, tuple[Operand, ...], tuple[Operand, ...]] | None:
+def _module_of(error: BaseException, run: Run) -> tuple[str, tuple[Operand, ...], tuple[Operand, ...]] | None:
     """The framework's module that the program called last: its name, tensors that it was called with, and its weights."""
     steps = []
     step = error.__traceback__
