@@ -11,6 +11,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_flatten, tree_map
 
+from sparsam.shapes import eager, strictness
 from sparsam.shapes.environment import Shapes
 from sparsam.shapes.recall import Calls
 
@@ -42,6 +43,12 @@ class Mode(FakeTensorMode):
     ) -> object:
         """Runs one operator."""
         kwargs = kwargs or {}
+        strictness.refuse(func, args, kwargs, self)
+        answer = self._answer(func, types, args, kwargs)
+        eager.refuse(func, args, kwargs, answer, elsewhere=self.run.elsewhere)
+        return answer
+
+    def _answer(self, func: Any, types: Sequence[type], args: Sequence[object], kwargs: Any) -> object:
         rule = self.rules.get(func)
         if rule is not None:
             with self:
