@@ -249,9 +249,21 @@ class Watch(TorchFunctionMode):
                     return answer
             return called(func, args, kwargs)
         except Exception as error:
+            told = _as_told_by_eager(error)
             if run.call is None or run.call[0] is not error:
-                run.call = (error, func, args, kwargs)
-            raise
+                run.call = (told, func, args, kwargs)
+            elif told is not error:
+                run.call = (told, *run.call[1:])
+            if told is error:
+                raise
+            raise told from None
+
+
+def _as_told_by_eager(error: Exception) -> Exception:
+    """The exception of the class that real tensors raise, which the program may wait for."""
+    if type(error) is ValueError and str(error).startswith("Cannot view a tensor with shape"):
+        return RuntimeError(str(error)).with_traceback(error.__traceback__)
+    return error
 
 
 def _elsewhere(device: Any) -> bool:
