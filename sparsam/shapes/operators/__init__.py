@@ -10,17 +10,38 @@ from typing import Any
 from sparsam.shapes.operators import (
     autograd,
     border,
+    copies,
     counting,
     data,
     indexing,
     joining,
     kinds,
+    padding,
     patches,
+    products,
     recurrent,
+    resizing,
     sequences,
+    signals,
 )
 
-MODULES = (autograd, border, counting, data, indexing, joining, kinds, patches, recurrent, sequences)
+MODULES = (
+    autograd,
+    border,
+    copies,
+    counting,
+    data,
+    indexing,
+    joining,
+    kinds,
+    padding,
+    patches,
+    products,
+    recurrent,
+    resizing,
+    sequences,
+    signals,
+)
 
 
 def rules() -> dict[Any, Callable[..., Any]]:

@@ -135,9 +135,15 @@ class DataLoader(data.DataLoader):  # type: ignore[type-arg]
         if isinstance(size, int) and size <= PLAIN:
             return self.collate_fn([self._sample(total) for _ in range(size)])
         first = self._sample(total)
+        if symbolic(size) and self.collate_fn is default_collate:
+            # Two arbitrary samples that are alike, as they are in a batch of one: nothing is asked about its size.
+            other = self._sample(total)
+            if alike(first, other):
+                return _collated([first, other], size)
+        elif size > 1:
+            other = self._sample(total)
         if not size > 1:
             return self.collate_fn([first])
-        other = self._sample(total)
         return self.collate_fn([first, Repeated(other, size - 2), other])
 
     def _from_indices(self, indices: Any) -> Any:
