@@ -421,7 +421,7 @@ class DatasetFolder(VisionDataset):
         if empty and not allow_empty:
             raise FileNotFoundError(f"Found no valid file for the classes {', '.join(empty)}.")
         self.length, self.number = len(self.files), len(names)
-        self.kinds = sorted({described(path) for path, _ in self.files}, key=str)
+        self.kinds = sorted({kind for path, _ in self.files if (kind := described(path)) is not None})
 
     @property
     def classes(self) -> Any:
