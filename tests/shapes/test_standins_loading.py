@@ -88,7 +88,7 @@ RIGHT = {
             out, hidden = rnn(pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False))
             out, _ = pad_packed_sequence(out, batch_first=True)
             assert out.shape[:2] == x.shape[:2] and out.shape[2] == 4 and hidden.shape == (1, len(x), 4)
-        run(*collate([Ragged()[i] for i in range(n)]))
+        run(*collate([Ragged()[i] for i in range(3)]))
         """,
     "distributed": """
         from torch.utils.data.distributed import DistributedSampler
