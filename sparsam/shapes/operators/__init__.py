@@ -10,6 +10,7 @@ from typing import Any
 from sparsam.shapes.operators import (
     autograd,
     border,
+    convolving,
     copies,
     counting,
     data,
@@ -25,7 +26,7 @@ from sparsam.shapes.operators import (
 )
 
 MODULES = (
-    autograd, border, copies, counting, data, indexing, joining, kinds, padding, patches, products, recurrent, resizing,
+    autograd, border, convolving, copies, counting, data, indexing, joining, kinds, padding, patches, products, recurrent, resizing,
     signals,
 )  # fmt: skip
 
