@@ -41,6 +41,11 @@ class Case:
     arguments: Any
     error: Any = None
 
+    @property
+    def expected(self) -> str:
+        """Name of that class."""
+        return getattr(self.error, "__name__", "")
+
 
 def called(call: Callable[[Any], Any], arguments: Any) -> Any:
     """The line that is checked."""

@@ -26,8 +26,8 @@ from sparsam.shapes.operators import (
 )
 
 MODULES = (
-    autograd, border, convolving, copies, counting, data, indexing, joining, kinds, padding, patches, products, recurrent, resizing,
-    signals,
+    autograd, border, convolving, copies, counting, data, indexing, joining, kinds, padding, patches, products,
+    recurrent, resizing, signals,
 )  # fmt: skip
 
 
