@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import linecache
 import logging
 import os
 import sys
@@ -18,7 +19,7 @@ from sparsam.errors import Refused
 from sparsam.shapes.environment import Divergence, Literal, Number, Shapes
 from sparsam.shapes.mode import Mode
 from sparsam.shapes.naming import in_names
-from sparsam.shapes.operands import operands_of
+from sparsam.shapes.operands import operand, operands_of
 from sparsam.shapes.places import Places
 from sparsam.shapes.sandbox import blamed
 from sparsam.shapes.unmodelled import TORCH, called, explicit_raise, no_rule, says_so
@@ -95,7 +96,8 @@ class Run:
         self.places = places
         self.plain = plain
         self.shapes = Shapes(hints, places.innermost, plain=plain, inside=self._inside)
-        self.mode = Mode(self, self.shapes, no_rule)
+        self.memory = memory if memory is not None else merging_memory()
+        self.mode = Mode(self, self.shapes, no_rule, self.memory.calls)
         self.unknowns: dict[tuple[str, Place | None], Unknown] = {}
         self.operations = 0
         self.limit = operations
@@ -104,8 +106,8 @@ class Run:
             None  # that failed, and how
         )
         self.aten = ""
+        self.elsewhere = False  # whether the program means a device that is not here
         self.notes: dict[str, Any] = {}
-        self.memory = memory if memory is not None else merging_memory()
         self.memory.runs += 1
         self.number = self.memory.runs
         self.split = split
@@ -230,8 +232,10 @@ class Watch(TorchFunctionMode):
         run.tick()
         if "device" in kwargs and _elsewhere(kwargs["device"]):
             kwargs = {**kwargs, "device": "cpu"}
+            run.elsewhere = True
         if func is torch.Tensor.to and any(map(_elsewhere, args[1:])):
             args = (args[0], *("cpu" if _elsewhere(arg) else arg for arg in args[1:]))
+            run.elsewhere = True
         rule = self.rules.get(func) if func not in self.busy else None
         try:
             if rule is not None:
@@ -245,9 +249,21 @@ class Watch(TorchFunctionMode):
                     return answer
             return called(func, args, kwargs)
         except Exception as error:
+            told = _as_told_by_eager(error)
             if run.call is None or run.call[0] is not error:
-                run.call = (error, func, args, kwargs)
-            raise
+                run.call = (told, func, args, kwargs)
+            elif told is not error:
+                run.call = (told, *run.call[1:])
+            if told is error:
+                raise
+            raise told from None
+
+
+def _as_told_by_eager(error: Exception) -> Exception:
+    """The exception of the class that real tensors raise, which the program may wait for."""
+    if type(error) is ValueError and str(error).startswith("Cannot view a tensor with shape"):
+        return RuntimeError(str(error)).with_traceback(error.__traceback__)
+    return error
 
 
 def _elsewhere(device: Any) -> bool:
@@ -391,8 +407,19 @@ def _of_the_checker(error: BaseException, step: TracebackType) -> bool:
         code.co_filename.startswith(HERE)
         and code not in CALLERS
         and code.co_name not in THROUGH
+        and not _calls_the_framework(step)
         and (not isinstance(error, RuntimeError) or isinstance(error, (RecursionError, NotImplementedError)))
     )
+
+
+def _calls_the_framework(step: TracebackType) -> bool:
+    """Whether the piece of a rule's line that raised is a call of the framework, which raises from below Python."""
+    place = list(step.tb_frame.f_code.co_positions())[step.tb_lasti // 2]
+    line, last, start, end = place
+    if line is None or line != last or start is None or end is None:
+        return False
+    piece = linecache.getline(step.tb_frame.f_code.co_filename, line).encode()[start:end].decode()
+    return piece.startswith(("func(", "torch.")) and piece.endswith(")")
 
 
 # Functions of hooks and stand-ins that hand a call of the program on, whose failure is the program's.
@@ -403,8 +430,11 @@ CALLERS = (Watch.__torch_function__.__code__, called.__code__, Mode.dispatch.__c
 
 
 def _unmodelled(error: BaseException, run: Run) -> bool:
+    if getattr(error, "eager", False):
+        return False
     if isinstance(error, NotImplementedError) and run.call is not None and run.call[0] is error:
-        return not says_so(error)
+        # Kernels that torch runs on zeros for want of a rule say so of types, as they do of real tensors.
+        return not says_so(error) and " not implemented for '" not in str(error)
     return no_rule(error)
 
 
@@ -424,8 +454,8 @@ def failure_of(error: BaseException, run: Run) -> Failure:
         operands = operands_of(func, args, kwargs)
     module = _module_of(error, run)
     if module is not None:
-        operation, extra = module
-        operands = operands + extra
+        operation, given, extra = module
+        operands = (operands or given) + extra
     chain = run.places.chain(error.__traceback__)
     return Failure(
         operation,
@@ -450,8 +480,8 @@ def name_of(func: Any) -> str:
     return name
 
 
-def _module_of(error: BaseException, run: Run) -> tuple[str, tuple[Operand, ...]] | None:
-    """The framework's module that the program called last, with its weights as operands."""
+def _module_of(error: BaseException, run: Run) -> tuple[str, tuple[Operand, ...], tuple[Operand, ...]] | None:
+    """The framework's module that the program called last: its name, tensors that it was called with, and its weights."""
     steps = []
     step = error.__traceback__
     while step is not None:
@@ -469,14 +499,22 @@ def _module_of(error: BaseException, run: Run) -> tuple[str, tuple[Operand, ...]
         ):
             kind = type(module)
             weights = tuple(
-                dataclasses.replace(operand, name=f"self.{name}")
+                dataclasses.replace(found, name=f"self.{name}")
                 for name, weight in module._parameters.items()
                 if weight is not None
-                for operand in operands_of(None, (weight,), {})
+                for found in operands_of(None, (weight,), {})
             )
             settings = Operand("self", "other", text=f"{kind.__name__}({module.extra_repr()})")
+            code = frame.f_code
+            given = tuple(
+                found
+                for name in code.co_varnames[1 : code.co_argcount]
+                if isinstance(frame.f_locals.get(name), torch.Tensor)
+                for found in operand(name, frame.f_locals[name])
+            )
             name = kind.__name__ if hasattr(torch.nn, kind.__name__) else f"{kind.__module__}.{kind.__name__}"
-            return f"torch.nn.{name}".replace("torch.nn.torch.nn", "torch.nn"), (*weights, settings)
+            name = f"torch.nn.{name}".replace("torch.nn.torch.nn", "torch.nn")
+            return name, given, (*weights, settings)
     return None
 
 

@@ -29,6 +29,7 @@ UNMODELLED_TEXTS = (
     "is not symbolically traceable",
     "SymInt",
     "python_arg_parser.cpp",
+    "its data is not allocated yet",
     "SymFloat",
     "SymBool",
 )

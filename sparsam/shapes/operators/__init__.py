@@ -22,13 +22,28 @@ from sparsam.shapes.operators import (
     products,
     recurrent,
     resizing,
+    sequences,
     signals,
 )
 
 MODULES = (
-    autograd, border, convolving, copies, counting, data, indexing, joining, kinds, padding, patches, products,
-    recurrent, resizing, signals,
-)  # fmt: skip
+    autograd,
+    border,
+    convolving,
+    copies,
+    counting,
+    data,
+    indexing,
+    joining,
+    kinds,
+    padding,
+    patches,
+    products,
+    recurrent,
+    resizing,
+    sequences,
+    signals,
+)
 
 
 def rules() -> dict[Any, Callable[..., Any]]:
