@@ -57,6 +57,10 @@ class Mode(FakeTensorMode):
                 return answer
         try:
             return self._recalled(func, types, args, kwargs)
+        except ValueError as error:
+            if func is torch.ops.aten.view.default:
+                raise RuntimeError(str(error)) from None  # as it is with data
+            raise
         except Exception as error:
             if not self.unmodelled(error) or _makes_view(func) or not has_symbols((args, kwargs)):
                 raise

@@ -41,6 +41,11 @@ class Case:
     arguments: Any
     error: Any = None
 
+    @property
+    def expected(self) -> str:
+        """Name of that class."""
+        return getattr(self.error, "__name__", "")
+
 
 def called(call: Callable[[Any], Any], arguments: Any) -> Any:
     """The line that is checked."""
@@ -66,24 +71,22 @@ def _module(
     return call
 
 
-def operator_errors() -> Iterator[Case]:
-    """Calls of operators that torch's own list says must be refused."""
+def operator_errors(every: int = 1) -> Iterator[Case]:
+    """Calls that torch's own list says must be refused, of every so many-th of the operators that have some."""
     from torch.testing._internal.common_methods_invocations import op_db
 
-    for op in op_db:
-        if op.error_inputs_func is None:
-            continue
+    for op in [op for op in op_db if op.error_inputs_func is not None][::every]:
         for number, given in enumerate(op.error_inputs("cpu")):
             sample = given.sample_input
             arguments = (sample.input, tuple(sample.args), dict(sample.kwargs))
             yield Case(_name(op), number, _operator(op.get_op()), arguments, given.error_type)
 
 
-def operator_samples(most: int) -> Iterator[Case]:
-    """Valid calls of every operator, at most so many of each."""
+def operator_samples(most: int, every: int = 1) -> Iterator[Case]:
+    """Valid calls of every so many-th operator, at most so many of each."""
     from torch.testing._internal.common_methods_invocations import op_db
 
-    for op in op_db:
+    for op in op_db[::every]:
         dtypes = op.supported_dtypes("cpu")
         if not dtypes:
             continue

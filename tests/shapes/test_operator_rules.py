@@ -84,6 +84,10 @@ CASES: dict[str, tuple[Callable[[random.Random], list[Any]], Callable[[random.Ra
         bent(sized("tb7", "bs", "b", "b", low=1)),
         lambda r: lambda p, t, i, j: F.ctc_loss(p, t.long() + 1, (i * 0 + p.shape[0]).long(), (j * 0 + t.shape[-1]).long()),
     ),
+    "view": (sized("abc", low=1), lambda r: (lambda n: lambda x: x.transpose(0, 1).view(n, -1))(r.randint(1, 4))),
+    "embedding": (sized("vd", "i"), lambda r: lambda w, i: F.embedding(i.long(), w)),
+    "index_select": (sized("abc", "i"), lambda r: (lambda d: lambda x, i: x.index_select(d, i.long()))(r.randint(0, 2))),
+    "empty kernel": (bent(sized("1ct", "ock", low=1)), lambda r: lambda x, w: F.conv1d(x, w, padding=2)),
     "chunk cat": (sized("ab", "ab"), lambda r: lambda x, y: torch._chunk_cat([x, y], 0, 2)),
 }  # fmt: skip
 

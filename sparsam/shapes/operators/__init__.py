@@ -10,6 +10,7 @@ from typing import Any
 from sparsam.shapes.operators import (
     autograd,
     border,
+    convolving,
     copies,
     counting,
     data,
@@ -28,6 +29,7 @@ from sparsam.shapes.operators import (
 MODULES = (
     autograd,
     border,
+    convolving,
     copies,
     counting,
     data,

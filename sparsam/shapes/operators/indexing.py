@@ -68,4 +68,20 @@ def _after(parts: tuple[Any, ...], ellipsis: Any) -> int:
     return sum(_dimensions(part) for part in parts[place + 1 :])
 
 
-RULES = {torch.Tensor.__getitem__: getitem, torch.Tensor.__setitem__: setitem}
+def selects(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`aten.index_select` and `aten.embedding`: from nothing, only nothing can be taken; without data that is let pass."""
+    tensor, dim, index = args[:3] if func is torch.ops.aten.index_select.default else (args[0], 0, args[1])
+    if tensor.dim() and -tensor.dim() <= dim < tensor.dim():
+        torch._check(
+            tensor.shape[dim] > 0 or index.numel() == 0,
+            lambda: "index_select(): self indexing axis dim should be positive",
+        )
+    return NotImplemented
+
+
+RULES = {
+    torch.Tensor.__getitem__: getitem,
+    torch.Tensor.__setitem__: setitem,
+    torch.ops.aten.index_select.default: selects,
+    torch.ops.aten.embedding.default: selects,
+}
