@@ -97,11 +97,24 @@ def multinomial(a: dict[str, Any]) -> None:
         ),
     )
     torch._check(count > 0, lambda: "cannot sample n_sample <= 0 samples")
+    torch._check(tensor.shape[-1] <= CATEGORIES, lambda: "number of categories cannot exceed 2^24")
     if not a["replacement"]:
         torch._check(
             count <= tensor.shape[-1],
             lambda: "cannot sample n_sample > prob_dist.size(-1) samples without replacement",
         )
+
+
+CATEGORIES = 1 << 24
+
+
+def uniform(a: dict[str, Any]) -> None:
+    """The range is one."""
+    low, high = a["from"], a["to"]
+    torch._check(
+        low <= high,
+        lambda: f"uniform_ expects to return a [from, to) range, but found from={low} > to={high}",
+    )
 
 
 def soft_margin_loss(a: dict[str, Any]) -> None:
@@ -180,6 +193,7 @@ CHECKS: Mapping[str, Check] = {
     "aten::sort.stable": sort,
     "aten::addmm": addmm,
     "aten::addmv": addmv,
+    "aten::uniform": uniform,
     "aten::multinomial": multinomial,
     "aten::soft_margin_loss": soft_margin_loss,
     "aten::_pack_padded_sequence": pack_padded_sequence,
