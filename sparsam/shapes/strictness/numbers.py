@@ -63,6 +63,19 @@ def addmv(a: dict[str, Any]) -> None:
     )
 
 
+def scaled_mm(a: dict[str, Any]) -> None:
+    """Columns of the one are rows of the other."""
+    one, two = a["self"], a["mat2"]
+    if one.dim() == 2 and two.dim() == 2:
+        torch._check(
+            one.shape[1] == two.shape[0],
+            lambda: (
+                f"mat_a and mat_b shapes cannot be multiplied ({one.shape[0]}x{one.shape[1]} and "
+                f"{two.shape[0]}x{two.shape[1]})"
+            ),
+        )
+
+
 def _expands(tensor: torch.Tensor, shape: Sequence[Any]) -> None:
     torch._check(
         tensor.dim() <= len(shape),
@@ -156,7 +169,7 @@ def remainder(a: dict[str, Any]) -> None:
 
 def ormqr(a: dict[str, Any]) -> None:
     """As many factors as the smaller side has."""
-    other, tau, tensor = a["input2"], a["input3"], a["self"]
+    tau, other, tensor = a["input2"], a["input3"], a["self"]
     if tensor.dim() < 2 or other.dim() < 2 or not tau.dim():
         return
     side = -2 if a["left"] else -1
@@ -193,6 +206,7 @@ CHECKS: Mapping[str, Check] = {
     "aten::sort.stable": sort,
     "aten::addmm": addmm,
     "aten::addmv": addmv,
+    "aten::_scaled_mm": scaled_mm,
     "aten::uniform": uniform,
     "aten::multinomial": multinomial,
     "aten::soft_margin_loss": soft_margin_loss,
