@@ -4,6 +4,7 @@ Torch's rules for tensors without data say which sizes come out, and leave many 
 mat2 must have the same dtype", "not implemented for 'Float'"). Each operator is therefore run once for each combination of
 types and ranks on small tensors of zeros, and what it raises about types is raised here. What it says about values or
 sizes is ignored: zeros are not the program's data, and sizes are the business of the symbolic rules and of `strictness`.
+The same goes for tensors that are written to although several of their elements are one, as after `expand`.
 """
 
 import re
@@ -26,6 +27,7 @@ ABOUT_TYPES = re.compile(
 HALVES = re.compile(
     r"not implemented for '(Half|BFloat16)'|of type '?(Half|BFloat16)|of type: (Half|BFloat16)"
 )
+OVERLAP = "more than one element of the written-to tensor refers to a single memory location"
 NAMESPACES = ("aten", "prims", "torch_nn")
 SKIPPED = frozenset(
     {"aten::_local_scalar_dense", "aten::set_", "aten::record_stream", "aten::resize_", "aten::empty_like"}
@@ -56,11 +58,20 @@ def refuse(
     if not tensors:
         return
     key = (func, spec, tuple(map(_kind, leaves)))
+    if func._schema.is_mutable:
+        key = (*key, tuple(map(_repeated, tensors)))
     if key in _answers:
         error = _answers[key]
     else:
         error = _answers[key] = _asked(func, leaves, spec, answer)
     if error is None or (elsewhere and HALVES.search(str(error))):
+        return
+    if OVERLAP in str(error) and not any(
+        bool(size > 1)
+        for tensor in tensors
+        for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
+        if type(stride) is int and stride == 0
+    ):
         return
     # Kernels do not run for nothing, so that some take any type of empty tensors.
     empty = [tensor.numel() == 0 for tensor in tensors]
@@ -97,6 +108,11 @@ def _kind(leaf: Any) -> Any:
     return leaf if isinstance(leaf, (torch.dtype, str, bool, type(None))) else type(leaf)
 
 
+def _repeated(tensor: torch.Tensor) -> tuple[bool, ...]:
+    """For each dimension whether all of it is the same memory, as after `expand`."""
+    return tuple(type(stride) is int and stride == 0 for stride in tensor.stride())
+
+
 def _asked(func: Any, leaves: list[Any], spec: Any, answer: Any) -> Exception | None:
     tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
     if any(t.device.type != "cpu" or t.layout is not torch.strided or t.is_quantized for t in tensors):
@@ -107,7 +123,7 @@ def _asked(func: Any, leaves: list[Any], spec: Any, answer: Any) -> Exception | 
         error = _tried(func, leaves, spec, sizes)
         if error is None:
             return None
-        if ABOUT_TYPES.search(str(error)):
+        if ABOUT_TYPES.search(str(error)) or OVERLAP in str(error):
             return error
     return None
 
@@ -123,10 +139,16 @@ def _sizes(total: int) -> Iterator[Callable[[int], int]]:
 
 def _tried(func: Any, leaves: list[Any], spec: Any, sizes: Callable[[int], int]) -> Exception | None:
     """What the operator raises on zeros of these sizes."""
+    writes = func._schema.is_mutable
 
     def small(leaf: Any) -> Any:
         if isinstance(leaf, torch.Tensor):
-            return torch.zeros([sizes(hint(size)) for size in leaf.shape], dtype=leaf.dtype)
+            shape = [sizes(hint(size)) for size in leaf.shape]
+            if writes and any(again := _repeated(leaf)):
+                base = [1 if one else size for one, size in zip(again, shape, strict=True)]
+                shape = [max(size, 2) if one else size for one, size in zip(again, shape, strict=True)]
+                return torch.zeros(base, dtype=leaf.dtype).expand(shape)
+            return torch.zeros(shape, dtype=leaf.dtype)
         if isinstance(leaf, (torch.SymInt, torch.SymFloat)):
             leaf = hint(leaf)
         return sizes(leaf) if type(leaf) is int and leaf > FEW else leaf

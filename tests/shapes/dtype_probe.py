@@ -86,7 +86,7 @@ def changes(name: str, call: Callable[..., Any], arguments: Any) -> Iterator[Tri
     """The call as it is, and with one thing changed at a time."""
     leaves, spec = tree_flatten(arguments)
     yield Trial(name, "as it is", call, arguments)
-    places = [i for i, leaf in enumerate(leaves) if _plain(leaf)]
+    places = [i for i, leaf in enumerate(leaves) if is_plain(leaf)]
 
     def trial(change: str, **new: Any) -> Trial:
         made = [new.get(f"_{i}", leaf) for i, leaf in enumerate(leaves)]
@@ -118,7 +118,8 @@ def changes(name: str, call: Callable[..., Any], arguments: Any) -> Iterator[Tri
         yield trial("all dimensions 0", **{f"_{places[0]}": empty})
 
 
-def _plain(leaf: Any) -> bool:
+def is_plain(leaf: Any) -> bool:
+    """Whether a leaf is a tensor that is changed: dense, not quantised, not nested."""
     return (
         type(leaf) in (torch.Tensor, torch.nn.Parameter)
         and leaf.layout is torch.strided

@@ -52,7 +52,7 @@ def convolution(a: dict[str, Any]) -> None:
         )
 
 
-def upsample(a: dict[str, Any]) -> None:
+def nearest(a: dict[str, Any]) -> None:
     """There is something to interpolate between, and something comes out."""
     tensor, asked = a["self"], a["output_size"]
     sizes = [*tensor.shape[2:], *(asked or ())]
@@ -63,6 +63,12 @@ def upsample(a: dict[str, Any]) -> None:
                 f"Input and output sizes should be greater than 0, but got input ({printed(tensor)}) output ({asked})"
             ),
         )
+
+
+def upsample(a: dict[str, Any]) -> None:
+    """As `nearest`, with channels."""
+    nearest(a)
+    tensor = a["self"]
     if tensor.dim() > 1:
         torch._check(
             tensor.shape[1] != 0,
@@ -74,6 +80,7 @@ def upsample(a: dict[str, Any]) -> None:
 
 def batch_norm(a: dict[str, Any]) -> None:
     """Statistics are taken of something, and kept in vectors."""
+    parameters(a)
     for name in ("running_mean", "running_var"):
         kept = a.get(name)
         if kept is not None:
@@ -88,6 +95,22 @@ def batch_norm(a: dict[str, Any]) -> None:
                 f"input tensor must have at least one element, but got input_sizes = {printed(a['self'])}"
             ),
         )
+
+
+def parameters(a: dict[str, Any]) -> None:
+    """Weight, bias and statistics have one number for each channel; kernels would read past their end."""
+    tensor = a["self"]
+    if tensor.dim() < 2:
+        return
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        given = a.get(name)
+        if given is not None:
+            torch._check(
+                numel(given) == tensor.shape[1],
+                lambda given=given, name=name: (
+                    f"{name} should contain {tensor.shape[1]} elements not {numel(given)}"
+                ),
+            )
 
 
 def group_norm(a: dict[str, Any]) -> None:
@@ -108,6 +131,12 @@ CHECKS: Mapping[str, Check] = {
     "aten::_adaptive_avg_pool2d": adaptive,
     "aten::_adaptive_avg_pool3d": adaptive,
     "aten::convolution": convolution,
+    "aten::upsample_nearest1d": nearest,
+    "aten::upsample_nearest2d": nearest,
+    "aten::upsample_nearest3d": nearest,
+    "aten::_upsample_nearest_exact1d": nearest,
+    "aten::_upsample_nearest_exact2d": nearest,
+    "aten::_upsample_nearest_exact3d": nearest,
     "aten::upsample_linear1d": upsample,
     "aten::upsample_bilinear2d": upsample,
     "aten::upsample_bicubic2d": upsample,

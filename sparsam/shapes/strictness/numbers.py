@@ -63,6 +63,19 @@ def addmv(a: dict[str, Any]) -> None:
     )
 
 
+def scaled_mm(a: dict[str, Any]) -> None:
+    """Columns of the one are rows of the other."""
+    one, two = a["self"], a["mat2"]
+    if one.dim() == 2 and two.dim() == 2:
+        torch._check(
+            one.shape[1] == two.shape[0],
+            lambda: (
+                f"mat_a and mat_b shapes cannot be multiplied ({one.shape[0]}x{one.shape[1]} and "
+                f"{two.shape[0]}x{two.shape[1]})"
+            ),
+        )
+
+
 def _expands(tensor: torch.Tensor, shape: Sequence[Any]) -> None:
     torch._check(
         tensor.dim() <= len(shape),
@@ -97,11 +110,24 @@ def multinomial(a: dict[str, Any]) -> None:
         ),
     )
     torch._check(count > 0, lambda: "cannot sample n_sample <= 0 samples")
+    torch._check(tensor.shape[-1] <= CATEGORIES, lambda: "number of categories cannot exceed 2^24")
     if not a["replacement"]:
         torch._check(
             count <= tensor.shape[-1],
             lambda: "cannot sample n_sample > prob_dist.size(-1) samples without replacement",
         )
+
+
+CATEGORIES = 1 << 24
+
+
+def uniform(a: dict[str, Any]) -> None:
+    """The range is one."""
+    low, high = a["from"], a["to"]
+    torch._check(
+        low <= high,
+        lambda: f"uniform_ expects to return a [from, to) range, but found from={low} > to={high}",
+    )
 
 
 def soft_margin_loss(a: dict[str, Any]) -> None:
@@ -143,7 +169,7 @@ def remainder(a: dict[str, Any]) -> None:
 
 def ormqr(a: dict[str, Any]) -> None:
     """As many factors as the smaller side has."""
-    other, tau, tensor = a["input2"], a["input3"], a["self"]
+    tau, other, tensor = a["input2"], a["input3"], a["self"]
     if tensor.dim() < 2 or other.dim() < 2 or not tau.dim():
         return
     side = -2 if a["left"] else -1
@@ -180,6 +206,8 @@ CHECKS: Mapping[str, Check] = {
     "aten::sort.stable": sort,
     "aten::addmm": addmm,
     "aten::addmv": addmv,
+    "aten::_scaled_mm": scaled_mm,
+    "aten::uniform": uniform,
     "aten::multinomial": multinomial,
     "aten::soft_margin_loss": soft_margin_loss,
     "aten::_pack_padded_sequence": pack_padded_sequence,
