@@ -105,6 +105,12 @@ class Calls:
             forms = () if kind == "write" else tuple(_form(part, shapes) for part in parts)
             calls.append(Call(asked, tuple(names), forms, many))
 
+    def keep_forms(self, key: Any, forms: tuple[Form, ...]) -> Call:
+        """Remembers results about which nothing needs to be asked."""
+        call = Call((), (), forms, None if len(forms) == 1 else tuple)
+        self.known.setdefault(key, []).append(call)
+        return call
+
     def result(self, call: Call, kind: str, args: Any, mode: Any, shapes: Shapes) -> Any:
         """The result of a call that is recalled."""
         if kind == "write":
@@ -141,7 +147,7 @@ def _describe(value: Any, found: list[Any], mode: Any) -> None:
     if kind is FakeTensor:
         if value.constant is not None or value.fake_mode is not mode or value.layout is not torch.strided:
             raise NotKept
-        found.append((value.dtype, value.device, value.requires_grad, value.is_conj(), value.is_neg()))
+        found.append((value.dtype, value.fake_device, value.requires_grad, value.is_conj(), value.is_neg()))
         found.append(tuple(map(_expression, value.shape)))
         found.append(tuple(map(_expression, value.stride())))
         found.append(_expression(value.storage_offset()))
@@ -175,7 +181,7 @@ def _form(value: Any, shapes: Shapes) -> Form | None:
         tuple(map(_expression, value.stride())),
         _expression(value.storage_offset()),
         value.dtype,
-        value.device,
+        value.fake_device,
     )
     for part in (*form.sizes, *form.strides, form.offset):
         for symbol in getattr(part, "free_symbols", ()):
