@@ -7,7 +7,8 @@ sizes, the questions are asked again, so that this run has them on record; if al
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import sympy
@@ -33,6 +34,11 @@ class Form:
     dtype: torch.dtype
     device: torch.device
 
+    @functools.cached_property
+    def contiguous(self) -> bool:
+        """Whether the tensor is contiguous as it is written."""
+        return self.strides == contiguous(self.sizes)
+
 
 @dataclasses.dataclass(eq=False)
 class Call:
@@ -49,6 +55,16 @@ class Call:
     names: tuple[str, ...]
     forms: tuple[Form | None, ...]
     many: type | None
+
+
+def contiguous(sizes: Iterable[Any]) -> tuple[Any, ...]:
+    """The strides of a contiguous tensor, where no size is nothing."""
+    strides: list[Any] = []
+    stride: Any = sympy.Integer(1)
+    for size in reversed(tuple(sizes)):
+        strides.append(stride)
+        stride = stride * size
+    return tuple(reversed(strides))
 
 
 class NotKept(Exception):
@@ -193,8 +209,12 @@ def _form(value: Any, shapes: Shapes) -> Form | None:
 def _made(form: Form, kind: str, args: Any, mode: Any, shapes: Shapes) -> Any:
     number = shapes.number
     sizes, strides = tuple(map(number, form.sizes)), tuple(map(number, form.strides))
-    with in_kernel_invocation_manager(mode), shapes.suppress_guards():
-        made = torch.empty_strided(sizes, strides, dtype=form.dtype, device="meta")
-        if kind == "view":
-            made.set_(args[0].untyped_storage(), number(form.offset), sizes, strides)
+    with shapes.suppress_guards():
+        with in_kernel_invocation_manager(mode):
+            made = torch.empty_strided(sizes, strides, dtype=form.dtype, device="meta")
+            if kind == "view":
+                made.set_(args[0].untyped_storage(), number(form.offset), sizes, strides)
+        if form.contiguous:
+            # It is so whatever the sizes are: what the constructor asks to find that out is no decision.
+            return FakeTensor(mode, made, form.device)
     return FakeTensor(mode, made, form.device)

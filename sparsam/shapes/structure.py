@@ -14,7 +14,7 @@ import sympy
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
-from sparsam.shapes.recall import Form
+from sparsam.shapes.recall import Form, contiguous
 
 Forms = tuple[Form, ...] | None
 aten = torch.ops.aten
@@ -38,16 +38,6 @@ def sizes_of(tensor: Any) -> tuple[sympy.Basic, ...] | None:
     sizes = tuple(map(expression, tensor.shape))
     strides = tuple(map(expression, tensor.stride()))
     return sizes if all(a == b for a, b in zip(strides, contiguous(sizes), strict=True)) else None
-
-
-def contiguous(sizes: tuple[sympy.Basic, ...]) -> tuple[sympy.Basic, ...]:
-    """The strides of a contiguous tensor, where no size is nothing."""
-    strides: list[sympy.Basic] = []
-    stride: sympy.Basic = sympy.Integer(1)
-    for size in reversed(sizes):
-        strides.append(stride)
-        stride = stride * size
-    return tuple(reversed(strides))
 
 
 def form(sizes: tuple[Any, ...], like: torch.Tensor, dtype: torch.dtype | None = None) -> Form:
