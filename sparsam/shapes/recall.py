@@ -209,12 +209,16 @@ def _form(value: Any, shapes: Shapes) -> Form | None:
 def _made(form: Form, kind: str, args: Any, mode: Any, shapes: Shapes) -> Any:
     number = shapes.number
     sizes, strides = tuple(map(number, form.sizes)), tuple(map(number, form.strides))
-    with shapes.suppress_guards():
-        with in_kernel_invocation_manager(mode):
-            made = torch.empty_strided(sizes, strides, dtype=form.dtype, device="meta")
-            if kind == "view":
-                made.set_(args[0].untyped_storage(), number(form.offset), sizes, strides)
-        if form.contiguous:
-            # It is so whatever the sizes are: what the constructor asks to find that out is no decision.
-            return FakeTensor(mode, made, form.device)
+    if form.contiguous:
+        # It is so whatever the sizes are: what is asked to find that out is no decision.
+        with shapes.unrecorded(), shapes.suppress_guards():
+            return _with(sizes, strides, form, kind, args, mode, shapes)
+    return _with(sizes, strides, form, kind, args, mode, shapes)
+
+
+def _with(sizes: Any, strides: Any, form: Form, kind: str, args: Any, mode: Any, shapes: Shapes) -> Any:
+    with in_kernel_invocation_manager(mode):
+        made = torch.empty_strided(sizes, strides, dtype=form.dtype, device="meta")
+        if kind == "view":
+            made.set_(args[0].untyped_storage(), shapes.number(form.offset), sizes, strides)
     return FakeTensor(mode, made, form.device)
