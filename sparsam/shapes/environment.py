@@ -10,6 +10,7 @@ from typing import Any
 
 import sympy
 import torch
+from sympy.logic.boolalg import Boolean
 from torch._dynamo.source import ConstantSource
 from torch.fx.experimental.sym_node import SymNode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv, ValueRangesSLoc
@@ -302,9 +303,7 @@ class Shapes(ShapeEnv):
             not any(literal.specialised or literal.cause for literal in self.literals[before:])
             and not self.quiet
             and not self._suppress_guards_tls()
-            and not (
-                isinstance(orig_expr, sympy.Basic) and not orig_expr.is_Boolean and orig_expr.free_symbols
-            )
+            and (isinstance(orig_expr, (Boolean, bool)) or not orig_expr.free_symbols)
         )
         # The hint comes first: it is that of this run.
         how = (args[1:], tuple((key, value) for key, value in kwargs.items() if key != "hint"))

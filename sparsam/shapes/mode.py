@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from sparsam.shapes import eager, strictness
 from sparsam.shapes.environment import Shapes
 from sparsam.shapes.recall import Calls
+from sparsam.shapes.structure import forms
 
 Rule = Callable[..., Any]
 SYMBOLS = (torch.SymInt, torch.SymFloat)
@@ -85,6 +86,9 @@ class Mode(FakeTensorMode):
         known = calls.recalled(key, shapes)
         if known is not None:
             return calls.result(known, kind, args, self, shapes)
+        plain = forms(func, args, kwargs) if kind in ("new", "view") else None
+        if plain is not None:
+            return calls.result(calls.keep_forms(key, plain), kind, args, self, shapes)
         first, values = len(shapes.questions), shapes.values
         shapes.listening += 1
         try:
@@ -104,6 +108,11 @@ def _makes_view(func: Any) -> bool:
     if schema is None:
         return True
     return any(r.alias_info is not None and not r.alias_info.is_write for r in schema.returns)
+
+
+def device_of(tensor: torch.Tensor) -> torch.device:
+    """The device of a tensor, without a call of the framework where it has no data."""
+    return tensor.fake_device if type(tensor) is FakeTensor else tensor.device
 
 
 def has_symbols(arguments: Any) -> bool:

@@ -7,7 +7,8 @@ sizes, the questions are asked again, so that this run has them on record; if al
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import sympy
@@ -33,6 +34,11 @@ class Form:
     dtype: torch.dtype
     device: torch.device
 
+    @functools.cached_property
+    def contiguous(self) -> bool:
+        """Whether the tensor is contiguous as it is written."""
+        return self.strides == contiguous(self.sizes)
+
 
 @dataclasses.dataclass(eq=False)
 class Call:
@@ -49,6 +55,16 @@ class Call:
     names: tuple[str, ...]
     forms: tuple[Form | None, ...]
     many: type | None
+
+
+def contiguous(sizes: Iterable[Any]) -> tuple[Any, ...]:
+    """The strides of a contiguous tensor, where no size is nothing."""
+    strides: list[Any] = []
+    stride: Any = sympy.Integer(1)
+    for size in reversed(tuple(sizes)):
+        strides.append(stride)
+        stride = stride * size
+    return tuple(reversed(strides))
 
 
 class NotKept(Exception):
@@ -105,6 +121,12 @@ class Calls:
             forms = () if kind == "write" else tuple(_form(part, shapes) for part in parts)
             calls.append(Call(asked, tuple(names), forms, many))
 
+    def keep_forms(self, key: Any, forms: tuple[Form, ...]) -> Call:
+        """Remembers results about which nothing needs to be asked."""
+        call = Call((), (), forms, None if len(forms) == 1 else tuple)
+        self.known.setdefault(key, []).append(call)
+        return call
+
     def result(self, call: Call, kind: str, args: Any, mode: Any, shapes: Shapes) -> Any:
         """The result of a call that is recalled."""
         if kind == "write":
@@ -141,7 +163,7 @@ def _describe(value: Any, found: list[Any], mode: Any) -> None:
     if kind is FakeTensor:
         if value.constant is not None or value.fake_mode is not mode or value.layout is not torch.strided:
             raise NotKept
-        found.append((value.dtype, value.device, value.requires_grad, value.is_conj(), value.is_neg()))
+        found.append((value.dtype, value.fake_device, value.requires_grad, value.is_conj(), value.is_neg()))
         found.append(tuple(map(_expression, value.shape)))
         found.append(tuple(map(_expression, value.stride())))
         found.append(_expression(value.storage_offset()))
@@ -175,7 +197,7 @@ def _form(value: Any, shapes: Shapes) -> Form | None:
         tuple(map(_expression, value.stride())),
         _expression(value.storage_offset()),
         value.dtype,
-        value.device,
+        value.fake_device,
     )
     for part in (*form.sizes, *form.strides, form.offset):
         for symbol in getattr(part, "free_symbols", ()):
@@ -187,8 +209,16 @@ def _form(value: Any, shapes: Shapes) -> Form | None:
 def _made(form: Form, kind: str, args: Any, mode: Any, shapes: Shapes) -> Any:
     number = shapes.number
     sizes, strides = tuple(map(number, form.sizes)), tuple(map(number, form.strides))
-    with in_kernel_invocation_manager(mode), shapes.suppress_guards():
+    if form.contiguous:
+        # It is so whatever the sizes are: what is asked to find that out is no decision.
+        with shapes.unrecorded(), shapes.suppress_guards():
+            return _with(sizes, strides, form, kind, args, mode, shapes)
+    return _with(sizes, strides, form, kind, args, mode, shapes)
+
+
+def _with(sizes: Any, strides: Any, form: Form, kind: str, args: Any, mode: Any, shapes: Shapes) -> Any:
+    with in_kernel_invocation_manager(mode):
         made = torch.empty_strided(sizes, strides, dtype=form.dtype, device="meta")
         if kind == "view":
-            made.set_(args[0].untyped_storage(), number(form.offset), sizes, strides)
+            made.set_(args[0].untyped_storage(), shapes.number(form.offset), sizes, strides)
     return FakeTensor(mode, made, form.device)

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 
 from sparsam.errors import Refused
 from sparsam.shapes.environment import Divergence, Literal, Number, Shapes
-from sparsam.shapes.mode import Mode
+from sparsam.shapes.mode import Mode, device_of
 from sparsam.shapes.naming import in_names
 from sparsam.shapes.operands import operand, operands_of
 from sparsam.shapes.places import Places
@@ -178,6 +178,7 @@ GETTERS = frozenset(
 )  # of which nothing is decided
 
 
+DEVICE = torch._C.TensorBase.device.__get__  # type: ignore[attr-defined]
 READS = frozenset(
     getattr(torch.Tensor, name)
     for name in (
@@ -228,6 +229,8 @@ class Watch(TorchFunctionMode):
         kwargs = kwargs or {}
         run = self.run
         if func in GETTERS:
+            if func == DEVICE:
+                return device_of(args[0])
             return func(*args, **kwargs)
         run.tick()
         if "device" in kwargs and _elsewhere(kwargs["device"]):

@@ -17,6 +17,7 @@ from typing import Any
 import sympy
 import torch
 
+from sparsam.shapes.mode import device_of
 from sparsam.shapes.places import Places
 from sparsam.shapes.series import Repeated, Series, symbolic
 
@@ -166,7 +167,7 @@ class Snapshot:
 
     def _tensor(self, value: torch.Tensor) -> Node:
         sizes = tuple(_expression(size) for size in value.shape)
-        node = Node("tensor", (sizes, value.dtype, value.device, value.grad_fn is not None), value)
+        node = Node("tensor", (sizes, value.dtype, device_of(value), value.grad_fn is not None), value)
         if value.is_leaf and value.grad is not None:
             node.children[".grad"] = self._node(value.grad)
         return node
