@@ -107,7 +107,7 @@ def fails(source: str) -> list[tuple[dict[str, int], list[int]]]:
             except Exception:
                 found.append(({"A": a, "B": b}, list(taped.tape)))
             # The tape as it was used: turn each zero that was drawn behind what was given.
-            tapes += [taped.tape[:i] + [1] for i in range(given, taped.used)]
+            tapes += [[*taped.tape[:i], 1] for i in range(given, taped.used)]
             if taped.used > 24:
                 break
     return found

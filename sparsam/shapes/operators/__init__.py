@@ -7,7 +7,6 @@ to it. It is made of calls of the framework that compare the same sizes, so that
 from collections.abc import Callable
 from typing import Any
 
-<<<<<<< HEAD
 from sparsam.shapes.operators import (
     autograd,
     border,
@@ -29,7 +28,26 @@ from sparsam.shapes.operators import (
     signals,
 )
 
-MODULES = (autograd, border, convolving, copies, counting, data, indexing, joining, kinds, lenient, padding, patches, products, recurrent, reshaping, resizing, sequences, signals)
+MODULES = (
+    autograd,
+    border,
+    convolving,
+    copies,
+    counting,
+    data,
+    indexing,
+    joining,
+    kinds,
+    lenient,
+    padding,
+    patches,
+    products,
+    recurrent,
+    reshaping,
+    resizing,
+    sequences,
+    signals,
+)
 
 
 def rules() -> dict[Any, Callable[..., Any]]:
