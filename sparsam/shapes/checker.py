@@ -16,6 +16,7 @@ from sparsam.shapes.entry import Entry
 from sparsam.shapes.environment import Number
 from sparsam.shapes.environment import Unknown as Declared
 from sparsam.shapes.explore import Explored, Failed, Limits, conditions_of, explore
+from sparsam.shapes.merging import Memory
 from sparsam.shapes.naming import words
 from sparsam.shapes.places import Places
 from sparsam.shapes.run import Outcome, Run, execute
@@ -100,9 +101,15 @@ def check_entry(
     started = time.perf_counter()
     rules = operators.rules()
 
-    memory: dict[Any, Any] = {}
+    memory = Memory()
 
-    def run(hints: Mapping[str, Number], *, plain: bool = False) -> Outcome:
+    def run(
+        hints: Mapping[str, Number],
+        *,
+        plain: bool = False,
+        split: Any = None,
+        ancestry: Sequence[tuple[int, int]] = (),
+    ) -> Outcome:
         return execute(
             entry,
             hints,
@@ -112,10 +119,12 @@ def check_entry(
             operations=limits.operations,
             plain=plain,
             memory=memory,
+            split=split,
+            ancestry=ancestry,
         )
 
     with substituted():
-        explored = explore(run, declared, solver, limits, progress)
+        explored = explore(run, declared, solver, limits, progress, memory.begin_anew)
     seconds = time.perf_counter() - started
     return report_of(explored, name, seconds, solver, declared)
 
@@ -218,7 +227,11 @@ def finding_of(failed: Failed) -> Finding:
         requirement = words(~last.condition)
     names = {symbol: value for symbol, value in failed.witness.items() if symbol in failed.outcome.symbols}
     code, message, caret, fix = explain_failure(
-        failed.failure, names, requirement, failed.outcome.symbols.values()
+        failed.failure,
+        names,
+        requirement,
+        failed.outcome.symbols.values(),
+        conditions_of(failed.outcome.literals),
     )
     return Finding(
         code,

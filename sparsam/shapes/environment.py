@@ -21,6 +21,7 @@ from sparsam.shapes.verdict import Place, Symbol
 # The framework tells kinds of symbols by the first letters of their names: sizes are "s…", floats "zf…".
 SIZE = "s_"
 REAL = "zf_"
+DATA = "data"
 
 Number = int | float
 
@@ -36,7 +37,7 @@ class Literal:
         place: Line of the program that led to it, None where none did.
         specialised: Whether the program turned the expression into a plain number, so that the guard is an equality
             with a value that means nothing by itself.
-        cause: Short name of what asked, for messages.
+        cause: `DATA` where the framework asked the data for its own sake: whether what it was given is valid.
     """
 
     condition: sympy.Basic
@@ -68,6 +69,7 @@ class Shapes(ShapeEnv):
         hints: Value of each symbol, by printed name; of values that are not in it, a default within their range.
         place: Gives the line of the program for the calling frame.
         plain: Sizes are plain numbers, their hints; values are symbols nevertheless.
+        inside: Whether a frame asks for the framework's own sake, and not for the program's.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Shapes(ShapeEnv):
         place: Callable[[FrameType | None], Place | None],
         *,
         plain: bool = False,
+        inside: Callable[[FrameType | None], bool] = lambda frame: False,
     ) -> None:
         super().__init__(
             specialize_zero_one=False,
@@ -90,8 +93,19 @@ class Shapes(ShapeEnv):
         self.quiet = 0
         self.fresh: dict[str, int] = {}  # value symbol: position in `literals` at its birth
         self.plain = plain
+        self.asked: dict[str, int] = {}  # symbol: number of literals when it was asked about last
+        self.truths: set[sympy.Basic] = set()
         self._place = place
+        self._inside = inside
         self._seen: set[sympy.Basic] = set()
+        decide = self._maybe_evaluate_static
+
+        def noted(expression: Any, *args: Any, **kwargs: Any) -> Any:
+            self._note(expression)
+            return decide(expression, *args, **kwargs)
+
+        noted.cache_clear = decide.cache_clear  # type: ignore[attr-defined]
+        self._maybe_evaluate_static = noted  # type: ignore[assignment]
 
     # -- symbols ------------------------------------------------------------------------------------------------------
 
@@ -163,6 +177,7 @@ class Shapes(ShapeEnv):
         """A yes or no that only the data know."""
         whole = self.value(meaning, 0, 1)
         expression = whole.node.expr if isinstance(whole, torch.SymInt) else sympy.Integer(whole)
+        self.truths |= expression.free_symbols
         return torch.SymBool(SymNode(sympy.Eq(expression, 1), self, bool, bool(self._hint(expression))))
 
     def assume(self, condition: Any) -> None:
@@ -234,6 +249,20 @@ class Shapes(ShapeEnv):
         )
         self.var_to_range[symbol] = self.var_to_range[symbol] & bounds
 
+    def asked_since(self, position: int) -> set[str]:
+        """Symbols that something was asked about when there were so many literals or more, decided by itself or not."""
+        return {name for name, last in self.asked.items() if last >= position}
+
+    def evaluate_expr(self, orig_expr: Any, *args: Any, **kwargs: Any) -> Any:
+        """What torch asks about sizes."""
+        self._note(orig_expr)
+        return super().evaluate_expr(orig_expr, *args, **kwargs)
+
+    def _note(self, expression: Any) -> None:
+        if not self.quiet:
+            for symbol in getattr(expression, "free_symbols", ()):
+                self.asked[symbol.name] = len(self.literals)
+
     def _log_guard(self, prefix: str, g: Any, forcing_spec: bool) -> None:
         # Called once for each comparison that the ranges do not decide, those that torch keeps to itself included.
         if self.quiet or g in self._seen:
@@ -246,6 +275,7 @@ class Shapes(ShapeEnv):
                 "guard",
                 self._place(frame),
                 specialised=isinstance(g, sympy.Eq) and _turned_into_number(frame),
+                cause=DATA if g.free_symbols <= self.truths and self._inside(frame) else "",
             )
         )
 

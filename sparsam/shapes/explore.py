@@ -8,14 +8,12 @@ program its path constraints, and those of the framework, whose other side fails
 
 import collections
 import dataclasses
-import heapq
-import itertools
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 import sympy
 
-from sparsam.shapes.environment import Literal, Number, printed, sympy_symbol
+from sparsam.shapes.environment import DATA, Literal, Number, printed, sympy_symbol
 from sparsam.shapes.environment import Unknown as Declared
 from sparsam.shapes.naming import words
 from sparsam.shapes.run import Outcome
@@ -48,6 +46,7 @@ class Region:
         symbols: Of that run.
         split: The decision that goes the other way here, None for the whole.
         specialised: How often each place had a size turned into a number on the way.
+        ancestry: Runs that it split off from, and the position of the split in each.
     """
 
     conditions: tuple[sympy.Basic, ...]
@@ -55,6 +54,7 @@ class Region:
     symbols: Mapping[str, Symbol]
     split: Literal | None = None
     specialised: tuple[Place | None, ...] = ()
+    ancestry: tuple[tuple[int, int], ...] = ()
 
 
 @dataclasses.dataclass
@@ -79,10 +79,11 @@ class Explored:
     symbols: dict[str, Symbol] = dataclasses.field(default_factory=dict)
     runs: int = 0
     operations: int = 0
+    invalid: list[tuple[frozenset[sympy.Basic], sympy.Basic]] = dataclasses.field(default_factory=list)
 
     def begin_anew(self) -> None:
         """Forgets what was found, and keeps what it cost."""
-        for group in (self.paths, self.failed, self.unknowns, self.symbols):
+        for group in (self.paths, self.failed, self.unknowns, self.symbols, self.invalid):
             group.clear()
 
     def unknown(self, unknown: Unknown) -> None:
@@ -97,6 +98,7 @@ def explore(
     solver: Solver,
     limits: Limits | None = None,
     progress: Callable[[Explored], None] | None = None,
+    begin_anew: Callable[[], None] | None = None,
 ) -> Explored:
     """Runs the program for one member of each class of sizes that take the same way through it.
 
@@ -106,16 +108,17 @@ def explore(
         solver: Finds sizes.
         limits: After which the rest is unknown.
         progress: Called after every run.
+        begin_anew: Called when all that was found is forgotten.
     """
     limits = limits or Limits()
     found = Explored()
     deadline = time.monotonic() + limits.seconds
     first = {unknown.name: first_hint(unknown, i) for i, unknown in enumerate(declared)}
-    order = itertools.count()
     restarts = 0
-    queue: list[tuple[int, int, Region]] = [(0, next(order), Region((), first, {}))]
+    # The deepest split first: `merging` rests on it.
+    queue = [Region((), first, {})]
     while queue:
-        _, _, region = heapq.heappop(queue)
+        region = queue.pop()
         answer = _member(region, declared, solver, found)
         if answer is None:
             continue
@@ -139,21 +142,22 @@ def explore(
                 )
             )
             break
-        outcome = run(answer)
+        split = negated(region.split.condition) if region.split is not None else None
+        outcome = run(answer, split=split, ancestry=region.ancestry)
         found.runs += 1
         if outcome.ending == "again" and restarts < AGAIN:
             # What was found so far may rest on a guess about a loop that has just turned out wrong.
             restarts += 1
             found.begin_anew()
-            queue = [(0, next(order), Region((), first, {}))]
+            queue = [Region((), first, {})]
+            if begin_anew is not None:
+                begin_anew()
             continue
         found.operations += outcome.operations
         _record(found, outcome, region, run, solver, declared)
         if outcome.ending == "diverged":
             continue
-        for child in remainders(region, outcome):
-            depth = len(child.specialised)
-            heapq.heappush(queue, (depth, next(order), child))
+        queue += remainders(region, outcome)
         if progress is not None:
             progress(found)
     return found
@@ -175,18 +179,29 @@ def remainders(region: Region, outcome: Outcome) -> list[Region]:
     prefix = list(region.conditions)
     specialised = region.specialised
     left = []
-    for literal in outcome.literals:
+    number = outcome.notes["number"]
+    for position, literal in enumerate(outcome.literals):
         condition = literal.condition
         if condition in known:
             continue
+        ancestry = (*region.ancestry, (number, position))
         for defined in needed(condition):
             if defined not in known:
                 left.append(
-                    Region((*prefix, negated(defined)), outcome.hints, outcome.symbols, literal, specialised)
+                    Region(
+                        (*prefix, negated(defined)),
+                        outcome.hints,
+                        outcome.symbols,
+                        literal,
+                        specialised,
+                        ancestry,
+                    )
                 )
         if literal.kind == "guard":
             here = (*specialised, literal.place) if literal.specialised else specialised
-            left.append(Region((*prefix, negated(condition)), outcome.hints, outcome.symbols, literal, here))
+            left.append(
+                Region((*prefix, negated(condition)), outcome.hints, outcome.symbols, literal, here, ancestry)
+            )
         known.add(condition)
         prefix.append(condition)
     return left
@@ -279,6 +294,9 @@ def _record(
                 )
             )
             verdict = Verdict.UNKNOWN
+        elif outcome.ending == "error" and _invalid_data(found, outcome, failure):
+            # As with indices out of range: whether data are valid is no matter of sizes.
+            pass
         elif outcome.ending == "raise" and _depends_on_values(outcome):
             found.unknown(
                 Unknown(
@@ -292,6 +310,16 @@ def _record(
             verdict = _confirmed(found, outcome, failure, region, run, solver, declared)
     sample = {name: outcome.hints[name] for name in outcome.hints if name in outcome.symbols}
     found.paths.append(Path(verdict, sample, conditions_of(outcome.literals), outcome.ending))
+
+
+def _invalid_data(found: Explored, outcome: Outcome, failure: Failure) -> bool:
+    """Whether the framework refuses the data that it was given, after a look at them, and would take others."""
+    guards = [literal for literal in outcome.literals if literal.kind == "guard"]
+    if not guards or guards[-1].cause != DATA or guards[-1].place != failure.place:
+        return False
+    before = frozenset(literal.condition for literal in guards[:-1])
+    found.invalid.append((before, guards[-1].condition))
+    return (before, negated(guards[-1].condition)) not in found.invalid
 
 
 def _depends_on_values(outcome: Outcome) -> bool:

@@ -80,6 +80,12 @@ def item(values: Any, index: Any) -> Any:
     Raises:
         IndexError: If there is no such item.
     """
+    if type(values).__module__ == "numpy" and not isinstance(index, (int, slice)):
+        from sparsam.shapes.standins import arrays
+
+        return arrays.picked(values, index)
+    if type(index).__module__ == "torch._numpy._ndarray":
+        index = index.tensor if isinstance(values, torch.Tensor) else index.tensor.item()
     if not isinstance(index, torch.SymInt) or not isinstance(values, (list, tuple, range, str)):
         return values[index]
     if isinstance(values, range):
@@ -386,7 +392,10 @@ def patch_symbols() -> None:
             setattr(math, name, _either(getattr(math, name), symbol))
     math.floor = _either(math.floor, torch.sym_int_floor if hasattr(torch, "sym_int_floor") else _floor)
     math.ceil = _either(math.ceil, _ceil)
-    math.log = _either(math.log, _unknown_real)
+    for name in ("log", "log10", "log1p", "exp", "expm1", "erf", "atan2", "hypot"):
+        if getattr(getattr(math, name), "__wrapped__", None) is None:
+            setattr(math, name, _either(getattr(math, name), _unknown_real))
+    math.fabs = _either(math.fabs, abs)
     math.pow = _either(math.pow, lambda x, y: torch.sym_float(x) ** y)
     math.isnan = _either(math.isnan, lambda x: False)
     math.isinf = _either(math.isinf, lambda x: False)

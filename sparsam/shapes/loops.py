@@ -252,7 +252,7 @@ class Rounds:
             if delta is not None and not self._of_data(delta) and _whole(before.held) and _whole(after.held):
                 return Step(path, "affine", after.held, delta)
             return Step(path, "unknown", after.held, None)
-        if change.kind == "text" and after is not None:
+        if (change.kind == "text" and after is not None) or _only_new_names(change):
             return None
         if change.kind == "sizes" and before is not None and after is not None:
             deltas = [_difference(a, b) for a, b in zip(before.value[0], after.value[0], strict=True)]
@@ -267,16 +267,13 @@ class Rounds:
         raise self._unknown(f"{_name(path)} is something else after each round")
 
     def _uneven(self, path: tuple[Any, ...]) -> bool:
-        return bool(self.run.memory.get(("uneven", self.place, path)))
+        return (self.place, path) in self.run.memory.uneven
 
     def _again(self, path: tuple[Any, ...], why: str) -> Stop:
         """Ends the run, to begin anew with a value that may be anything at this path."""
         if self._uneven(path):
             return self._unknown(why)
-        memory = self.run.memory
-        for key in [key for key in memory if isinstance(key, tuple) and key[0] != "uneven"]:
-            del memory[key]  # where runs that do not count any more had come together
-        memory["uneven", self.place, path] = True
+        self.run.memory.uneven.add((self.place, path))
         return Stop(None, "again")
 
     def _of_data(self, expression: Any) -> bool:
@@ -346,7 +343,7 @@ class Rounds:
         return any(change.path == step.path for change in differences(head, after))
 
     def _covering(self, change: Change, steps: dict[tuple[Any, ...], Step]) -> Step | None:
-        if change.kind == "text":
+        if change.kind == "text" or _only_new_names(change):
             return Step(change.path, "text", None, None)
         for length in range(len(change.path), 0, -1):
             step = steps.get(change.path[:length])
@@ -371,6 +368,14 @@ class Rounds:
         if change.path != step.path:
             return True
         return _items(after) == _items(before) + 1 and alike(after.held[-1], step.base[-1])
+
+
+def _only_new_names(change: Change) -> bool:
+    """Whether variables are set that were not set before: a round that reads one of them before would have failed."""
+    before, after = change.before, change.after
+    if len(change.path) != 1 or before is None or after is None:
+        return False
+    return not before.children.keys() - after.children.keys()
 
 
 def _items(node: Node) -> int:

@@ -8,17 +8,17 @@ import os
 import sys
 import time
 import traceback as tracebacks
-from collections.abc import Callable, Iterator, Mapping
-from types import TracebackType
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import FrameType, TracebackType
 from typing import Any
 
 import torch
 from torch._subclasses import fake_tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from sparsam.errors import Refused
 from sparsam.shapes.environment import Divergence, Literal, Number, Shapes
+from sparsam.shapes.mode import Mode, has_symbols, plain_views
 from sparsam.shapes.naming import in_names
 from sparsam.shapes.operands import operands_of
 from sparsam.shapes.places import Places
@@ -43,8 +43,16 @@ UNMODELLED_TEXTS = (
     "Expected a value of type 'int'",
     "is not symbolically traceable",
     "SymInt",
+    "python_arg_parser.cpp",
     "SymFloat",
     "SymBool",
+)
+
+ARGUMENT_TEXTS = (
+    "invalid combination of arguments",
+    "must be",
+    "unsupported operand type",
+    "not supported between",
 )
 
 
@@ -96,8 +104,9 @@ class Run:
         seconds: Time limit of the run.
         operations: Limit of calls of the framework.
         plain: Sizes are plain numbers: to confirm a failure.
-        memory: What earlier runs of the same exploration have seen: where branches came together, which changes of a loop
-            are uneven.
+        memory: What earlier runs of the same exploration have left: `merging.Memory`.
+        split: The decision that makes this run another one.
+        ancestry: Runs that it split off from, and the position of the split in each.
     """
 
     def __init__(
@@ -108,12 +117,14 @@ class Run:
         seconds: float = 60.0,
         operations: int = 200_000,
         plain: bool = False,
-        memory: dict[Any, Any] | None = None,
+        memory: Any = None,
+        split: Any = None,
+        ancestry: Sequence[tuple[int, int]] = (),
     ) -> None:
         self.places = places
         self.plain = plain
-        self.shapes = Shapes(hints, places.innermost, plain=plain)
-        self.mode = FakeTensorMode(shape_env=self.shapes, allow_non_fake_inputs=True)
+        self.shapes = Shapes(hints, places.innermost, plain=plain, inside=self._inside)
+        self.mode = Mode(self, self.shapes, _no_rule)
         self.unknowns: dict[tuple[str, Place | None], Unknown] = {}
         self.operations = 0
         self.limit = operations
@@ -123,10 +134,15 @@ class Run:
         )
         self.aten = ""
         self.notes: dict[str, Any] = {}
-        self.memory = {} if memory is None else memory
-        self.number = self.memory["runs"] = self.memory.get("runs", 0) + 1
+        self.memory = memory if memory is not None else merging_memory()
+        self.memory.runs += 1
+        self.number = self.memory.runs
+        self.split = split
+        self.ancestry = tuple(ancestry)
+        self.visits: list[Any] = []  # places where branches come together
+        self.merged: Any = None  # the earlier visit that this run ended at
         self.abstract: set[str] = set()  # symbols for any size whatever, which is more than there can be
-        self.forks: dict[tuple[int, int], int] = {}
+        self.forks: dict[tuple[int, int], tuple[int, int]] = {}
         self.joins: dict[int, int] = {}
         self.loops = 0  # that were summarised
         self.whiles: dict[tuple[int, int], Any] = {}  # by frame and site
@@ -152,8 +168,27 @@ class Run:
         if self.operations % 64 == 0 and time.monotonic() > self.deadline:
             raise Stop(Unknown("time", "the time limit of one run was reached", self._here()))
 
+    def _inside(self, frame: FrameType | None) -> bool:
+        """Whether the framework or a library asks the data something, and not the program."""
+        while frame is not None and not self.places.own(frame.f_code.co_filename):
+            code = frame.f_code
+            if code is Watch.__torch_function__.__code__:
+                if frame.f_locals["func"] not in READS:
+                    return True
+            elif not code.co_filename.startswith(MACHINERY):
+                return True
+            frame = frame.f_back
+        return False
+
     def _here(self) -> Place | None:
         return self.places.innermost(sys._getframe(1))
+
+
+def merging_memory() -> Any:
+    """A memory of one run alone."""
+    from sparsam.shapes.merging import Memory
+
+    return Memory()
 
 
 _current: list[Run] = []
@@ -170,6 +205,23 @@ GETTERS = frozenset(
 )  # of which nothing is decided
 
 
+READS = frozenset(
+    getattr(torch.Tensor, name)
+    for name in ("__bool__", "__int__", "__float__", "__index__", "__contains__", "item", "tolist", "is_nonzero")
+)
+TORCH = os.path.dirname(torch.__file__) + os.sep
+MACHINERY = (
+    HERE,
+    *(
+        os.path.join(TORCH, *path.split("/"))
+        for path in ("_subclasses/", "fx/experimental/", "_ops.py", "_tensor.py", "__init__.py", "utils/_stats.py",
+        "overrides.py", "utils/_python_dispatch.py", "utils/_sympy/")
+    ),
+    os.path.dirname(os.__file__) + os.sep + "functools",
+    os.path.dirname(os.__file__) + os.sep + "contextlib",
+)
+
+
 class Watch(TorchFunctionMode):
     """Notes which function of the framework the program calls, and lets hand-written rules go first."""
 
@@ -178,6 +230,7 @@ class Watch(TorchFunctionMode):
         self.run = run
         self.rules = rules
         self.depth = 0
+        self.busy: list[Any] = []  # functions whose rules are at work, and may call them
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -191,14 +244,18 @@ class Watch(TorchFunctionMode):
             kwargs = {**kwargs, "device": "cpu"}
         if func is torch.Tensor.to and any(map(_elsewhere, args[1:])):
             args = (args[0], *("cpu" if _elsewhere(arg) else arg for arg in args[1:]))
-        rule = self.rules.get(func)
+        rule = self.rules.get(func) if func not in self.busy else None
         try:
             if rule is not None:
-                with self:
-                    answer = rule(run, func, args, kwargs)
+                self.busy.append(func)
+                try:
+                    with self:
+                        answer = rule(run, func, args, kwargs)
+                finally:
+                    self.busy.pop()
                 if answer is not NotImplemented:
                     return answer
-            return func(*args, **kwargs)
+            return _called(func, args, kwargs)
         except Exception as error:
             if run.call is None or run.call[0] is not error:
                 run.call = (error, func, args, kwargs)
@@ -210,6 +267,25 @@ def _elsewhere(device: Any) -> bool:
     if isinstance(device, int) and not isinstance(device, bool):
         return False
     return isinstance(device, (str, torch.device)) and str(device).partition(":")[0] in ("cuda", "mps", "xpu")
+
+
+def _called(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The framework's answer; with plain sizes where it has none for symbols."""
+    try:
+        return func(*args, **kwargs)
+    except Exception as error:
+        again = isinstance(func, BUILT_IN) and not getattr(func, "__name__", "_").endswith("_")
+        if not again or "out" in kwargs or not _no_rule(error) or not has_symbols((args, kwargs)):
+            raise
+        reason = error
+    plain, named = plain_views((args, kwargs))
+    try:
+        return func(*plain, **named)
+    except Exception as error:
+        raise reason if _no_rule(error) else error from None
+
+
+BUILT_IN = (type(torch.add), type(torch.Tensor.add), type(torch.nn.functional.linear))
 
 
 @contextlib.contextmanager
@@ -252,6 +328,7 @@ def execute(
     run = Run(hints, places, **limits)
     started = time.perf_counter()
     ending, failure = "end", None
+    run.mode.rules = rules or {}
     _current.append(run)
     try:
         with quiet_framework(), run.mode, Watch(run, rules or {}):
@@ -281,6 +358,9 @@ def execute(
         ending, failure = _failed(error, run)
     finally:
         _current.pop()
+    if not run.plain:
+        run.memory.finished(run, run.ancestry)
+    run.notes["number"] = run.number
     run.notes["abstract"] = frozenset(run.abstract)
     return Outcome(
         ending,
@@ -322,7 +402,7 @@ def _failed(error: BaseException, run: Run) -> tuple[str, Failure]:
     last = None
     while own is not None:
         last, own = own, own.tb_next
-    if last is not None and _of_the_checker(last) and not _explicit_raise(last):
+    if last is not None and _of_the_checker(error, last) and not _explicit_raise(last):
         run.unknown("crash", f"the checker itself failed: {type(error).__name__}: {first_line(str(error))}")
         run.notes["crash"] = describe(error)
         return "stopped", failure
@@ -332,10 +412,20 @@ def _failed(error: BaseException, run: Run) -> tuple[str, Failure]:
     return "error", failure
 
 
-def _of_the_checker(step: TracebackType) -> bool:
-    """Whether a line of this package raised by itself, and not the framework that it called for the program."""
+def _of_the_checker(error: BaseException, step: TracebackType) -> bool:
+    """Whether a line of this package raised by itself, and not the framework that it called for the program.
+
+    No line of Python's raises a RuntimeError by itself.
+    """
     code = step.tb_frame.f_code
-    return code.co_filename.startswith(HERE) and code is not Watch.__torch_function__.__code__
+    return (
+        code.co_filename.startswith(HERE)
+        and code not in CALLERS
+        and (not isinstance(error, RuntimeError) or isinstance(error, (RecursionError, NotImplementedError)))
+    )
+
+
+CALLERS = (Watch.__torch_function__.__code__, _called.__code__, Mode.dispatch.__code__)
 
 
 def _explicit_raise(step: TracebackType | None) -> bool:
@@ -350,11 +440,18 @@ _RAISE = dis.opmap["RAISE_VARARGS"]
 
 
 def _unmodelled(error: BaseException, run: Run) -> bool:
+    if isinstance(error, NotImplementedError) and run.call is not None and run.call[0] is error:
+        return True
+    return _no_rule(error)
+
+
+def _no_rule(error: BaseException) -> bool:
     if isinstance(error, UNMODELLED):
         return True
     text = str(error)
-    if isinstance(error, NotImplementedError) and run.call is not None and run.call[0] is error:
-        return True
+    if isinstance(error, TypeError) and any(part in text for part in ARGUMENT_TEXTS):
+        # The framework lists the types that it got: a tensor is no news among them, a symbol is.
+        text = text.replace("FakeTensor", "Tensor")
     return isinstance(error, (RuntimeError, TypeError, AssertionError, ValueError)) and any(
         part in text for part in UNMODELLED_TEXTS
     )

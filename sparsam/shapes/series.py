@@ -6,6 +6,7 @@ at an arbitrary one. A data loader is a segment of full batches and a segment of
 
 import dataclasses
 import itertools
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -212,6 +213,9 @@ def length(value: Any) -> Any:
     counter = getattr(type(value), "__length__", None)
     if counter is not None:
         return counter(value)
+    own = getattr(type(value), "__len__", None)
+    if isinstance(own, types.FunctionType):
+        return own(value)  # as the program wrote it: `len` would make a number of a symbol
     return len(value)
 
 

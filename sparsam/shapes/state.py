@@ -8,6 +8,7 @@ function of the number of rounds, which one further round has to confirm.
 import collections
 import ctypes
 import dataclasses
+import pathlib
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -107,6 +108,8 @@ class Snapshot:
             return Node("number", value.node.expr, value)
         if isinstance(value, (str, bytes)):
             return Node("atom", value, value)
+        if isinstance(value, pathlib.PurePath):
+            return Node("atom", str(value), str(value))
         if isinstance(value, torch.Tensor):
             return self._tensor(value)
         known = self._seen.get(id(value))

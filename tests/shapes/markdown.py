@@ -22,6 +22,7 @@ import re
 import tokenize
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from sparsam.shapes.diagnose import sizes
 from sparsam.shapes.verdict import Place, Report, Verdict
@@ -207,7 +208,7 @@ def differences(block: Block, report: Report) -> list[str]:
             said.append(f"{where}: not expected: [{finding.code}] {finding.message}")
         elif expected.code != finding.code:
             said.append(f"{where}: expected [{expected.code}], got [{finding.code}] {finding.message}")
-        elif expected.part not in f"{finding.message}\n{finding.caret}":
+        elif not says(f"{finding.message}\n{finding.caret}", expected.part, finding.witness):
             said.append(f"{where}: {expected.part!r} is not in {finding.message!r} nor {finding.caret!r}")
         elif not finding.confirmed:
             said.append(f"{where}: not confirmed: [{finding.code}]")
@@ -225,6 +226,18 @@ def differences(block: Block, report: Report) -> list[str]:
             f"{block.name}: expected proved, got {report.verdict.value}{f' ({reasons})' if reasons else ''}"
         )
     return said
+
+
+def says(text: str, part: str, given: Mapping[str, Any]) -> bool:
+    """Whether a text has the part, as it stands or with the given sizes for the symbols of both."""
+    return part in text or in_numbers(part, given) in in_numbers(text, given)
+
+
+def in_numbers(text: str, given: Mapping[str, Any]) -> str:
+    """The text with numbers for the symbols, and sums of two numbers computed."""
+    for name, size in given.items():
+        text = re.sub(rf"\b{re.escape(name)}\b", str(size), text)
+    return re.sub(r"\b(\d+) \+ (\d+)(?=[,)])", lambda found: str(int(found[1]) + int(found[2])), text)
 
 
 def _unknowns(block: Block, report: Report) -> list[str]:
@@ -282,7 +295,7 @@ def is_case(expected: str, got: str, ranges: Mapping[str, tuple[int, int]]) -> b
     """Whether a shape is the expected one for all sizes, or for some in their ranges (on a path that settles them)."""
     if same_shape(expected, got):
         return True
-    used = [name for name in ranges if re.search(rf"\b{name}\b", expected)]
+    used = [name for name in ranges if re.search(rf"\b{name}\b", f"{expected} {got}")]
     tried = itertools.product(
         *(range(ranges[n][0], min(ranges[n][1], ranges[n][0] + LARGEST) + 1) for n in used)
     )

@@ -6,7 +6,7 @@ order of :data:`RULES`, the particular before the general, and the last always a
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
 
 from sparsam.errors import Refused
@@ -76,6 +76,7 @@ def explain_failure(
     witness: Mapping[str, Value],
     requirement: str | None = None,
     symbols: Iterable[Symbol] = (),
+    conditions: Sequence[str] = (),
 ) -> tuple[str, str, str, str]:
     """Code, message, what stands under the marked piece, and hint of a failure.
 
@@ -83,12 +84,13 @@ def explain_failure(
         failure: What failed, where.
         witness: Sizes for which it fails.
         requirement: The condition that these sizes break, None where it depends on no size.
-        symbols: What is known of the symbols; a meaning that has "last batch" in it is seen.
+        symbols: What is known of the symbols; meanings with "last batch" and "index of a sample" are seen.
+        conditions: What was decided on the way there ("N % B > 0").
 
     Returns:
         Four texts of one line each; the last two are "" where there is nothing to say.
     """
-    call = Call(failure, witness, requirement, {symbol.name: symbol for symbol in symbols})
+    call = Call(failure, witness, requirement, {symbol.name: symbol for symbol in symbols}, conditions)
     own = not failure.operation and not failure.aten and raises_itself(failure)
     for code, rule in RULES.items():
         if (own and code not in OF_PROGRAM) or not rule.fits(call):

@@ -27,12 +27,14 @@ class Call:
         witness: Sizes for which it fails.
         requirement: The condition that these sizes break.
         symbols: What is known of the symbols, by name.
+        conditions: What was decided on the way there.
     """
 
     failure: Failure
     witness: Mapping[str, Value]
     requirement: str | None = None
     symbols: Mapping[str, Symbol] = dataclasses.field(default_factory=dict)
+    conditions: Sequence[str] = ()
 
     @functools.cached_property
     def text(self) -> str:

@@ -226,6 +226,10 @@ def split_sizes(call: Call) -> Answer | None:
     if said:
         size, parts_ = sizes.pretty(said[2]), sizes.pretty(said[3])
         return Answer(f"{call.words}: {size} in {parts_} equal parts", f"{size} is no multiple of {parts_}")
+    said = call.said(r"start out of range \(expected to be in range of \[(.+?), (.+?)\], but got (.+?)\)")
+    if said:
+        low, high, got = (sizes.pretty(part) for part in said.groups())
+        return Answer(f"narrow: start {got}, expected {low} … {high}", f"start {got} of {high}")
     said = call.said(r"start \((.+?)\) \+ length \((.+?)\) exceeds dimension size \((.+?)\)")
     if said:
         start, length, size = (sizes.pretty(part) for part in said.groups())

@@ -27,18 +27,25 @@ def _asked(call: Call) -> list[str]:
 
 
 def _first_sizes(call: Call) -> list[str]:
-    """The sizes that may be a batch's: first of each tensor, and all of a shape asked for."""
-    return [o.shape[0] for o in call.tensors if o.shape] + _asked(call)
+    """The first size of each tensor, which may be a batch's."""
+    return [o.shape[0] for o in call.tensors if o.shape]
 
 
-def is_last_batch(call: Call, size: str) -> bool:
-    """Whether a size is that of a data loader's last batch: a remainder, or a symbol that says so."""
+def remainder(call: Call, size: str) -> str | None:
+    """The remainder that a size is, if it is that of a data loader's last batch ("N % B"); None otherwise.
+
+    A size says so itself, or its symbol does. On a path that settles the size, samples are loaded and the remainder
+    was found to be more than 0 on the way; it is this one if the numbers agree.
+    """
     if re.search(r"\b(?:Python)?Mod\(|%", size):
-        return True
-    return any(
-        re.search(rf"\b{re.escape(name)}\b", size) and "last batch" in symbol.meaning
-        for name, symbol in call.symbols.items()
-    )
+        return size
+    for name, symbol in call.symbols.items():
+        if re.search(rf"\b{re.escape(name)}\b", size) and "last batch" in symbol.meaning:
+            return size
+    if size.isdigit() and any("index of a sample" in symbol.meaning for symbol in call.symbols.values()):
+        found = (re.fullmatch(r"(\w+ % \w+) > 0", condition) for condition in call.conditions)
+        return next((match[1] for match in found if match and call.value(match[1]) == int(size)), None)
+    return None
 
 
 @rule("last-batch")
@@ -63,15 +70,15 @@ def last_batch(call: Call) -> Answer | None:
     ```
     """
     found = _first_sizes(call)
-    small = next((size for size in found if is_last_batch(call, size)), None)
-    if small is None:
+    small, rest = next(
+        ((size, rest) for size in found if (rest := remainder(call, size)) is not None), ("", "")
+    )
+    if not small:
         return None
-    fixed = [
-        size for size in found if not is_last_batch(call, size) and size != "-1" and not call.equal(size, small)
-        and (call.value(size) is None or (call.value(size) or 0) > 1)
-    ]  # fmt: skip
+    others = [size for size in [*found, *_asked(call)] if remainder(call, size) is None and size != "-1"]
+    fixed = [size for size in others if not call.equal(size, small) and call.value(size) not in (0, 1)]
     value = call.value(small)
-    got = sizes.pretty(small) + (f" = {value}" if value is not None and str(value) != small else "")
+    got = sizes.pretty(rest) + (f" = {value}" if value is not None and str(value) != rest else "")
     if not fixed:
         return None
     shapes = " and ".join(sizes.shape(o.shape) for o in call.tensors if o.shape is not None)

@@ -120,7 +120,7 @@ def _polynomial(node: ast.expr) -> Polynomial:
             return multiplied([_polynomial(left), _polynomial(right)])
         case ast.BinOp(left=base, op=ast.Pow(), right=ast.Constant(value=int() as power)) if 0 < power <= 4:
             return multiplied([_polynomial(base)] * power)
-    return {(ast.unparse(node),): 1}
+    return {(ast.unparse(node).replace(" // ", "//"),): 1}
 
 
 def multiplied(factors: Iterable[Polynomial]) -> Polynomial:
@@ -203,7 +203,8 @@ def counted(sizes: Sequence[str]) -> str:
     if not sizes:
         return "1"
     shown = "·".join(_bracketed(pretty(size)) for size in sizes)
-    return shown if len(sizes) == 1 else f"{shown} = {product(sizes)}"
+    computed = product(sizes)
+    return shown if len(sizes) == 1 or shown == computed else f"{shown} = {computed}"
 
 
 def shape(sizes: Sequence[str]) -> str:

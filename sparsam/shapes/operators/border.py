@@ -80,23 +80,38 @@ def randint(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
         return NotImplemented
     if not low < high:
         raise RuntimeError(f"random_ expects 'from' to be less than 'to', but got from={low} >= to={high}")
-    made = func(*args, **kwargs)
+    with torch._C.DisableTorchFunction():
+        made = func(*args, **kwargs)
     made.value_range = (low, high)
     return made
 
 
 def randperm(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`torch.randperm`."""
-    made = func(*args, **kwargs)
+    with torch._C.DisableTorchFunction():
+        made = func(*args, **kwargs)
     made.value_range = (0, args[0])
     return made
 
 
 def rand(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`torch.rand`."""
-    made = func(*args, **kwargs)
+    with torch._C.DisableTorchFunction():
+        made = func(*args, **kwargs)
     made.value_range = (0.0, 1.0)
     return made
+
+
+def formatted(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`format(x)`: what a tensor without data looks like is of no interest.
+
+    Raises:
+        TypeError: If there is more than one value and a format is asked for.
+    """
+    tensor, form = args[0], args[1] if len(args) > 1 else ""
+    if form and tensor.dim():
+        raise TypeError("unsupported format string passed to Tensor.__format__")
+    return format(0.0 if tensor.is_floating_point() else 0, form)
 
 
 RULES: dict[Any, Callable[..., Any]] = {
@@ -107,6 +122,8 @@ RULES: dict[Any, Callable[..., Any]] = {
     torch.Tensor.__array__: numpy,
     torch.Tensor.tolist: tolist,
     torch.Tensor.item: item,
+    torch.Tensor.__format__: formatted,
+    torch.Tensor.__repr__: lambda run, func, args, kwargs: f"tensor of {tuple(args[0].shape)}",
     torch.randint: randint,
     torch.randperm: randperm,
     torch.rand: rand,

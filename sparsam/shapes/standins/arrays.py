@@ -181,8 +181,16 @@ def _applied(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         function = getattr(function, part, None)
     run = current()
     if function is None:
-        raise Stop(Unknown("unmodelled-call", f"numpy.{name} has no rule for arrays without data", run and run._here()))
-    kwargs = {key: _taken(value) for key, value in kwargs.items() if key not in ("order", "casting", "subok", "where")}
+        raise Stop(
+            Unknown(
+                "unmodelled-call", f"numpy.{name} has no rule for arrays without data", run and run._here()
+            )
+        )
+    kwargs = {
+        key: _taken(value)
+        for key, value in kwargs.items()
+        if key not in ("order", "casting", "subok", "where")
+    }
     try:
         return _given(function(*map(_taken, args), **kwargs))
     except NotImplementedError as error:
@@ -195,7 +203,9 @@ def _universal(self: Any, ufunc: Any, method: str, *inputs: Any, out: Any = None
         return _applied(names[ufunc.__name__], inputs, kwargs)
     if method != "__call__":
         run = current()
-        raise Stop(Unknown("unmodelled-call", f"numpy.{ufunc.__name__}.{method} has no rule", run and run._here()))
+        raise Stop(
+            Unknown("unmodelled-call", f"numpy.{ufunc.__name__}.{method} has no rule", run and run._here())
+        )
     made = _applied(ufunc.__name__, inputs, kwargs)
     if out is not None:
         target = out[0] if isinstance(out, tuple) else out
@@ -260,11 +270,15 @@ def _filled(sizes: Any, dtype: Any = None, *others: Any, **kwargs: Any) -> Any:
 
 
 def _full(sizes: Any, value: Any, dtype: Any = None, **kwargs: Any) -> Any:
-    kind = dtype if dtype is not None else np.float64 if isinstance(value, (float, torch.SymFloat)) else np.int64
+    kind = (
+        dtype if dtype is not None else np.float64 if isinstance(value, (float, torch.SymFloat)) else np.int64
+    )
     return _filled(sizes, kind)
 
 
-def _spaced(start: Any, stop: Any, num: Any = 50, endpoint: bool = True, retstep: bool = False, dtype: Any = None) -> Any:
+def _spaced(
+    start: Any, stop: Any, num: Any = 50, endpoint: bool = True, retstep: bool = False, dtype: Any = None
+) -> Any:
     return _filled((num,), dtype)
 
 
@@ -396,7 +410,9 @@ OWN: dict[str, Callable[..., Any]] = {
     "full_like": _like,
     "isscalar": lambda value: symbolic(value),
     "shape": lambda value: tuple(tensor_of(value, real=True).shape),  # type: ignore[union-attr]
-    "size": lambda value, axis=None: length(value) if axis is None else tensor_of(value, real=True).shape[axis],  # type: ignore[union-attr]
+    "size": lambda value, axis=None: (
+        length(value) if axis is None else tensor_of(value, real=True).shape[axis]
+    ),  # type: ignore[union-attr]
     "copyto": lambda target, source, **kwargs: target.__setitem__(..., source),
 }
 
@@ -422,7 +438,9 @@ def numpy_of(tensor: torch.Tensor, force: bool = False) -> Any:
     if force:
         tensor = tensor.detach().cpu()
     if tensor.requires_grad:
-        raise RuntimeError("Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead.")
+        raise RuntimeError(
+            "Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead."
+        )
     if tensor.device.type not in ("cpu", "meta"):
         raise TypeError(
             f"can't convert {tensor.device} device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host "
@@ -477,11 +495,30 @@ def _picked(self: Any, index: Any) -> Any:
     return made
 
 
+def picked(values: Any, index: Any) -> Any:
+    """`values[index]` of one of NumPy's own arrays, where the index may be a symbol or an array without data.
+
+    Raises:
+        IndexError: If there is no such item.
+    """
+    if not isinstance(values, np.ndarray) or not unusual(index):
+        return values[index]
+    made = _of_real(values)
+    if made is None:
+        return values[index]
+    if isinstance(index, torch.SymInt):
+        return wrapped(made.select(0, index))
+    found = tensor_of(index)
+    return wrapped(made[found if found is not None else index])
+
+
 def _indices(index: Any) -> Any:
     if isinstance(index, tuple):
         return tuple(_indices(part) for part in index)
     if isinstance(index, np.ndarray):
         return torch.as_tensor(index)
+    if isinstance(index, (list, Series)) and unusual(index):
+        return tensor_of(index)
     return index.item() if isinstance(index, np.integer) else index
 
 
@@ -541,10 +578,18 @@ def patches() -> Iterator[tuple[Any, str, Any]]:
     yield stand, "__series__", _series
     yield stand, "__iter__", _rows
     yield stand, "__hash__", object.__hash__
-    yield stand, "item", lambda self, *index: (self[index[0] if len(index) == 1 else index] if index else self).tensor.item()
+    yield (
+        stand,
+        "item",
+        lambda self, *index: (self[index[0] if len(index) == 1 else index] if index else self).tensor.item(),
+    )
     yield stand, "tolist", lambda self: self.tensor.tolist()
     yield stand, "tobytes", lambda self, *args: b""
-    yield stand, "shape", property(lambda self: tuple(self.tensor.shape), lambda self, sizes: _reshape(self, sizes))
+    yield (
+        stand,
+        "shape",
+        property(lambda self: tuple(self.tensor.shape), lambda self, sizes: _reshape(self, sizes)),
+    )
     yield torch, "from_numpy", from_numpy
 
 

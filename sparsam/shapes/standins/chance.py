@@ -3,6 +3,7 @@
 import importlib.util
 import random
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -154,7 +155,9 @@ def _array(size: Any, kind: torch.dtype, low: Any = None, high: Any = None) -> A
     if size is None:
         if kind.is_floating_point:
             return real_number("a random number", low, high)
-        return whole_number("a random number", low if low is not None else 0, high if high is not None else 2**31)
+        return whole_number(
+            "a random number", low if low is not None else 0, high if high is not None else 2**31
+        )
     sizes = tuple(size) if isinstance(size, (list, tuple)) else (size,)
     if any(side < 0 for side in sizes):
         raise ValueError("negative dimensions are not allowed")
@@ -198,7 +201,9 @@ def _randn(*sizes: Any) -> Any:
     return _array(sizes or None, torch.float64)
 
 
-def _drawn(values: Any, size: Any = None, replace: bool = True, p: Any = None, *args: Any, **kwargs: Any) -> Any:
+def _drawn(
+    values: Any, size: Any = None, replace: bool = True, p: Any = None, *args: Any, **kwargs: Any
+) -> Any:
     if isinstance(values, (int, torch.SymInt)):
         if not replace and size is not None and not isinstance(size, tuple) and size > values:
             raise ValueError("Cannot take a larger sample than population when 'replace=False'")
@@ -278,17 +283,33 @@ class Generator:
         raise AttributeError(f"'Generator' object has no attribute '{name}'")
 
 
+def _moment() -> Any:
+    """What a clock shows."""
+    return real_number("the time", 0.0, None)
+
+
+def _seeded(seed: Any = None, *args: Any) -> Any:
+    """Chance is arbitrary, whatever the seed."""
+    return torch.default_generator
+
+
 def patches() -> Iterator[tuple[Any, str, Any]]:
     """(owner, attribute, stand-in) for all of this module."""
     for name, ours in RANDOM.items():
         yield random, name, _either(getattr(random, name), ours)
+    for name in ("time", "perf_counter", "monotonic", "process_time"):
+        yield time, name, _either(getattr(time, name), _moment)
+    yield random, "seed", _either(random.seed, _seeded)
+    yield torch, "manual_seed", _either(torch.manual_seed, _seeded)
+    for name in ("manual_seed", "manual_seed_all"):
+        yield torch.cuda, name, _either(getattr(torch.cuda, name), _seeded)
     if not NUMPY:
         return
     import numpy as np
 
+    yield np.random, "seed", _either(np.random.seed, _seeded)
     for name, ours in DRAWS.items():
         real = getattr(np.random, name, None)
         if real is not None:
             yield np.random, name, _either(real, ours)
     yield np.random, "default_rng", _either(np.random.default_rng, Generator)
-

@@ -16,7 +16,14 @@ from sparsam.shapes.run import Run, Stop, current
 from sparsam.shapes.standins.packages import Absent
 from sparsam.shapes.verdict import Unknown
 
-_BETWEEN = ("pathlib.py", "glob.py", "os.py", "shutil.py", "tempfile.py", "fnmatch.py")  # of Python, that call for the program
+_BETWEEN = (
+    "pathlib.py",
+    "glob.py",
+    "os.py",
+    "shutil.py",
+    "tempfile.py",
+    "fnmatch.py",
+)  # of Python, that call for the program
 
 
 class Nowhere(io.StringIO):
@@ -103,7 +110,9 @@ def _asker(run: Run) -> bool:
 
 
 def _missing(run: Run, path: Any, what: str = "is not there") -> Stop:
-    return Stop(Unknown("missing-file", f"{path} {what}; what the program does with it is not known", run._here()))
+    return Stop(
+        Unknown("missing-file", f"{path} {what}; what the program does with it is not known", run._here())
+    )
 
 
 # -- reading and writing ------------------------------------------------------------------------------------------------
@@ -146,7 +155,12 @@ def _only_outside(real: Callable[..., Any]) -> Callable[..., Any]:
 def _listing(real: Callable[..., Any]) -> Callable[..., Any]:
     def function(path: Any = ".", *args: Any) -> Any:
         run = current()
-        if run is not None and isinstance(path, (str, os.PathLike)) and not os.path.isdir(path) and _asker(run):
+        if (
+            run is not None
+            and isinstance(path, (str, os.PathLike))
+            and not os.path.isdir(path)
+            and _asker(run)
+        ):
             raise _missing(run, path, "is no folder here")
         return real(path, *args)
 
@@ -224,8 +238,17 @@ def patches() -> Iterator[tuple[Any, str, Any]]:
     yield glob, "glob", _globbing(glob.glob)
     yield torch, "save", save
     yield torch, "load", load
-    for kind in (torch.nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, torch.amp.GradScaler):
-        yield kind, "load_state_dict", _accepts(kind.load_state_dict, _Keys() if kind is torch.nn.Module else None)
+    for kind in (
+        torch.nn.Module,
+        torch.optim.Optimizer,
+        torch.optim.lr_scheduler.LRScheduler,
+        torch.amp.GradScaler,
+    ):
+        yield (
+            kind,
+            "load_state_dict",
+            _accepts(kind.load_state_dict, _Keys() if kind is torch.nn.Module else None),
+        )
     yield from _of_pillow()
     yield from _of_numpy()
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from sparsam.shapes.run import current
-from sparsam.shapes.standins import vision
+from sparsam.shapes.standins import vision, words
 
 HARMLESS = frozenset(
     {
@@ -25,7 +25,7 @@ HARMLESS = frozenset(
         "torchviz", "hiddenlayer", "IPython", "ipywidgets", "dotenv", "livelossplot", "imageio", "moviepy", "pprint",
     }
 )  # fmt: skip
-KNOWN = {"torchvision": vision.MODULES}
+KNOWN = {"torchvision": vision.MODULES, "torchtext": words.MODULES}
 OWN = {"tqdm": "progress"}
 
 
@@ -44,7 +44,9 @@ class Absent:
         run = current()
         if run is not None and not self.__dict__["_harmless"]:
             name = self.__dict__["_name"]
-            run.unknown("missing-module", f"{name} is of a package that is not installed; what it does is not known")
+            run.unknown(
+                "missing-module", f"{name} is of a package that is not installed; what it does is not known"
+            )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self._used()
@@ -73,7 +75,9 @@ class Absent:
     def __iter__(self) -> Iterator[Any]:
         self._used()
         # Two of them, for `fig, ax = plt.subplots()`.
-        return iter([Absent(f"{self.__dict__['_name']}[{i}]", harmless=self.__dict__["_harmless"]) for i in range(2)])
+        return iter(
+            [Absent(f"{self.__dict__['_name']}[{i}]", harmless=self.__dict__["_harmless"]) for i in range(2)]
+        )
 
     def __getitem__(self, key: Any) -> "Absent":
         return Absent(f"{self.__dict__['_name']}[…]", harmless=self.__dict__["_harmless"])
@@ -130,7 +134,13 @@ class Absent:
         run = current()
         found = next((arg for arg in args if isinstance(arg, Absent)), None)
         name = found.__dict__["_name"] if found is not None else "an unknown value"
-        raise Stop(Unknown("missing-module", f"{name} is used as a tensor and nothing is known of it", run and run._here()))
+        raise Stop(
+            Unknown(
+                "missing-module",
+                f"{name} is used as a tensor and nothing is known of it",
+                run and run._here(),
+            )
+        )
 
 
 class AbsentModule(types.ModuleType):
@@ -168,7 +178,12 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             return None  # a library that asks whether a package is there is told the truth
         parent = fullname.rpartition(".")[0]
         inside = parent in self.made
-        if not known and not inside and fullname != "torch.utils.tensorboard" and not self._asked(root, fullname):
+        if (
+            not known
+            and not inside
+            and fullname != "torch.utils.tensorboard"
+            and not self._asked(root, fullname)
+        ):
             return None
         if known and fullname not in KNOWN[root]:
             if fullname == root:
@@ -189,7 +204,12 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def _asked(self, root: str, fullname: str) -> bool:
         """Whether a line of the program imports it, at its top level and not for want of something better."""
         run = current()
-        if run is None or fullname != root or root in sys.builtin_module_names or root in sys.stdlib_module_names:
+        if (
+            run is None
+            or fullname != root
+            or root in sys.builtin_module_names
+            or root in sys.stdlib_module_names
+        ):
             return False
         frame: types.FrameType | None = sys._getframe(2)
         while frame is not None and "importlib" in frame.f_code.co_filename:
@@ -211,7 +231,9 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         harmless = root in HARMLESS or name == "torch.utils.tensorboard"
         run = current()
         if not harmless and run is not None:
-            run.unknown("missing-module", f"{name} is not installed; install it, so that its calls can be checked")
+            run.unknown(
+                "missing-module", f"{name} is not installed; install it, so that its calls can be checked"
+            )
         return AbsentModule(name, harmless)
 
     def exec_module(self, module: types.ModuleType) -> None:
@@ -241,7 +263,11 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         for name in self.made:
             sys.modules.pop(name, None)
             parent, _, last = name.rpartition(".")
-            if parent in sys.modules and getattr(sys.modules[parent], last, None) is not None and parent.startswith("torch."):
+            if (
+                parent in sys.modules
+                and getattr(sys.modules[parent], last, None) is not None
+                and parent.startswith("torch.")
+            ):
                 delattr(sys.modules[parent], last)
         self.made.clear()
 

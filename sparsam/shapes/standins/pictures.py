@@ -35,7 +35,6 @@ class Picture(_Base):  # type: ignore[misc]
     Args:
         mode: As Pillow's: "L", "RGB", …; None for that of an unknown file, any of `MODES` once it matters.
         size: (width, height), numbers or symbols.
-        path: File it was read from.
     """
 
     format = None
@@ -44,8 +43,10 @@ class Picture(_Base):  # type: ignore[misc]
     palette = None
     readonly = 0
 
-    def __init__(self, mode: str | None, size: tuple[Any, Any], path: Any = None) -> None:
-        self.__dict__.update(_mode=mode, _size=tuple(size), filename=str(path or ""), info={})
+    filename = ""
+
+    def __init__(self, mode: str | None, size: tuple[Any, Any]) -> None:
+        self.__dict__.update(_mode=mode, _size=tuple(size), info={})
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(name)
@@ -85,7 +86,11 @@ class Picture(_Base):  # type: ignore[misc]
     def load(self) -> Any:
         """What Pillow calls before it touches pixels: there are none."""
         run = current()
-        raise Stop(Unknown("unmodelled-call", "Pillow needs the pixels of a picture that has none", run and run._here()))
+        raise Stop(
+            Unknown(
+                "unmodelled-call", "Pillow needs the pixels of a picture that has none", run and run._here()
+            )
+        )
 
     def convert(self, mode: str | None = None, *args: Any, **kwargs: Any) -> "Picture":
         """The same picture in another mode.
@@ -94,7 +99,9 @@ class Picture(_Base):  # type: ignore[misc]
             ValueError: If there is no such mode.
         """
         if mode is not None and mode not in CHANNELS:
-            raise ValueError("illegal image mode" if not mode else f"conversion from {self.mode} to {mode} not supported")
+            raise ValueError(
+                "illegal image mode" if not mode else f"conversion from {self.mode} to {mode} not supported"
+            )
         return Picture(mode or ("RGB" if self.mode == "P" else self.mode), self.size)
 
     def resize(self, size: Any, *args: Any, **kwargs: Any) -> "Picture":
@@ -162,7 +169,9 @@ class Picture(_Base):  # type: ignore[misc]
             return self._like()
         if not symbolic(angle) and angle % 90 == 0:
             return self._like(size=self.size[::-1])
-        return self._like(size=(value("width of a turned picture", 1), value("height of a turned picture", 1)))
+        return self._like(
+            size=(value("width of a turned picture", 1), value("height of a turned picture", 1))
+        )
 
     def thumbnail(self, size: Any, *args: Any, **kwargs: Any) -> None:
         """Makes it no larger than that, in place, keeping its proportions."""
@@ -197,9 +206,9 @@ class Picture(_Base):  # type: ignore[misc]
     def _nothing(self, *args: Any, **kwargs: Any) -> None:
         """Changes or shows pixels."""
 
-    paste = putpixel = putdata = putalpha = putpalette = alpha_composite = show = save = seek = close = verify = draft = (
-        _nothing
-    )
+    paste = putpixel = putdata = putalpha = putpalette = alpha_composite = show = save = seek = close = (
+        verify
+    ) = draft = _nothing
     __del__ = _nothing
 
     def tell(self) -> int:
@@ -294,10 +303,10 @@ def opened(path: Any, *args: Any, **kwargs: Any) -> Any:
     """`Image.open`: mode and size of a file that is there; else any, for it may be there on the day."""
     known = described(path) if isinstance(path, (str, os.PathLike)) else None
     if known is not None:
-        return Picture(*known, path=path)
+        return Picture(*known)
     if current() is None:
         return _open(path, *args, **kwargs)
-    return Picture(None, (value("width of an image file", 1), value("height of an image file", 1)), path)
+    return Picture(None, (value("width of an image file", 1), value("height of an image file", 1)))
 
 
 def created(mode: str, size: Any, *args: Any, **kwargs: Any) -> Any:
@@ -395,7 +404,9 @@ def _expand(real: Callable[..., Any]) -> Callable[..., Any]:
         if not isinstance(image, Picture):
             return real(image, border, fill)
         sides = border if isinstance(border, tuple) else (border,)
-        left, top, right, bottom = sides if len(sides) == 4 else (*sides, *sides) if len(sides) == 2 else sides * 4
+        left, top, right, bottom = (
+            sides if len(sides) == 4 else (*sides, *sides) if len(sides) == 2 else sides * 4
+        )
         return image._like(size=(image.width + left + right, image.height + top + bottom))
 
     return function
@@ -420,7 +431,16 @@ def patches() -> Iterator[tuple[Any, str, Any]]:
     yield pil, "merge", merged
     for name in ("blend", "alpha_composite", "composite"):
         yield pil, name, _blended(getattr(pil, name))
-    for name in ("autocontrast", "equalize", "invert", "posterize", "solarize", "mirror", "flip", "exif_transpose"):
+    for name in (
+        "autocontrast",
+        "equalize",
+        "invert",
+        "posterize",
+        "solarize",
+        "mirror",
+        "flip",
+        "exif_transpose",
+    ):
         yield ImageOps, name, _kept(getattr(ImageOps, name))
     yield ImageOps, "grayscale", _kept(ImageOps.grayscale, "L")
     yield ImageOps, "colorize", _kept(ImageOps.colorize, "RGB")
@@ -430,7 +450,11 @@ def patches() -> Iterator[tuple[Any, str, Any]]:
     for name in ("Color", "Contrast", "Brightness", "Sharpness"):
         yield ImageEnhance, name, _enhancer(getattr(ImageEnhance, name))
     draw = ImageDraw.Draw
-    yield ImageDraw, "Draw", lambda image, mode=None: _Drawing() if isinstance(image, Picture) else draw(image, mode)
+    yield (
+        ImageDraw,
+        "Draw",
+        lambda image, mode=None: _Drawing() if isinstance(image, Picture) else draw(image, mode),
+    )
 
 
 def _enhancer(real: Any) -> Any:

@@ -37,9 +37,9 @@ class tqdm:
     def _shown(self, *args: Any, **kwargs: Any) -> None:
         """Shows nothing."""
 
-    update = set_description = set_description_str = set_postfix = set_postfix_str = close = refresh = clear = reset = (
-        _shown
-    )
+    update = set_description = set_description_str = set_postfix = set_postfix_str = close = refresh = (
+        clear
+    ) = reset = _shown
 
     @classmethod
     def write(cls, *args: Any, **kwargs: Any) -> None:

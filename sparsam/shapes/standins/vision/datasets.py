@@ -155,7 +155,14 @@ class KMNIST(MNIST):
 class QMNIST(MNIST):
     """Digits: grey, 28 by 28."""
 
-    def __init__(self, root: Any = None, what: str | None = None, compat: bool = True, train: bool = True, **others: Any):
+    def __init__(
+        self,
+        root: Any = None,
+        what: str | None = None,
+        compat: bool = True,
+        train: bool = True,
+        **others: Any,
+    ):
         super().__init__(root, train, **others)
 
 
@@ -170,7 +177,9 @@ class EMNIST(MNIST):
 
     def __init__(self, root: Any = None, split: str = "balanced", **others: Any) -> None:
         if split not in self.splits:
-            raise ValueError(f"Unknown value '{split}' for argument split. Valid values are {tuple(self.splits)}.")
+            raise ValueError(
+                f"Unknown value '{split}' for argument split. Valid values are {tuple(self.splits)}."
+            )
         self.count_of_classes = self.splits[split]
         super().__init__(root, **others)
 
@@ -245,7 +254,9 @@ class CelebA(_Split):
 
     size, parts = (178, 218), ("train", "valid", "test", "all")
 
-    def __init__(self, root: Any = None, split: str = "train", target_type: Any = "attr", *args: Any, **others: Any) -> None:
+    def __init__(
+        self, root: Any = None, split: str = "train", target_type: Any = "attr", *args: Any, **others: Any
+    ) -> None:
         self.target_type = target_type if isinstance(target_type, list) else [target_type]
         super().__init__(root, split, *args, **others)
 
@@ -293,7 +304,9 @@ class LSUN(_Pictures):
 
     size = None
 
-    def __init__(self, root: Any = None, classes: Any = "train", transform: Any = None, target_transform: Any = None) -> None:
+    def __init__(
+        self, root: Any = None, classes: Any = "train", transform: Any = None, target_transform: Any = None
+    ) -> None:
         self.count_of_classes = len(classes) if isinstance(classes, (list, tuple)) else 10
         super().__init__(root, True, transform, target_transform)
 
@@ -410,7 +423,8 @@ class DatasetFolder(VisionDataset):
         if self.real:
             return list(self.files)
         return Series(
-            lambda: [Segment(self.length, lambda index: ("image.png", label("a label", self.number)))], "samples"
+            lambda: [Segment(self.length, lambda index: ("image.png", label("a label", self.number)))],
+            "samples",
         )
 
     imgs = samples
@@ -438,7 +452,9 @@ class DatasetFolder(VisionDataset):
         if self.loader is default_loader:
             if len(self.kinds) > _FEW:
                 return self._unread()
-            return Picture("RGB", chosen("which picture of the folder", sorted({size for _, size in self.kinds})))
+            return Picture(
+                "RGB", chosen("which picture of the folder", sorted({size for _, size in self.kinds}))
+            )
         paths = {described(path): path for path, _ in self.files}
         return self.loader(chosen("which picture of the folder", list(paths.values())))
 
@@ -448,7 +464,9 @@ class DatasetFolder(VisionDataset):
             return picture
         run = current()
         if run is not None:
-            run.unknown("missing-file", f"there is no folder {self.root}, so what its loader reads is not known")
+            run.unknown(
+                "missing-file", f"there is no folder {self.root}, so what its loader reads is not known"
+            )
         return picture
 
 

@@ -119,7 +119,9 @@ def to_image(image: Any) -> torch.Tensor:
         return pil_to_tensor(picture)
     array = tensor_of(image, real=True)
     if array is None:
-        raise TypeError(f"Input can either be a pure Tensor, a numpy array, or a PIL image, but got {type(image)} instead.")
+        raise TypeError(
+            f"Input can either be a pure Tensor, a numpy array, or a PIL image, but got {type(image)} instead."
+        )
     return array.permute(2, 0, 1) if array.dim() == 3 else array[None]
 
 
@@ -186,7 +188,9 @@ def normalize(tensor: torch.Tensor, mean: Any, std: Any, inplace: bool = False) 
     return tensor
 
 
-def resize(image: Any, size: Any, interpolation: Any = None, max_size: Any = None, antialias: Any = True) -> Any:
+def resize(
+    image: Any, size: Any, interpolation: Any = None, max_size: Any = None, antialias: Any = True
+) -> Any:
     """To (height, width), or with the shorter side as long as one number says.
 
     Raises:
@@ -228,10 +232,14 @@ def pad(image: Any, padding: Any, fill: Any = 0, padding_mode: str = "constant")
     image = checked(image)
     sides = tuple(padding) if isinstance(padding, (list, tuple)) else (padding,)
     if len(sides) not in (1, 2, 4):
-        raise ValueError(f"Padding must be an int or a 1, 2, or 4 element tuple, not a {len(sides)} element tuple")
+        raise ValueError(
+            f"Padding must be an int or a 1, 2, or 4 element tuple, not a {len(sides)} element tuple"
+        )
     left, top, right, bottom = sides if len(sides) == 4 else sides * (4 // len(sides))
     width, height = get_image_size(image)
-    if padding_mode == "reflect" and not (left < width and right < width and top < height and bottom < height):
+    if padding_mode == "reflect" and not (
+        left < width and right < width and top < height and bottom < height
+    ):
         raise RuntimeError("Padding size should be less than the corresponding input dimension")
     return sized(image, height + top + bottom, width + left + right)
 
@@ -251,7 +259,14 @@ def center_crop(image: Any, output_size: Any) -> Any:
 
 
 def resized_crop(
-    image: Any, top: Any, left: Any, height: Any, width: Any, size: Any, interpolation: Any = None, antialias: Any = True
+    image: Any,
+    top: Any,
+    left: Any,
+    height: Any,
+    width: Any,
+    size: Any,
+    interpolation: Any = None,
+    antialias: Any = True,
 ) -> Any:
     """A part, made as large as the size says."""
     return resize(crop(image, top, left, height, width), size)
@@ -269,7 +284,9 @@ def vflip(image: Any) -> Any:
     return image.copy() if isinstance(image, Picture) else image.flip(-2)
 
 
-def rotate(image: Any, angle: Any, interpolation: Any = None, expand: bool = False, *args: Any, **kwargs: Any) -> Any:
+def rotate(
+    image: Any, angle: Any, interpolation: Any = None, expand: bool = False, *args: Any, **kwargs: Any
+) -> Any:
     """Turned within its frame, unless that is to grow."""
     image = checked(image)
     if not expand:
@@ -318,7 +335,9 @@ def rgb_to_grayscale(image: Any, num_output_channels: int = 1) -> Any:
     if image.dim() < 3:
         raise TypeError(f"Input image tensor should have at least 3 dimensions, but found {image.dim()}")
     if image.shape[-3] not in (1, 3):
-        raise TypeError(f"Input image tensor permitted channel values are [1, 3], but found {image.shape[-3]}")
+        raise TypeError(
+            f"Input image tensor permitted channel values are [1, 3], but found {image.shape[-3]}"
+        )
     return image.new_empty((*image.shape[:-3], num_output_channels, *image.shape[-2:]))
 
 
@@ -336,5 +355,7 @@ def kept(image: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 adjust_brightness = adjust_contrast = adjust_saturation = adjust_hue = adjust_gamma = adjust_sharpness = kept
-autocontrast = equalize = posterize = solarize = invert = affine = perspective = gaussian_blur = elastic_transform = kept
+autocontrast = equalize = posterize = solarize = invert = affine = perspective = gaussian_blur = (
+    elastic_transform
+) = kept
 _ = Sequence

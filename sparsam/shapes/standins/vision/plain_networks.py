@@ -115,14 +115,18 @@ class SqueezeNet(nn.Module):
             Fire(256, 48, 192), Fire(384, 48, 192), Fire(384, 64, 256), Fire(512, 64, 256),
         )  # fmt: skip
         last = nn.Conv2d(512, num_classes, 1)
-        self.classifier = nn.Sequential(nn.Dropout(dropout), last, nn.ReLU(True), nn.AdaptiveAvgPool2d((1, 1)))
+        self.classifier = nn.Sequential(
+            nn.Dropout(dropout), last, nn.ReLU(True), nn.AdaptiveAvgPool2d((1, 1))
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, 3, H, W) to (N, num_classes)."""
         return torch.flatten(self.classifier(self.features(x)), 1)
 
 
-def squeezenet1_1(pretrained: Any = False, progress: bool = True, *, weights: Any = None, **given: Any) -> SqueezeNet:
+def squeezenet1_1(
+    pretrained: Any = False, progress: bool = True, *, weights: Any = None, **given: Any
+) -> SqueezeNet:
     """A network with weights that no one knows."""
     return SqueezeNet(**given)
 
@@ -154,15 +158,27 @@ class MobileNetV2(nn.Module):
 
     def __init__(self, num_classes: int = 1000, dropout: float = 0.2) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.Sequential(nn.Conv2d(3, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU6(True))]
+        layers: list[nn.Module] = [
+            nn.Sequential(nn.Conv2d(3, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU6(True))
+        ]
         width = 32
-        table = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+        table = (
+            (1, 16, 1, 1),
+            (6, 24, 2, 2),
+            (6, 32, 3, 2),
+            (6, 64, 4, 2),
+            (6, 96, 3, 1),
+            (6, 160, 3, 2),
+            (6, 320, 1, 1),
+        )
         for ratio, out, count, stride in table:
             for number in range(count):
                 layers.append(InvertedResidual(width, out, stride if number == 0 else 1, ratio))
                 width = out
         self.last_channel = 1280
-        layers.append(nn.Sequential(nn.Conv2d(width, 1280, 1, bias=False), nn.BatchNorm2d(1280), nn.ReLU6(True)))
+        layers.append(
+            nn.Sequential(nn.Conv2d(width, 1280, 1, bias=False), nn.BatchNorm2d(1280), nn.ReLU6(True))
+        )
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(1280, num_classes))
 
@@ -172,7 +188,9 @@ class MobileNetV2(nn.Module):
         return out
 
 
-def mobilenet_v2(pretrained: Any = False, progress: bool = True, *, weights: Any = None, **given: Any) -> MobileNetV2:
+def mobilenet_v2(
+    pretrained: Any = False, progress: bool = True, *, weights: Any = None, **given: Any
+) -> MobileNetV2:
     """A network with weights that no one knows."""
     return MobileNetV2(**given)
 
@@ -223,6 +241,8 @@ class DenseNet(nn.Module):
         return out
 
 
-def densenet121(pretrained: Any = False, progress: bool = True, *, weights: Any = None, **given: Any) -> DenseNet:
+def densenet121(
+    pretrained: Any = False, progress: bool = True, *, weights: Any = None, **given: Any
+) -> DenseNet:
     """A network with weights that no one knows."""
     return DenseNet(**given)

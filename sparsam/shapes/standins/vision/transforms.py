@@ -126,7 +126,9 @@ class Normalize(Transform):
 class Resize(Transform):
     """To (height, width), or with the shorter side as long as one number says."""
 
-    def __init__(self, size: Any, interpolation: Any = None, max_size: Any = None, antialias: Any = True) -> None:
+    def __init__(
+        self, size: Any, interpolation: Any = None, max_size: Any = None, antialias: Any = True
+    ) -> None:
         super().__init__()
         if isinstance(size, (list, tuple)) and len(size) not in (1, 2):
             raise ValueError("If size is a sequence, it should have 1 or 2 values")
@@ -173,10 +175,20 @@ class RandomCrop(Transform):
     """
 
     def __init__(
-        self, size: Any, padding: Any = None, pad_if_needed: bool = False, fill: Any = 0, padding_mode: str = "constant"
+        self,
+        size: Any,
+        padding: Any = None,
+        pad_if_needed: bool = False,
+        fill: Any = 0,
+        padding_mode: str = "constant",
     ) -> None:
         super().__init__()
-        self.size, self.padding, self.pad_if_needed, self.padding_mode = _pair(size), padding, pad_if_needed, padding_mode
+        self.size, self.padding, self.pad_if_needed, self.padding_mode = (
+            _pair(size),
+            padding,
+            pad_if_needed,
+            padding_mode,
+        )
 
     def _of(self, image: Any) -> Any:
         if self.padding is not None:
@@ -184,7 +196,9 @@ class RandomCrop(Transform):
         width, height = F.get_image_size(image)
         rows, columns = self.size
         if not self.pad_if_needed and (height < rows or width < columns):
-            raise ValueError(f"Required crop size {self.size} is larger than input image size {(height, width)}")
+            raise ValueError(
+                f"Required crop size {self.size} is larger than input image size {(height, width)}"
+            )
         return F.crop(image, 0, 0, rows, columns)
 
 
@@ -192,7 +206,12 @@ class RandomResizedCrop(Transform):
     """A random part, made as large as the size says."""
 
     def __init__(
-        self, size: Any, scale: Any = (0.08, 1.0), ratio: Any = (0.75, 4 / 3), interpolation: Any = None, antialias: Any = True
+        self,
+        size: Any,
+        scale: Any = (0.08, 1.0),
+        ratio: Any = (0.75, 4 / 3),
+        interpolation: Any = None,
+        antialias: Any = True,
     ) -> None:
         super().__init__()
         self.size = _pair(size)
@@ -250,7 +269,9 @@ class RandomGrayscale(Transform):
 class RandomRotation(Transform):
     """Turned by a random angle."""
 
-    def __init__(self, degrees: Any, interpolation: Any = None, expand: bool = False, center: Any = None, fill: Any = 0) -> None:
+    def __init__(
+        self, degrees: Any, interpolation: Any = None, expand: bool = False, center: Any = None, fill: Any = 0
+    ) -> None:
         super().__init__()
         if isinstance(degrees, numbers.Number) and degrees < 0:  # type: ignore[operator]
             raise ValueError("If degrees is a single number, it must be positive.")
@@ -267,7 +288,14 @@ class RandomRotation(Transform):
 class RandomErasing(Transform):
     """A tensor with a random part painted over."""
 
-    def __init__(self, p: float = 0.5, scale: Any = (0.02, 0.33), ratio: Any = (0.3, 3.3), value: Any = 0, inplace: bool = False) -> None:
+    def __init__(
+        self,
+        p: float = 0.5,
+        scale: Any = (0.02, 0.33),
+        ratio: Any = (0.3, 3.3),
+        value: Any = 0,
+        inplace: bool = False,
+    ) -> None:
         super().__init__()
 
     def _of(self, image: Any) -> Any:

@@ -1,0 +1,113 @@
+"""Torch's tensors without data, with hand-written rules for its operators, and plain numbers where there is no rule.
+
+An operator that the framework can only run with plain sizes is run with the sizes of the hints, which become equalities on
+record: the exploration then goes through the sizes one by one, or says that it only tried some.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.utils._pytree import tree_flatten, tree_map
+
+Rule = Callable[..., Any]
+SYMBOLS = (torch.SymInt, torch.SymFloat)
+
+
+class Mode(FakeTensorMode):
+    """The tensors of one run.
+
+    Args:
+        run: The run, for the rules.
+        shapes: The environment of its symbols.
+        unmodelled: Whether an exception says that torch has no symbolic rule, rather than that sizes are wrong.
+    """
+
+    def __init__(self, run: Any, shapes: ShapeEnv, unmodelled: Callable[[Exception], bool]) -> None:
+        super().__init__(shape_env=shapes, allow_non_fake_inputs=True)
+        self.run = run
+        self.unmodelled = unmodelled
+        self.rules: Mapping[Any, Rule] = {}  # by operator; called with (run, operator, args, kwargs)
+
+    def dispatch(
+        self, func: Any, types: Sequence[type], args: Sequence[object] = (), kwargs: Any = None
+    ) -> object:
+        """Runs one operator."""
+        kwargs = kwargs or {}
+        rule = self.rules.get(func)
+        if rule is not None:
+            with self:
+                answer = rule(self.run, func, args, kwargs)
+            if answer is not NotImplemented:
+                return answer
+        try:
+            return super().dispatch(func, types, args, kwargs)
+        except Exception as error:
+            if not self.unmodelled(error) or _makes_view(func) or not has_symbols((args, kwargs)):
+                raise
+            reason = error
+        with self:
+            (plain_args, plain_kwargs), back = _plain(args, kwargs)
+        try:
+            answer = super().dispatch(func, types, plain_args, plain_kwargs)
+        except Exception as error:
+            if self.unmodelled(error):
+                raise reason from None
+            raise
+        return tree_map(lambda value: back.get(id(value), value), answer)
+
+
+def _makes_view(func: Any) -> bool:
+    """Whether a result shares its storage with an argument that it is not."""
+    schema = getattr(func, "_schema", None)
+    if schema is None:
+        return True
+    return any(r.alias_info is not None and not r.alias_info.is_write for r in schema.returns)
+
+
+def has_symbols(arguments: Any) -> bool:
+    """Whether a symbol is among the arguments or the sizes of their tensors."""
+    return any(
+        isinstance(value, SYMBOLS)
+        or (isinstance(value, torch.Tensor) and any(isinstance(size, SYMBOLS) for size in value.shape))
+        for value in tree_flatten(arguments)[0]
+    )
+
+
+def number(value: Any) -> Any:
+    """A symbol as a plain number, on record."""
+    if isinstance(value, torch.SymInt):
+        return int(value)
+    return float(value) if isinstance(value, torch.SymFloat) else value
+
+
+def _plain(args: Any, kwargs: Any) -> tuple[Any, dict[int, Any]]:
+    """The arguments with plain sizes, and the original of each tensor among them by its identity."""
+    back: dict[int, Any] = {}
+
+    def made(value: Any) -> Any:
+        if isinstance(value, FakeTensor) and has_symbols(value):
+            fresh = plain_view(value)
+            back[id(fresh)] = value
+            return fresh
+        return number(value)
+
+    return tree_map(made, (tuple(args), dict(kwargs))), back
+
+
+def plain_views(arguments: Any) -> Any:
+    """The arguments with plain sizes, each tensor a view of its original, gradients included."""
+    return tree_map(
+        lambda value: (
+            plain_view(value) if isinstance(value, torch.Tensor) and has_symbols(value) else number(value)
+        ),
+        arguments,
+    )
+
+
+def plain_view(tensor: torch.Tensor) -> torch.Tensor:
+    """The same tensor with its sizes as plain numbers, on record."""
+    sizes = [number(size) for size in tensor.shape]
+    return tensor.as_strided(sizes, [number(stride) for stride in tensor.stride()])
