@@ -4,9 +4,7 @@ Every module's `forward`, and the functions between that take or return tensors,
 evident. Lines keep their numbers: imports go on the blank line below the docstring, decorators on the one above a `def`.
 """
 
-IMPORTS = (
-    "from beartype import beartype; from jaxtyping import Bool, Float, Int, jaxtyped; from torch import Tensor as Arr"
-)
+IMPORTS = "from beartype import beartype; from jaxtyping import Bool, Float, Int, jaxtyped; from torch import Tensor as Arr"
 DECORATOR = "@jaxtyped(typechecker=beartype)"
 
 # Of each program: the beginning of a signature, and what stands there instead.

@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-TESTS = Path(__file__).parent.parent / "tests" / "shapes"
-sys.path[:0] = [str(TESTS)]
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "shapes"))
 from programs.running import Sizes, run
 
 
@@ -39,7 +38,9 @@ def _numpy(tensor: torch.Tensor, **_options: Any) -> np.ndarray:
     return np.ones(tuple(tensor.shape), dtype=kind)
 
 
-def _apply(module: torch.nn.Module, change: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
+def _apply(
+    module: torch.nn.Module, change: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True
+) -> Any:
     """`Module.to` and its kin by new parameters: the framework's swapping of tensors refuses those without data."""
     for part in module.modules() if recurse else (module,):
         for name, parameter in part._parameters.items():

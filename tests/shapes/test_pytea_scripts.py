@@ -4,7 +4,6 @@ They are read from a checkout of https://github.com/ropas/pytea outside this pro
 commit (c536515), SPARSAM_PYTEA_UNIT one of commit 5543dcc, the last to have the short scripts.
 """
 
-import dataclasses
 import os
 import resource
 import runpy
@@ -13,6 +12,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from published import PROGRAMS
 
 from sparsam.shapes.check import Limits, check
 from sparsam.shapes.verdict import Verdict
@@ -60,44 +60,6 @@ WITH_INTEGERS = {  # the same with integer targets, as their authors meant them
     "fails/fail_nll_loss_weight01": 18,
     "passes/pass_nll_loss_basic01": RUNS,
     "passes/pass_nll_loss_basic02": RUNS,
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Published:
-    """A program.
-
-    Args:
-        script: In its folder.
-        arguments: Those of its configuration.
-        at: File and line of the finding; "" if it is right.
-        below: What the witness must be: a symbol of which the meaning has this word, and a bound that it is below.
-    """
-
-    script: str
-    arguments: tuple[str, ...] = ()
-    at: str = ""
-    below: tuple[str, int] | None = None
-
-
-PROGRAMS = {
-    "transformer": Published("main.py", (), "modeling_bert.py:188"),
-    "vae": Published("main.py", ("epochs=1", "seed=1"), "main.py:117", ("length of torchvision", 128)),
-    "imagenet": Published("main.py", ("data=./data", "epochs=1")),
-    "fast_neural_style": Published(
-        "neural_style/neural_style.py",
-        ("subcommand=train", "epochs=1", "cuda=0", "dataset=./", "save_model_dir=./", "image_size=64"),
-    ),
-    "time_sequence_prediction": Published("train.py", ("steps=1",)),
-    "word_language_model": Published("main.py", ("epochs=1",)),
-    "mnist_hogwild": Published("main.py", ("epochs=1",)),
-    "snli": Published("train.py"),
-    "stochastic-resnet": Published(
-        "train.py",
-        ("teacher_epochs=1", "batch_size=16", "batch_size_test=8"),
-        "train.py:184",
-        ("length of torchvision", 10),
-    ),
 }
 
 
