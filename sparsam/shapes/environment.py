@@ -13,6 +13,7 @@ import torch
 from torch._dynamo.source import ConstantSource
 from torch.fx.experimental.sym_node import SymNode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv, ValueRangesSLoc
+from torch.utils._sympy.functions import Mod
 from torch.utils._sympy.numbers import int_oo
 from torch.utils._sympy.value_ranges import ValueRanges
 
@@ -263,6 +264,14 @@ class Shapes(ShapeEnv):
             for symbol in getattr(expression, "free_symbols", ()):
                 self.asked[symbol.name] = len(self.literals)
 
+    def _maybe_guard_rel(self, expr: Any) -> None:  # type: ignore[override]
+        # Torch draws conclusions from products too, and takes a factor that may be 0 for one that it can divide by.
+        if isinstance(expr, sympy.And):
+            for part in expr.args:
+                self._maybe_guard_rel(part)
+        elif _linear(expr) and _linear(self.simplify(expr)):
+            super()._maybe_guard_rel(expr)
+
     def _log_guard(self, prefix: str, g: Any, forcing_spec: bool) -> None:
         # Called once for each comparison that the ranges do not decide, those that torch keeps to itself included.
         if self.quiet or g in self._seen:
@@ -291,6 +300,16 @@ class Shapes(ShapeEnv):
 
 class Divergence(BaseException):
     """The hints belong to no run: they break what only the run itself knows about its symbols."""
+
+
+def _linear(condition: Any) -> bool:
+    """Whether a comparison is one of sums of symbols, or of remainders, times numbers."""
+    if not isinstance(condition, sympy.core.relational.Relational):
+        return False
+    return all(
+        term.is_number or isinstance(term.as_coeff_Mul()[1], (sympy.Symbol, Mod))
+        for term in sympy.Add.make_args(condition.lhs - condition.rhs)
+    )
 
 
 def _turned_into_number(frame: FrameType | None) -> bool:

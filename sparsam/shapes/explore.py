@@ -359,12 +359,7 @@ def _confirmed(
                     and again.ending == outcome.ending
                     and _same(again.failure, failure)
                 ):
-                    known.failure, known.witness, known.outcome, known.region = (
-                        failure,
-                        witness,
-                        outcome,
-                        region,
-                    )
+                    known.witness = witness  # the message stays that of the more general way
         return Verdict.ERROR
     for witness in _witnesses(outcome, region, solver, declared):
         again = run(witness, plain=True)

@@ -421,10 +421,13 @@ def _of_the_checker(error: BaseException, step: TracebackType) -> bool:
     return (
         code.co_filename.startswith(HERE)
         and code not in CALLERS
+        and code.co_name not in THROUGH
         and (not isinstance(error, RuntimeError) or isinstance(error, (RecursionError, NotImplementedError)))
     )
 
 
+# Functions of hooks and stand-ins that hand a call of the program on, whose failure is the program's.
+THROUGH = frozenset({"through", "item", "call", "percent", "picked", "int_", "float_", "round_", "list_", "tuple_", "length"})
 CALLERS = (Watch.__torch_function__.__code__, _called.__code__, Mode.dispatch.__code__)
 
 

@@ -16,9 +16,10 @@ from sparsam.shapes.standins import (
     pictures,
     processes,
     training,
+    weights,
 )
 
-MODULES = (arguments, loader, training, pictures, arrays, chance, files, network, processes, framework)
+MODULES = (arguments, loader, training, pictures, arrays, chance, files, network, processes, framework, weights)
 
 
 @contextmanager

@@ -139,7 +139,7 @@ def _taken(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, (list, tuple)) and unusual(value):
-        if all(symbolic(item) or isinstance(item, int) for item in value):
+        if all(isinstance(item, (int, torch.SymInt)) for item in value):
             return tuple(value)
         if any(isinstance(item, (Repeated, Series)) for item in value) or not _arrays(value):
             return tnp.ndarray(_gathered(value))
@@ -193,7 +193,9 @@ def _applied(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     }
     try:
         return _given(function(*map(_taken, args), **kwargs))
-    except NotImplementedError as error:
+    except (RuntimeError, NotImplementedError) as error:
+        if not isinstance(error, NotImplementedError):
+            raise ValueError(str(error)) from error  # as NumPy's own
         raise Stop(Unknown("unmodelled-call", f"numpy.{name}: {error}", run and run._here())) from error
 
 
@@ -223,12 +225,12 @@ def _function(self: Any, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
 
 def _either(real: Callable[..., Any], name: str) -> Callable[..., Any]:
     @functools.wraps(real)
-    def function(*args: Any, **kwargs: Any) -> Any:
+    def through(*args: Any, **kwargs: Any) -> Any:
         if current() is None or not (any(map(unusual, args)) or any(map(unusual, kwargs.values()))):
             return real(*args, **kwargs)
         return _applied(name, args, kwargs)
 
-    return function
+    return through
 
 
 def array(value: Any, dtype: Any = None, *, copy: Any = True, ndmin: int = 0, **others: Any) -> Any:
@@ -451,6 +453,47 @@ def numpy_of(tensor: torch.Tensor, force: bool = False) -> Any:
     return wrapped(tensor)
 
 
+def _refusing(real: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of arrays, which refuses with the kind of exception that NumPy's own has."""
+
+    def through(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return _given(real(self, *map(_taken, args), **{key: _taken(value) for key, value in kwargs.items()}))
+        except RuntimeError as error:
+            if isinstance(error, NotImplementedError):
+                run = current()
+                raise Stop(Unknown("unmodelled-call", f"an array's method: {error}", run and run._here())) from error
+            raise ValueError(str(error)) from error
+
+    return through
+
+
+METHODS = (
+    "reshape transpose flatten ravel squeeze swapaxes sum mean std var max min prod argmax argmin argsort cumsum dot repeat "
+    "take nonzero any all round clip copy sort __add__ __radd__ __sub__ __rsub__ __mul__ __rmul__ __truediv__ __rtruediv__ "
+    "__floordiv__ __rfloordiv__ __mod__ __rmod__ __pow__ __rpow__ __matmul__ __rmatmul__ "
+    "__lt__ __le__ __gt__ __ge__ __eq__ __ne__ __and__ __or__ __xor__"
+).split()
+
+
+def _in_place(name: str) -> Callable[..., Any]:
+    def changed(self: Any, other: Any) -> Any:
+        made = getattr(self, f"__{name}__")(other)
+        if len(made.shape) != len(self.shape) or any(a != b for a, b in zip(made.shape, self.shape, strict=True)):
+            raise ValueError(f"non-broadcastable output operand with shape {self.shape} doesn't match {made.shape}")
+        return self
+
+    return changed
+
+
+def _truth(self: Any) -> Any:
+    if self.tensor.numel() != 1:
+        raise ValueError(
+            "The truth value of an array with more than one element is ambiguous. Use a.any() or a.all()"
+        )
+    return bool(self.tensor.any())
+
+
 def from_numpy(value: Any) -> torch.Tensor:
     """`torch.from_numpy`.
 
@@ -568,6 +611,13 @@ def patches() -> Iterator[tuple[Any, str, Any]]:
     yield stand, "__array_ufunc__", _universal
     yield stand, "__array_function__", _function
     yield stand, "dtype", property(lambda self: np.dtype(str(self.tensor.dtype).removeprefix("torch.")))
+    for name in METHODS:
+        real = getattr(stand, name, None)
+        if real is not None:
+            yield stand, name, _refusing(real)
+    for name in ("add", "sub", "mul", "truediv", "floordiv", "pow"):
+        yield stand, f"__i{name}__", _in_place(name)
+    yield stand, "__bool__", _truth
     yield stand, "__format__", _formatted
     yield stand, "__repr__", lambda self: "array(…)"
     yield stand, "__str__", lambda self: "array(…)"

@@ -15,6 +15,5 @@ MODULES = {
     "torchvision.models": "models",
     "torchvision.models.resnet": "residual",
     "torchvision.models.vgg": "plain_networks",
-    "torchvision.models.alexnet": "plain_networks",
     "torchvision.utils": "drawing",
 }  # module: our module below this package
