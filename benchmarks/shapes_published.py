@@ -45,7 +45,10 @@ def ours(program: Published, folder: Path) -> dict[str, Any]:
 
 def theirs(program: Published, folder: Path, built: Path) -> dict[str, Any]:
     """The same of PyTea, with the configuration that lies beside the program."""
-    text, used = watched([sys.executable, str(built / "pytea.py"), program.script], folder)
+    command = [sys.executable, str(built / "pytea.py"), program.script]
+    if (folder / "pyteaconfig.json").is_file():
+        command.append(f"--config={folder / 'pyteaconfig.json'}")
+    text, used = watched(command, folder)
     told = heard(text, Path(program.at.partition(":")[0] or program.script).name)
     places = " ".join(str(line) for line in told["lines"])
     return {
