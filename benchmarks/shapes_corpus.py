@@ -2,9 +2,9 @@
 
     SPARSAM_PARITYBENCH=…/pytorch-jit-paritybench python benchmarks/shapes_corpus.py [--modules 200]
 
-The checkout (jansel/pytorch-jit-paritybench at e0644af) lies outside of this project. Each generated file names modules, how
-they are built and what they take. A file is loaded in a process of its own that the kernel closes off. A module counts if it runs in
-plain torch; its batch size is a symbol from 1 to 8 where torch also takes batches of 2 and 3, else all sizes are as
+The checkout (jansel/pytorch-jit-paritybench at e0644af) lies outside of this project. Each generated file names modules,
+how they are built and what they take. A file is loaded in a process of its own that the kernel closes off. A module
+counts if it runs in plain torch; its batch size is a symbol from 1 to 8 where torch also takes batches of 2 and 3, else all sizes are as
 given. A false alarm is an error whose witness runs in plain torch.
 """
 
@@ -26,7 +26,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from unittest.mock import MagicMock
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -69,7 +69,7 @@ class Absent(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 class Shell(types.ModuleType):
     """A module in which every name is there."""
 
-    __path__: list[str] = []
+    __path__: ClassVar[list[str]] = []
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -174,7 +174,9 @@ def checked(case: Any, path: str) -> dict[str, Any]:
             entry, declared, Places(lambda file: file == path), limits=Limits(seconds=SECONDS, paths=100)
         )
     found |= {"free": free, "verdict": str(report.verdict), "seconds": time.perf_counter() - started}
-    found["unknowns"] = [(u.code, u.reason[:200], u.place.source.strip()[:100] if u.place else "") for u in report.unknowns]
+    found["unknowns"] = [
+        (u.code, u.reason[:200], u.place.source.strip()[:100] if u.place else "") for u in report.unknowns
+    ]
     for finding in report.findings:
         batch = finding.witness.get("B") if free else None
         why = runs(case, int(batch) if batch is not None else None)
@@ -203,7 +205,11 @@ def of_file(path: str, out: int) -> None:
         try:
             found = checked(case, path)
         except BaseException as error:
-            found = {"module": case[0].__name__, "file": Path(path).stem, "crash": traceback.format_exc()[-600:]}
+            found = {
+                "module": case[0].__name__,
+                "file": Path(path).stem,
+                "crash": traceback.format_exc()[-600:],
+            }
             if isinstance(error, TimeoutError):
                 found = {**found, "verdict": "unknown", "unknowns": [("time", "over the limit", "")]}
         say(found)
@@ -276,7 +282,8 @@ def main() -> None:
     skipped = sum("skipped" in found for found in every)
     unloaded = sum("unloaded" in found for found in every)
     notes = [
-        f"of {len({found['file'] for found in every})} files, {unloaded} could not be loaded and {skipped} modules do not run here in plain torch",
+        f"of {len({found['file'] for found in every})} files, {unloaded} could not be loaded",
+        f"{skipped} modules do not run here in plain torch",
         f"at most {PER_FILE} modules of a file; {SECONDS:g} s for each",
     ]
     command = f"python benchmarks/shapes_corpus.py --modules {given.modules}"

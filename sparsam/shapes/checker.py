@@ -221,7 +221,7 @@ def report_of(
 
 def finding_of(failed: Failed) -> Finding:
     """A failure as a finding with a code, a message and a hint."""
-    last = next((x for x in reversed(failed.outcome.literals) if x.kind == "guard"), None)
+    last = next((x for x in reversed(failed.told.literals) if x.kind == "guard"), None)
     requirement = None
     if last is not None and last.place is not None and last.place.line == failed.failure.place.line:
         requirement = words(~last.condition)

@@ -59,13 +59,26 @@ class Region:
 
 @dataclasses.dataclass
 class Failed:
-    """A failure with the sizes and decisions that led there."""
+    """A failure with the sizes and decisions that led there.
+
+    Args:
+        failure: As it is told: of the run that knows most of its sizes by name.
+        witness: The smallest sizes found.
+        outcome: Of the run with the smallest.
+        region: Of that run.
+        confirmed: Whether a run with plain numbers failed at the same place.
+        met: As the symbolic run met it, which may be another exception of the framework.
+        told: Outcome of the run that `failure` is taken from.
+        count: How many runs met it.
+    """
 
     failure: Failure
     witness: dict[str, Number]
     outcome: Outcome
     region: Region
     confirmed: bool
+    met: Failure
+    told: Outcome
     count: int = 1
 
 
@@ -346,26 +359,22 @@ def _confirmed(
     solver: Solver,
     declared: Iterable[Declared],
 ) -> Verdict:
-    known = next((f for f in found.failed if _same(f.failure, failure)), None)
+    known = next((f for f in found.failed if _same(f.met, failure)), None)
     if known is not None:
         known.count += 1
         if known.count <= SIMPLER:
             witness = next(iter(_witnesses(outcome, region, solver, declared)))
             if _weight(witness, outcome) < _weight(known.witness, known.outcome):
-                again = run(witness, plain=True)
-                found.runs += 1
-                if (
-                    again.failure is not None
-                    and again.ending == outcome.ending
-                    and _same(again.failure, failure)
-                ):
-                    known.witness = witness  # the message stays that of the more general way
+                again = _again(found, outcome, failure, witness, run)
+                if again is not None:
+                    known.witness, known.outcome, known.region = witness, outcome, region
+                    if _named(again) > _named(known.failure):
+                        known.failure, known.told = again, outcome
         return Verdict.ERROR
     for witness in _witnesses(outcome, region, solver, declared):
-        again = run(witness, plain=True)
-        found.runs += 1
-        if again.failure is not None and again.ending == outcome.ending and _same(again.failure, failure):
-            found.failed.append(Failed(failure, witness, outcome, region, True))
+        again = _again(found, outcome, failure, witness, run)
+        if again is not None:
+            found.failed.append(Failed(again, witness, outcome, region, True, failure, outcome))
             return Verdict.ERROR
     found.unknown(
         Unknown(
@@ -384,10 +393,37 @@ def _weight(witness: Mapping[str, Number], outcome: Outcome) -> tuple[Number, Nu
     return given, sum(sizes.values()) - given
 
 
+def _again(
+    found: Explored,
+    outcome: Outcome,
+    failure: Failure,
+    witness: dict[str, Number],
+    run: Callable[..., Outcome],
+) -> Failure | None:
+    """The failure as a run with plain numbers confirms it, None where it does not.
+
+    With plain numbers the framework may find another of its exceptions for the same mistake: that one is told.
+    """
+    again = run(witness, plain=True)
+    found.runs += 1
+    if again.failure is None or again.ending != outcome.ending or not _at_one_place(again.failure, failure):
+        return None
+    if again.failure.error == failure.error:
+        return failure
+    return again.failure if outcome.ending == "error" else None
+
+
+def _named(failure: Failure) -> int:
+    """How many sizes of the operands are told by the names of symbols."""
+    return sum(not size.isdigit() for operand in failure.operands for size in operand.shape or ())
+
+
+def _at_one_place(one: Failure, other: Failure) -> bool:
+    return one.place.file == other.place.file and one.place.line == other.place.line
+
+
 def _same(one: Failure, other: Failure) -> bool:
-    return (
-        one.place.file == other.place.file and one.place.line == other.place.line and one.error == other.error
-    )
+    return _at_one_place(one, other) and one.error == other.error
 
 
 def _witnesses(

@@ -10,7 +10,7 @@ import torch
 from sparsam.shapes import series as seriess
 from sparsam.shapes.loops import alike, loop, while_begin, while_round
 from sparsam.shapes.merging import fork, join
-from sparsam.shapes.rewrite import BEGIN, CALL, EACH, FORK, ITEM, JOIN, LOOP, MADE, PERCENT, ROUND
+from sparsam.shapes.rewrite import BEGIN, CALL, EACH, FORK, ITEM, JOIN, LOOP, MADE, PERCENT, ROUND, SLICE
 from sparsam.shapes.run import Stop, current
 from sparsam.shapes.series import Repeated, Segment, Series, as_series, symbolic
 from sparsam.shapes.verdict import Unknown
@@ -19,7 +19,7 @@ from sparsam.shapes.verdict import Unknown
 def names() -> dict[str, Any]:
     """What a rewritten module must find among its globals."""
     return {
-        LOOP: loop, EACH: each, CALL: call, ITEM: item, PERCENT: percent, BEGIN: while_begin, ROUND: while_round,
+        LOOP: loop, SLICE: slice, EACH: each, CALL: call, ITEM: item, PERCENT: percent, BEGIN: while_begin, ROUND: while_round,
         MADE: made, FORK: fork, JOIN: join,
     }  # fmt: skip
 
@@ -80,7 +80,12 @@ def item(values: Any, index: Any) -> Any:
     Raises:
         IndexError: If there is no such item.
     """
-    if type(values).__module__ == "numpy" and not isinstance(index, (int, slice)):
+    if isinstance(index, slice):
+        if isinstance(values, (list, tuple)) and as_series(values) is not None:
+            return seriess.sliced(values, index)
+        if type(values).__module__ != "numpy":
+            return values[index]
+    if type(values).__module__ == "numpy" and not isinstance(index, int):
         from sparsam.shapes.standins import arrays
 
         return arrays.picked(values, index)

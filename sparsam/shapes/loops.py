@@ -418,6 +418,8 @@ def _alike(one: Any, other: Any) -> bool:
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         same = (one.dtype, one.device, one.dim()) == (other.dtype, other.device, other.dim())
         return same and all(_same(a, b) for a, b in zip(one.shape, other.shape, strict=True))
+    if type(one).__module__ == "torch._numpy._ndarray" and type(one) is type(other):
+        return _alike(one.tensor, other.tensor)
     if isinstance(one, (list, tuple)) and type(one) is type(other) and len(one) == len(other):
         return all(_alike(a, b) for a, b in zip(one, other, strict=True))
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():

@@ -21,6 +21,7 @@ import sympy
 import torch
 
 from sparsam.shapes.environment import Literal, printed
+from sparsam.shapes.recall import Calls
 from sparsam.shapes.run import Run, Stop, current
 from sparsam.shapes.state import Node, Snapshot, TooLarge
 
@@ -72,6 +73,7 @@ class Memory:
         self.uneven: set[Any] = set()
         self.visits: dict[Any, list[Visit]] = {}
         self._of: dict[int, list[Visit]] = {}
+        self.calls = Calls()
 
     def begin_anew(self) -> None:
         """Forgets where runs came together, for they do not count any more."""

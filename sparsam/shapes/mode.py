@@ -9,8 +9,11 @@ from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._pytree import tree_flatten, tree_map
+
+from sparsam.shapes import eager, strictness
+from sparsam.shapes.environment import Shapes
+from sparsam.shapes.recall import Calls
 
 Rule = Callable[..., Any]
 SYMBOLS = (torch.SymInt, torch.SymFloat)
@@ -23,10 +26,14 @@ class Mode(FakeTensorMode):
         run: The run, for the rules.
         shapes: The environment of its symbols.
         unmodelled: Whether an exception says that torch has no symbolic rule, rather than that sizes are wrong.
+        calls: Operators that were run before.
     """
 
-    def __init__(self, run: Any, shapes: ShapeEnv, unmodelled: Callable[[Exception], bool]) -> None:
+    def __init__(
+        self, run: Any, shapes: Shapes, unmodelled: Callable[[Exception], bool], calls: Calls | None = None
+    ) -> None:
         super().__init__(shape_env=shapes, allow_non_fake_inputs=True)
+        self.shapes, self.calls = shapes, calls
         self.run = run
         self.unmodelled = unmodelled
         self.rules: Mapping[Any, Rule] = {}  # by operator; called with (run, operator, args, kwargs)
@@ -36,6 +43,12 @@ class Mode(FakeTensorMode):
     ) -> object:
         """Runs one operator."""
         kwargs = kwargs or {}
+        strictness.refuse(func, args, kwargs, self)
+        answer = self._answer(func, types, args, kwargs)
+        eager.refuse(func, args, kwargs, answer, elsewhere=self.run.elsewhere)
+        return answer
+
+    def _answer(self, func: Any, types: Sequence[type], args: Sequence[object], kwargs: Any) -> object:
         rule = self.rules.get(func)
         if rule is not None:
             with self:
@@ -43,7 +56,7 @@ class Mode(FakeTensorMode):
             if answer is not NotImplemented:
                 return answer
         try:
-            return super().dispatch(func, types, args, kwargs)
+            return self._recalled(func, types, args, kwargs)
         except Exception as error:
             if not self.unmodelled(error) or _makes_view(func) or not has_symbols((args, kwargs)):
                 raise
@@ -57,6 +70,28 @@ class Mode(FakeTensorMode):
                 raise reason from None
             raise
         return tree_map(lambda value: back.get(id(value), value), answer)
+
+    def _recalled(self, func: Any, types: Sequence[type], args: Any, kwargs: Any) -> object:
+        """The result of an operator: as before, where it was run with such arguments."""
+        shapes, calls = self.shapes, self.calls
+        kind = calls.kind(func) if calls is not None and not shapes.quiet else ""
+        key = calls.key(func, args, kwargs, self) if kind else None
+        if key is None:
+            return super().dispatch(func, types, args, kwargs)
+        known = calls.recalled(key, shapes)
+        if known is not None:
+            return calls.result(known, kind, args, self, shapes)
+        first, values = len(shapes.questions), shapes.values
+        shapes.listening += 1
+        try:
+            answer = super().dispatch(func, types, args, kwargs)
+            if values == shapes.values:
+                calls.keep(key, kind, answer, shapes.questions[first:], shapes)
+            return answer
+        finally:
+            shapes.listening -= 1
+            if not shapes.listening:
+                shapes.questions.clear()
 
 
 def _makes_view(func: Any) -> bool:

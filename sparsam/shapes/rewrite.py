@@ -15,6 +15,7 @@ LOOP = "@loop"
 EACH = "@each"
 CALL = "@call"
 ITEM = "@item"
+SLICE = "@slice"
 FORK = "@fork"
 JOIN = "@join"
 PERCENT = "@percent"
@@ -139,9 +140,13 @@ class _Rewriter(ast.NodeTransformer):
 
     def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
         self.generic_visit(node)
-        plain = isinstance(node.slice, (ast.Constant, ast.Slice, ast.Tuple, ast.UnaryOp))
+        plain = isinstance(node.slice, (ast.Constant, ast.Tuple, ast.UnaryOp))
         if isinstance(node.ctx, ast.Load) and not plain:
-            return _called(ITEM, [node.value, node.slice], node)
+            index = node.slice
+            if isinstance(index, ast.Slice):
+                ends = [part or ast.Constant(None) for part in (index.lower, index.upper, index.step)]
+                index = ast.copy_location(ast.Call(ast.Name(SLICE, ast.Load()), ends, []), index)
+            return _called(ITEM, [node.value, index], node)
         return node
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.AST:

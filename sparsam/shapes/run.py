@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-import dis
+import linecache
 import logging
 import os
 import sys
@@ -13,47 +13,19 @@ from types import FrameType, TracebackType
 from typing import Any
 
 import torch
-from torch._subclasses import fake_tensor
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from sparsam.errors import Refused
 from sparsam.shapes.environment import Divergence, Literal, Number, Shapes
-from sparsam.shapes.mode import Mode, has_symbols, plain_views
+from sparsam.shapes.mode import Mode
 from sparsam.shapes.naming import in_names
-from sparsam.shapes.operands import operands_of
+from sparsam.shapes.operands import operand, operands_of
 from sparsam.shapes.places import Places
 from sparsam.shapes.sandbox import blamed
+from sparsam.shapes.unmodelled import TORCH, called, explicit_raise, no_rule, says_so
 from sparsam.shapes.verdict import Failure, Operand, Place, Symbol, Unknown
 
 HERE = os.path.dirname(__file__) + os.sep
-UNMODELLED = (
-    fake_tensor.UnsupportedFakeTensorException,
-    fake_tensor.DynamicOutputShapeException,
-    fake_tensor.DataDependentOutputException,
-    fake_tensor.UnsupportedOperatorException,
-)
-UNMODELLED_TEXTS = (
-    "on tensor with symbolic sizes/strides",
-    "Cannot call sizes()",
-    "Cannot access data pointer of Tensor",
-    "FakeTensor",
-    "fake tensor",
-    "when it was not expected",
-    "isIntList()",
-    "Expected a value of type 'int'",
-    "is not symbolically traceable",
-    "SymInt",
-    "python_arg_parser.cpp",
-    "SymFloat",
-    "SymBool",
-)
-
-ARGUMENT_TEXTS = (
-    "invalid combination of arguments",
-    "must be",
-    "unsupported operand type",
-    "not supported between",
-)
 
 
 class Stop(BaseException):
@@ -124,7 +96,8 @@ class Run:
         self.places = places
         self.plain = plain
         self.shapes = Shapes(hints, places.innermost, plain=plain, inside=self._inside)
-        self.mode = Mode(self, self.shapes, _no_rule)
+        self.memory = memory if memory is not None else merging_memory()
+        self.mode = Mode(self, self.shapes, no_rule, self.memory.calls)
         self.unknowns: dict[tuple[str, Place | None], Unknown] = {}
         self.operations = 0
         self.limit = operations
@@ -133,8 +106,8 @@ class Run:
             None  # that failed, and how
         )
         self.aten = ""
+        self.elsewhere = False  # whether the program means a device that is not here
         self.notes: dict[str, Any] = {}
-        self.memory = memory if memory is not None else merging_memory()
         self.memory.runs += 1
         self.number = self.memory.runs
         self.split = split
@@ -207,15 +180,32 @@ GETTERS = frozenset(
 
 READS = frozenset(
     getattr(torch.Tensor, name)
-    for name in ("__bool__", "__int__", "__float__", "__index__", "__contains__", "item", "tolist", "is_nonzero")
+    for name in (
+        "__bool__",
+        "__int__",
+        "__float__",
+        "__index__",
+        "__contains__",
+        "item",
+        "tolist",
+        "is_nonzero",
+    )
 )
-TORCH = os.path.dirname(torch.__file__) + os.sep
 MACHINERY = (
     HERE,
     *(
         os.path.join(TORCH, *path.split("/"))
-        for path in ("_subclasses/", "fx/experimental/", "_ops.py", "_tensor.py", "__init__.py", "utils/_stats.py",
-        "overrides.py", "utils/_python_dispatch.py", "utils/_sympy/")
+        for path in (
+            "_subclasses/",
+            "fx/experimental/",
+            "_ops.py",
+            "_tensor.py",
+            "__init__.py",
+            "utils/_stats.py",
+            "overrides.py",
+            "utils/_python_dispatch.py",
+            "utils/_sympy/",
+        )
     ),
     os.path.dirname(os.__file__) + os.sep + "functools",
     os.path.dirname(os.__file__) + os.sep + "contextlib",
@@ -242,8 +232,10 @@ class Watch(TorchFunctionMode):
         run.tick()
         if "device" in kwargs and _elsewhere(kwargs["device"]):
             kwargs = {**kwargs, "device": "cpu"}
+            run.elsewhere = True
         if func is torch.Tensor.to and any(map(_elsewhere, args[1:])):
             args = (args[0], *("cpu" if _elsewhere(arg) else arg for arg in args[1:]))
+            run.elsewhere = True
         rule = self.rules.get(func) if func not in self.busy else None
         try:
             if rule is not None:
@@ -255,7 +247,7 @@ class Watch(TorchFunctionMode):
                     self.busy.pop()
                 if answer is not NotImplemented:
                     return answer
-            return _called(func, args, kwargs)
+            return called(func, args, kwargs)
         except Exception as error:
             if run.call is None or run.call[0] is not error:
                 run.call = (error, func, args, kwargs)
@@ -267,25 +259,6 @@ def _elsewhere(device: Any) -> bool:
     if isinstance(device, int) and not isinstance(device, bool):
         return False
     return isinstance(device, (str, torch.device)) and str(device).partition(":")[0] in ("cuda", "mps", "xpu")
-
-
-def _called(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The framework's answer; with plain sizes where it has none for symbols."""
-    try:
-        return func(*args, **kwargs)
-    except Exception as error:
-        again = isinstance(func, BUILT_IN) and not getattr(func, "__name__", "_").endswith("_")
-        if not again or "out" in kwargs or not _no_rule(error) or not has_symbols((args, kwargs)):
-            raise
-        reason = error
-    plain, named = plain_views((args, kwargs))
-    try:
-        return func(*plain, **named)
-    except Exception as error:
-        raise reason if _no_rule(error) else error from None
-
-
-BUILT_IN = (type(torch.add), type(torch.Tensor.add), type(torch.nn.functional.linear))
 
 
 @contextlib.contextmanager
@@ -402,12 +375,12 @@ def _failed(error: BaseException, run: Run) -> tuple[str, Failure]:
     last = None
     while own is not None:
         last, own = own, own.tb_next
-    if last is not None and _of_the_checker(error, last) and not _explicit_raise(last):
+    if last is not None and _of_the_checker(error, last) and not explicit_raise(last):
         run.unknown("crash", f"the checker itself failed: {type(error).__name__}: {first_line(str(error))}")
         run.notes["crash"] = describe(error)
         return "stopped", failure
     raised_by_program = last is not None and run.places.own(last.tb_frame.f_code.co_filename)
-    if raised_by_program and _explicit_raise(last):
+    if raised_by_program and explicit_raise(last):
         return "raise", failure
     return "error", failure
 
@@ -422,42 +395,35 @@ def _of_the_checker(error: BaseException, step: TracebackType) -> bool:
         code.co_filename.startswith(HERE)
         and code not in CALLERS
         and code.co_name not in THROUGH
+        and not _calls_the_framework(step)
         and (not isinstance(error, RuntimeError) or isinstance(error, (RecursionError, NotImplementedError)))
     )
 
 
-# Functions of hooks and stand-ins that hand a call of the program on, whose failure is the program's.
-THROUGH = frozenset({"through", "item", "call", "percent", "picked", "int_", "float_", "round_", "list_", "tuple_", "length"})
-CALLERS = (Watch.__torch_function__.__code__, _called.__code__, Mode.dispatch.__code__)
-
-
-def _explicit_raise(step: TracebackType | None) -> bool:
-    """Whether an exception was raised by a `raise` or `assert` of the line itself."""
-    if step is None:
+def _calls_the_framework(step: TracebackType) -> bool:
+    """Whether the piece of a rule's line that raised is a call of the framework, which raises from below Python."""
+    place = list(step.tb_frame.f_code.co_positions())[step.tb_lasti // 2]
+    line, last, start, end = place
+    if line is None or line != last or start is None or end is None:
         return False
-    code = step.tb_frame.f_code.co_code
-    return step.tb_lasti < len(code) and code[step.tb_lasti] == _RAISE
+    piece = linecache.getline(step.tb_frame.f_code.co_filename, line).encode()[start:end].decode()
+    return piece.startswith(("func(", "torch.")) and piece.endswith(")")
 
 
-_RAISE = dis.opmap["RAISE_VARARGS"]
+# Functions of hooks and stand-ins that hand a call of the program on, whose failure is the program's.
+THROUGH = frozenset(
+    {"through", "item", "call", "percent", "picked", "int_", "float_", "round_", "list_", "tuple_", "length"}
+)
+CALLERS = (Watch.__torch_function__.__code__, called.__code__, Mode.dispatch.__code__)
 
 
 def _unmodelled(error: BaseException, run: Run) -> bool:
+    if getattr(error, "eager", False):
+        return False
     if isinstance(error, NotImplementedError) and run.call is not None and run.call[0] is error:
-        return True
-    return _no_rule(error)
-
-
-def _no_rule(error: BaseException) -> bool:
-    if isinstance(error, UNMODELLED):
-        return True
-    text = str(error)
-    if isinstance(error, TypeError) and any(part in text for part in ARGUMENT_TEXTS):
-        # The framework lists the types that it got: a tensor is no news among them, a symbol is.
-        text = text.replace("FakeTensor", "Tensor")
-    return isinstance(error, (RuntimeError, TypeError, AssertionError, ValueError)) and any(
-        part in text for part in UNMODELLED_TEXTS
-    )
+        # Kernels that torch runs on zeros for want of a rule say so of types, as they do of real tensors.
+        return not says_so(error) and " not implemented for '" not in str(error)
+    return no_rule(error)
 
 
 def first_line(text: str, width: int = 300) -> str:
@@ -476,8 +442,8 @@ def failure_of(error: BaseException, run: Run) -> Failure:
         operands = operands_of(func, args, kwargs)
     module = _module_of(error, run)
     if module is not None:
-        operation, extra = module
-        operands = operands + extra
+        operation, given, extra = module
+        operands = (operands or given) + extra
     chain = run.places.chain(error.__traceback__)
     return Failure(
         operation,
@@ -502,8 +468,8 @@ def name_of(func: Any) -> str:
     return name
 
 
-def _module_of(error: BaseException, run: Run) -> tuple[str, tuple[Operand, ...]] | None:
-    """The framework's module that the program called last, with its weights as operands."""
+def _module_of(error: BaseException, run: Run) -> tuple[str, tuple[Operand, ...], tuple[Operand, ...]] | None:
+    """The framework's module that the program called last: its name, tensors that it was called with, and its weights."""
     steps = []
     step = error.__traceback__
     while step is not None:
@@ -521,14 +487,22 @@ def _module_of(error: BaseException, run: Run) -> tuple[str, tuple[Operand, ...]
         ):
             kind = type(module)
             weights = tuple(
-                dataclasses.replace(operand, name=f"self.{name}")
+                dataclasses.replace(found, name=f"self.{name}")
                 for name, weight in module._parameters.items()
                 if weight is not None
-                for operand in operands_of(None, (weight,), {})
+                for found in operands_of(None, (weight,), {})
             )
             settings = Operand("self", "other", text=f"{kind.__name__}({module.extra_repr()})")
+            code = frame.f_code
+            given = tuple(
+                found
+                for name in code.co_varnames[1 : code.co_argcount]
+                if isinstance(frame.f_locals.get(name), torch.Tensor)
+                for found in operand(name, frame.f_locals[name])
+            )
             name = kind.__name__ if hasattr(torch.nn, kind.__name__) else f"{kind.__module__}.{kind.__name__}"
-            return f"torch.nn.{name}".replace("torch.nn.torch.nn", "torch.nn"), (*weights, settings)
+            name = f"torch.nn.{name}".replace("torch.nn.torch.nn", "torch.nn")
+            return name, given, (*weights, settings)
     return None
 
 

@@ -183,6 +183,33 @@ def of_list(items: list[Any] | tuple[Any, ...]) -> Series:
     return Series(segments, "a list that a loop filled")
 
 
+def sliced(items: list[Any] | tuple[Any, ...], index: slice) -> Series:
+    """A part of a list that a loop filled.
+
+    Raises:
+        ValueError: For a step of 0.
+    """
+    whole = of_list(items)
+    count = whole.length()
+    step = 1 if index.step is None else index.step
+    if step == 0:
+        raise ValueError("slice step cannot be zero")
+    if step != 1:
+        raise Stop(Unknown("loop", "a list that a loop filled is taken with a step", _here()))
+
+    def end(value: Any, otherwise: Any) -> Any:
+        if value is None:
+            return otherwise
+        if value < 0:
+            value = value + count
+        return torch.sym_min(torch.sym_max(value, 0), count)
+
+    start, stop = end(index.start, 0), end(index.stop, count)
+    return Series(
+        lambda: [Segment(torch.sym_max(stop - start, 0), lambda at: whole[start + at])], "a part of a list"
+    )
+
+
 def symbolic(value: Any) -> bool:
     """Whether a number is a symbol."""
     return isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool))

@@ -233,6 +233,11 @@ def put(
     for key in rest[:-1]:
         holder = _child(holder, key)
     last = rest[-1]
+    if isinstance(holder, tuple) and isinstance(last, int):
+        items = [*holder[:last], value, *holder[last + 1 :]]
+        kind: Any = type(holder)
+        made = kind(*items) if hasattr(holder, "_fields") else kind(items)
+        return put(snapshot, frame, places, path[:-1], made)
     try:
         if isinstance(last, tuple) and last[0] == "closure":
             holder.__closure__[last[1]].cell_contents = value

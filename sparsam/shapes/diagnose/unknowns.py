@@ -63,8 +63,50 @@ UNKNOWNS: Mapping[str, tuple[str, str]] = {
         "The program needs an argument to run; give it with `--arg name=value`, or a range with `--arg name=1..64`.",
     ),
     "crash": (
-        "The checked program crashed",
-        "The process that ran the program ended by a signal. No path through it is proved.",
+        "The check crashed",
+        "The process that ran the program ended by a signal, or the checker met an exception of its own. What was not\n"
+        "yet looked at is not proved.",
+    ),
+    "diverged": (
+        "A run that did not go the way that it was sent",
+        "With the same sizes the program decided something else than before: it depends on time, on memory addresses,\n"
+        "or on something else that a check does not hold fixed. The sizes of this path are not proved.",
+    ),
+    "operations": (
+        "More calls than one run may make",
+        "One run of the program called the framework more often than a check waits for, as a long training loop with a\n"
+        "plain number of rounds does. Check a function, or give a smaller number of rounds.",
+    ),
+    "refused": (
+        "Something that a check does not let happen",
+        "The program wanted to start a process, write a file, load a library or touch something else outside of the\n"
+        "check. It was refused, and what would have come of it is not known.",
+    ),
+    "exit": (
+        "The program left by itself",
+        "The process ended with an exit code and without a result, as by `os._exit`. No path is proved.",
+    ),
+    "output": (
+        "More output than a check keeps",
+        "The program printed without an end in sight and was stopped. Print less, or check a function.",
+    ),
+    "protocol": (
+        "A result that cannot be trusted",
+        "The messages of the process that ran the program are not those of a check, or it went on after its result.\n"
+        "A program that writes into files that it did not open does this. Nothing that it said counts.",
+    ),
+    "missing-file": (
+        "A file that is not there",
+        "The program reads a file that is missing or is not read by a check. A stand-in without contents was used.\n"
+        "Where the contents decide about shapes, check a function and give the sizes with `--arg`.",
+    ),
+    "network": (
+        "Something that would come from the network",
+        "A check has no network. What would have been fetched is replaced by a stand-in of which nothing is known.",
+    ),
+    "notebook-line": (
+        "A line of a notebook that is no Python",
+        "A magic or a command of the shell was left out, and what it does is not checked.",
     ),
 }
 """Title and meaning by code."""

@@ -7,9 +7,41 @@ to it. It is made of calls of the framework that compare the same sizes, so that
 from collections.abc import Callable
 from typing import Any
 
-from sparsam.shapes.operators import autograd, border, counting, data, indexing, joining, kinds, patches, recurrent
+from sparsam.shapes.operators import (
+    autograd,
+    border,
+    copies,
+    counting,
+    data,
+    indexing,
+    joining,
+    kinds,
+    padding,
+    patches,
+    products,
+    recurrent,
+    resizing,
+    sequences,
+    signals,
+)
 
-MODULES = (autograd, border, counting, data, indexing, joining, kinds, patches, recurrent)
+MODULES = (
+    autograd,
+    border,
+    copies,
+    counting,
+    data,
+    indexing,
+    joining,
+    kinds,
+    padding,
+    patches,
+    products,
+    recurrent,
+    resizing,
+    sequences,
+    signals,
+)
 
 
 def rules() -> dict[Any, Callable[..., Any]]:

@@ -39,11 +39,11 @@ def tolist(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
         return whole.item()
     if not any(map(symbolic, whole.shape)) and whole.numel() <= SMALL:
         found = [whole[index] for index in range(whole.shape[0])]
-        return [part.tolist() for part in found]
+        return [tolist(run, func, (part,), {}) for part in found]
     from sparsam.shapes.hooks import made
 
     rows = Series(lambda: [Segment(whole.shape[0], lambda index: whole.select(0, index))], "a tensor's rows")
-    return made(lambda row: row.tolist(), rows)
+    return made(lambda row: tolist(run, func, (row,), {}), rows)
 
 
 SMALL = 64  # values of a tensor that are told apart in a list

@@ -63,9 +63,13 @@ def real_only(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     """
     tensor = args[0] if args else kwargs.get("input")
     asked = kwargs.get("dtype") is not None or any(isinstance(arg, torch.dtype) for arg in args[1:])
-    if isinstance(tensor, torch.Tensor) and not asked and not (tensor.is_floating_point() or tensor.is_complex()):
+    if (
+        isinstance(tensor, torch.Tensor)
+        and not asked
+        and not (tensor.is_floating_point() or tensor.is_complex())
+    ):
         name = getattr(func, "__name__", "this call")
-        raise RuntimeError(f'"{name}" not implemented for \'{_name(tensor)}\'')
+        raise RuntimeError(f"\"{name}\" not implemented for '{_name(tensor)}'")
     return NotImplemented
 
 
@@ -76,7 +80,11 @@ def classes(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
         RuntimeError: If it holds others.
     """
     target = args[1] if len(args) > 1 else kwargs.get("target")
-    if isinstance(target, torch.Tensor) and not target.is_floating_point() and target.dtype not in (torch.int64, torch.uint8):
+    if (
+        isinstance(target, torch.Tensor)
+        and not target.is_floating_point()
+        and target.dtype not in (torch.int64, torch.uint8)
+    ):
         raise RuntimeError(f"expected scalar type Long but found {_name(target)}")
     return NotImplemented
 
@@ -102,7 +110,16 @@ _LAYERS = (
     F.layer_norm, F.group_norm, F.batch_norm, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d,
 )  # fmt: skip
 _CELLS = (torch.lstm_cell, torch.gru_cell, torch.rnn_tanh_cell, torch.rnn_relu_cell)
-_REAL = (F.gelu, F.softmax, F.log_softmax, torch.softmax, torch.log_softmax, torch.Tensor.softmax, F.silu, F.elu)
+_REAL = (
+    F.gelu,
+    F.softmax,
+    F.log_softmax,
+    torch.softmax,
+    torch.log_softmax,
+    torch.Tensor.softmax,
+    F.silu,
+    F.elu,
+)
 
 
 def cell(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

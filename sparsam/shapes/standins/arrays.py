@@ -46,6 +46,8 @@ def unusual(value: Any, deep: int = 0) -> bool:
     if kind in (list, tuple) and deep < DEEP:
         items = value if len(value) <= LOOKED_AT else [*value[: LOOKED_AT // 2], *value[-LOOKED_AT // 2 :]]
         return any(unusual(item, deep + 1) for item in items)
+    if kind is slice:
+        return symbolic(value.start) or symbolic(value.stop) or symbolic(value.step)
     if symbolic(value) or isinstance(value, (torch.Tensor, Repeated, Series)) or is_array(value):
         return True
     return _is_picture(value)
@@ -319,6 +321,42 @@ def _sliding(value: Any, window: Any, axis: Any = None, **kwargs: Any) -> Any:
     return wrapped(tensor.unfold(0 if axis is None else axis, window, 1))
 
 
+def _items(arrays: Any, rank: int = 0) -> list[Any]:
+    """Items of a list as tensors, of at least some rank; what stands for many stays so."""
+
+    def one(item: Any) -> Any:
+        if isinstance(item, Repeated):
+            return Repeated(one(item.item), item.count)
+        tensor = tensor_of(item, real=True)
+        if tensor is None:
+            tensor = _of_real(np.asarray(item))
+        if tensor is None:
+            raise TypeError("an array is needed")
+        while tensor.dim() < rank:
+            tensor = tensor[None]
+        return tensor
+
+    return [one(item) for item in (arrays if isinstance(arrays, (list, tuple)) else list(arrays))]
+
+
+def _joined(arrays: Any, axis: Any = 0, rank: int = 0, join: Callable[..., Any] = torch.cat) -> Any:
+    items = _items(arrays, rank)
+    if not items:
+        raise ValueError("need at least one array to concatenate")
+    if axis is None:
+        items, axis = [item.reshape(-1) for item in items], 0
+    try:
+        return wrapped(join(items, axis))
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
+
+
+def _side_by_side(arrays: Any, **kwargs: Any) -> Any:
+    items = _items(arrays, 1)
+    first = items[0].item if isinstance(items[0], Repeated) else items[0]
+    return _joined(items, 0 if first.dim() == 1 else 1)
+
+
 def _save(*args: Any, **kwargs: Any) -> None:
     """Nothing is written."""
 
@@ -399,6 +437,10 @@ OWN: dict[str, Callable[..., Any]] = {
     "linspace": _spaced,
     "logspace": _spaced,
     "arange": _steps,
+    "concatenate": lambda arrays, axis=0, **kwargs: _joined(arrays, axis),
+    "stack": lambda arrays, axis=0, **kwargs: _joined(arrays, axis, join=torch.stack),
+    "vstack": lambda arrays, **kwargs: _joined(arrays, 0, 2),
+    "hstack": _side_by_side,
     "pad": _padded,
     "sliding_window_view": _sliding,
     "save": _save,
@@ -418,16 +460,123 @@ OWN: dict[str, Callable[..., Any]] = {
     "copyto": lambda target, source, **kwargs: target.__setitem__(..., source),
 }
 
-NAMES = (
-    "array asarray asanyarray ascontiguousarray zeros ones empty full linspace logspace arange eye identity tri pad split "
-    "concatenate stack vstack hstack dstack column_stack mean sum std var prod max min amax amin median average argmax "
-    "argmin abs absolute sqrt exp log log2 log10 sin cos tan tanh floor ceil round power square sign clip where zeros_like "
-    "ones_like empty_like full_like dot matmul outer tile repeat expand_dims squeeze transpose reshape ravel roll flip "
-    "cumsum diff sort argsort unique isnan isinf isfinite all any maximum minimum add subtract multiply divide mod "
-    "equal allclose array_equal meshgrid bincount broadcast_to swapaxes moveaxis atleast_1d atleast_2d nonzero percentile "
-    "quantile histogram save savez savez_compressed savetxt shape size isscalar copyto float32 float64 int64 int32 uint8 "
-    "nanmean"
-).split()
+NAMES = [
+    "array",
+    "asarray",
+    "asanyarray",
+    "ascontiguousarray",
+    "zeros",
+    "ones",
+    "empty",
+    "full",
+    "linspace",
+    "logspace",
+    "arange",
+    "eye",
+    "identity",
+    "tri",
+    "pad",
+    "split",
+    "concatenate",
+    "stack",
+    "vstack",
+    "hstack",
+    "dstack",
+    "column_stack",
+    "mean",
+    "sum",
+    "std",
+    "var",
+    "prod",
+    "max",
+    "min",
+    "amax",
+    "amin",
+    "median",
+    "average",
+    "argmax",
+    "argmin",
+    "abs",
+    "absolute",
+    "sqrt",
+    "exp",
+    "log",
+    "log2",
+    "log10",
+    "sin",
+    "cos",
+    "tan",
+    "tanh",
+    "floor",
+    "ceil",
+    "round",
+    "power",
+    "square",
+    "sign",
+    "clip",
+    "where",
+    "zeros_like",
+    "ones_like",
+    "empty_like",
+    "full_like",
+    "dot",
+    "matmul",
+    "outer",
+    "tile",
+    "repeat",
+    "expand_dims",
+    "squeeze",
+    "transpose",
+    "reshape",
+    "ravel",
+    "roll",
+    "flip",
+    "cumsum",
+    "diff",
+    "sort",
+    "argsort",
+    "unique",
+    "isnan",
+    "isinf",
+    "isfinite",
+    "all",
+    "any",
+    "maximum",
+    "minimum",
+    "add",
+    "subtract",
+    "multiply",
+    "divide",
+    "mod",
+    "equal",
+    "allclose",
+    "array_equal",
+    "meshgrid",
+    "bincount",
+    "broadcast_to",
+    "swapaxes",
+    "moveaxis",
+    "atleast_1d",
+    "atleast_2d",
+    "nonzero",
+    "percentile",
+    "quantile",
+    "histogram",
+    "save",
+    "savez",
+    "savez_compressed",
+    "savetxt",
+    "shape",
+    "size",
+    "isscalar",
+    "copyto",
+    "float32",
+    "float64",
+    "int64",
+    "int32",
+    "uint8",
+    "nanmean",
+]
 
 
 def numpy_of(tensor: torch.Tensor, force: bool = False) -> Any:
@@ -458,29 +607,85 @@ def _refusing(real: Callable[..., Any]) -> Callable[..., Any]:
 
     def through(self: Any, *args: Any, **kwargs: Any) -> Any:
         try:
-            return _given(real(self, *map(_taken, args), **{key: _taken(value) for key, value in kwargs.items()}))
+            return _given(
+                real(self, *map(_taken, args), **{key: _taken(value) for key, value in kwargs.items()})
+            )
         except RuntimeError as error:
             if isinstance(error, NotImplementedError):
                 run = current()
-                raise Stop(Unknown("unmodelled-call", f"an array's method: {error}", run and run._here())) from error
+                raise Stop(
+                    Unknown("unmodelled-call", f"an array's method: {error}", run and run._here())
+                ) from error
             raise ValueError(str(error)) from error
 
     return through
 
 
-METHODS = (
-    "reshape transpose flatten ravel squeeze swapaxes sum mean std var max min prod argmax argmin argsort cumsum dot repeat "
-    "take nonzero any all round clip copy sort __add__ __radd__ __sub__ __rsub__ __mul__ __rmul__ __truediv__ __rtruediv__ "
-    "__floordiv__ __rfloordiv__ __mod__ __rmod__ __pow__ __rpow__ __matmul__ __rmatmul__ "
-    "__lt__ __le__ __gt__ __ge__ __eq__ __ne__ __and__ __or__ __xor__"
-).split()
+METHODS = [
+    "reshape",
+    "transpose",
+    "flatten",
+    "ravel",
+    "squeeze",
+    "swapaxes",
+    "sum",
+    "mean",
+    "std",
+    "var",
+    "max",
+    "min",
+    "prod",
+    "argmax",
+    "argmin",
+    "argsort",
+    "cumsum",
+    "dot",
+    "repeat",
+    "take",
+    "nonzero",
+    "any",
+    "all",
+    "round",
+    "clip",
+    "copy",
+    "sort",
+    "__add__",
+    "__radd__",
+    "__sub__",
+    "__rsub__",
+    "__mul__",
+    "__rmul__",
+    "__truediv__",
+    "__rtruediv__",
+    "__floordiv__",
+    "__rfloordiv__",
+    "__mod__",
+    "__rmod__",
+    "__pow__",
+    "__rpow__",
+    "__matmul__",
+    "__rmatmul__",
+    "__lt__",
+    "__le__",
+    "__gt__",
+    "__ge__",
+    "__eq__",
+    "__ne__",
+    "__and__",
+    "__or__",
+    "__xor__",
+]
 
 
 def _in_place(name: str) -> Callable[..., Any]:
     def changed(self: Any, other: Any) -> Any:
         made = getattr(self, f"__{name}__")(other)
-        if len(made.shape) != len(self.shape) or any(a != b for a, b in zip(made.shape, self.shape, strict=True)):
-            raise ValueError(f"non-broadcastable output operand with shape {self.shape} doesn't match {made.shape}")
+        if len(made.shape) != len(self.shape) or any(
+            a != b for a, b in zip(made.shape, self.shape, strict=True)
+        ):
+            raise ValueError(
+                f"non-broadcastable output operand with shape {self.shape} doesn't match {made.shape}"
+            )
         return self
 
     return changed
@@ -551,7 +756,7 @@ def picked(values: Any, index: Any) -> Any:
         return values[index]
     if isinstance(index, torch.SymInt):
         return wrapped(made.select(0, index))
-    found = tensor_of(index)
+    found = tensor_of(index) if not isinstance(index, slice) else None
     return wrapped(made[found if found is not None else index])
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from sparsam.shapes.run import current
 from sparsam.shapes.series import symbolic
@@ -22,4 +23,5 @@ def _chosen(real: Callable[..., Any]) -> Callable[..., Any]:
 
 def patches() -> Iterator[tuple[Any, str, Any]]:
     """(owner, attribute, stand-in) for all of this module."""
+    yield FakeTensor, "tolist", lambda self: torch.Tensor.tolist(self)
     yield torch._C, "_select_conv_backend", _chosen(torch._C._select_conv_backend)

@@ -122,6 +122,9 @@ class DataLoader(data.DataLoader):  # type: ignore[type-arg]
         sampler = self.__dict__["given_sampler"]
         if run is None:
             return self.dataset[0]
+        if sampler is not None and hasattr(sampler, "num_samples"):
+            # It may draw a sample more than once, or not at all.
+            total = length(getattr(sampler, "weights", self.dataset))
         index = run.shapes.index("index of a sample", total)
         if sampler is not None and isinstance(getattr(sampler, "indices", None), (list, tuple)):
             index = item(sampler.indices, index)
@@ -132,9 +135,15 @@ class DataLoader(data.DataLoader):  # type: ignore[type-arg]
         if isinstance(size, int) and size <= PLAIN:
             return self.collate_fn([self._sample(total) for _ in range(size)])
         first = self._sample(total)
+        if symbolic(size) and self.collate_fn is default_collate:
+            # Two arbitrary samples that are alike, as they are in a batch of one: nothing is asked about its size.
+            other = self._sample(total)
+            if alike(first, other):
+                return _collated([first, other], size)
+        elif size > 1:
+            other = self._sample(total)
         if not size > 1:
             return self.collate_fn([first])
-        other = self._sample(total)
         return self.collate_fn([first, Repeated(other, size - 2), other])
 
     def _from_indices(self, indices: Any) -> Any:
@@ -325,6 +334,8 @@ def patches() -> list[tuple[Any, str, Any]]:
         (data.TensorDataset, "__length__", lambda self: self.tensors[0].size(0)),
         (data.TensorDataset, "__init__", _tensor_dataset),
         (data.Sampler, "__length__", _sampler_length),
+        (data.RandomSampler, "__init__", _random_sampler),
+        (data.WeightedRandomSampler, "__init__", _weighted_sampler),
     ]
     return found
 
@@ -333,6 +344,42 @@ def _tensor_dataset(self: Any, *tensors: torch.Tensor) -> None:
     if any(tensors[0].size(0) != tensor.size(0) for tensor in tensors):
         raise AssertionError("Size mismatch between tensors")
     self.tensors = tensors
+
+
+def _random_sampler(
+    self: Any, data_source: Any, replacement: bool = False, num_samples: Any = None, generator: Any = None
+) -> None:
+    self.data_source, self.replacement, self._num_samples, self.generator = (
+        data_source,
+        replacement,
+        num_samples,
+        generator,
+    )
+    count = length(data_source) if num_samples is None else num_samples
+    if not count > 0:
+        raise ValueError(f"num_samples should be a positive integer value, but got num_samples={count}")
+
+
+def _weighted_sampler(
+    self: Any, weights: Any, num_samples: Any, replacement: bool = True, generator: Any = None
+) -> None:
+    if (
+        not isinstance(num_samples, (int, torch.SymInt))
+        or isinstance(num_samples, bool)
+        or not num_samples > 0
+    ):
+        raise ValueError(f"num_samples should be a positive integer value, but got num_samples={num_samples}")
+    weights = torch.as_tensor(weights, dtype=torch.double)
+    if weights.dim() != 1:
+        raise ValueError(
+            f"weights should be a 1d sequence but given weights have shape {tuple(weights.shape)}"
+        )
+    self.weights, self.num_samples, self.replacement, self.generator = (
+        weights,
+        num_samples,
+        replacement,
+        generator,
+    )
 
 
 def _sampler_length(self: Any) -> Any:

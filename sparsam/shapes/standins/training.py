@@ -53,6 +53,16 @@ def convert(
     return self
 
 
+def scaled(self: Any, outputs: Any) -> Any:
+    """`scaler.scale(loss)`: a scaled loss has the sizes of the loss."""
+    return outputs
+
+
+def step_scaled(self: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+    """`scaler.step(optimizer)`."""
+    return optimizer.step(*args, **kwargs)
+
+
 def _become(parameter: torch.Tensor, made: torch.Tensor) -> None:
     if isinstance(parameter, FakeTensor) and isinstance(made, FakeTensor):
         parameter.fake_device = made.fake_device
@@ -100,6 +110,11 @@ def patches() -> list[tuple[Any, str, Any]]:
     ]
     found += [
         (torch.nn.Module, "_apply", convert),
+        (torch.amp.GradScaler, "scale", scaled),
+        (torch.amp.GradScaler, "step", step_scaled),
+        (torch.amp.GradScaler, "unscale_", advance),
+        (torch.amp.GradScaler, "update", advance),
+        (torch.amp.GradScaler, "get_scale", lambda self: 1.0),
         (torch.nn.utils, "clip_grad_norm_", clip),
         (torch.nn.utils, "clip_grad_value_", keep),
     ]
