@@ -284,13 +284,15 @@ def rows(kept: dict[tuple[str, str], dict[str, Any]]) -> Iterator[dict[str, Any]
     for checker in CHECKERS:
         mine = {case.name: kept[checker, case.name] for case in CASES if (checker, case.name) in kept}
         if len(mine) < len(CASES):
-            print(f"{checker}: {len(mine)} of {len(CASES)} cases, not in the table")
+            print(f"{checker}: run on {len(mine)} of {len(CASES)} cases, not in the table")
             continue
         counts: dict[str, int] = {}
         for case in CASES:
             answer = judged(mine[case.name], mine[case.program.name], case)
             key = f"{answer} (correct)" if case.fault is None else answer
             counts[key] = counts.get(key, 0) + 1
+        readable = [case for case in CASES if case.fault and mine[case.program.name]["verdict"] == "fine"]
+        seen = sum(bool(set(mine[case.name]["lines"]) & case.fault.lines) for case in readable if case.fault)
         cpu = [one["cpu"] for one in mine.values()]
         yield {
             "checker": checker,
@@ -298,6 +300,7 @@ def rows(kept: dict[tuple[str, str], dict[str, Any]]) -> Iterator[dict[str, Any]
             "false alarms": counts.get("false alarm (correct)", 0),
             "no verdict on correct": counts.get("no verdict (correct)", 0),
             "faults found": counts.get("found", 0),
+            "of those in accepted programs": f"{seen} of {len(readable)}",
             "at another line": counts.get("found at another line", 0),
             "called fine": counts.get("missed", 0),
             "no verdict": counts.get("no verdict", 0) + counts.get("alarm of the correct program", 0),
