@@ -42,7 +42,7 @@ from sparsam.shapes.run import Run
 
 BATCH = (1, 8)
 SECONDS = 20.0  # for one module in plain torch, and for its check
-PER_FILE = 2
+PER_FILE = 4
 
 
 class Absent(importlib.abc.MetaPathFinder, importlib.abc.Loader):
