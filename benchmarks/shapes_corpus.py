@@ -4,8 +4,8 @@
 
 The checkout (jansel/pytorch-jit-paritybench at e0644af) lies outside of this project. Each generated file names modules,
 how they are built and what they take. A file is loaded in a process of its own that the kernel closes off. A module
-counts if it runs in plain torch; its batch size is a symbol from 1 to 8 where torch also takes batches of 2 and 3, else all sizes are as
-given. A false alarm is an error whose witness runs in plain torch.
+counts if it runs in plain torch; its batch size is a symbol from 1 to 8 where torch also takes batches of 2 and 3, else
+all sizes are as given. A false alarm is an error whose witness runs in plain torch.
 """
 
 import argparse
@@ -42,7 +42,7 @@ from sparsam.shapes.run import Run
 
 BATCH = (1, 8)
 SECONDS = 20.0  # for one module in plain torch, and for its check
-PER_FILE = 2
+PER_FILE = 4
 
 
 class Absent(importlib.abc.MetaPathFinder, importlib.abc.Loader):

@@ -39,7 +39,7 @@ def errors(name: str, cases: Iterable[opinfo.Case]) -> dict[str, Any]:
             count["not refused without data"] += 1
             continue
         report = opinfo.pinned(case)
-        found = [f for f in report.findings if f.failure.place.function == "called"]
+        found = [f for f in report.findings if any(place.function == "called" for place in f.failure.chain)]
         right = any(f.failure.error in (type(error).__name__, case.expected) for f in found)
         count["calls"] += 1
         count["up to the data"] += isinstance(error, UNMODELLED)
