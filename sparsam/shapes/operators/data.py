@@ -22,7 +22,7 @@ def allclose(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
     one, other = args[0], args[1] if len(args) > 1 else kwargs["other"]
     if one.dtype != other.dtype:
         raise RuntimeError(f"{one.dtype} did not match {other.dtype}")
-    if (one - other).numel() == 0:
+    if (one == other).numel() == 0:
         return True
     return run.shapes.truth("whether two tensors are close")
 

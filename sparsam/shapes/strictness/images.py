@@ -52,6 +52,19 @@ def convolution(a: dict[str, Any]) -> None:
         )
 
 
+def grid_sampler(a: dict[str, Any]) -> None:
+    """There are points to sample from."""
+    tensor = a["self"]
+    for dim in range(2, tensor.dim()):
+        torch._check(
+            tensor.shape[dim] != 0,
+            lambda dim=dim: (
+                "grid_sampler(): expected input to have non-empty spatial dimensions, but input has sizes "
+                f"{printed(tensor)} with dimension {dim} being empty"
+            ),
+        )
+
+
 def nearest(a: dict[str, Any]) -> None:
     """There is something to interpolate between, and something comes out."""
     tensor, asked = a["self"], a["output_size"]
@@ -131,6 +144,8 @@ CHECKS: Mapping[str, Check] = {
     "aten::_adaptive_avg_pool2d": adaptive,
     "aten::_adaptive_avg_pool3d": adaptive,
     "aten::convolution": convolution,
+    "aten::grid_sampler_2d": grid_sampler,
+    "aten::grid_sampler_3d": grid_sampler,
     "aten::upsample_nearest1d": nearest,
     "aten::upsample_nearest2d": nearest,
     "aten::upsample_nearest3d": nearest,

@@ -156,7 +156,15 @@ def index_select(a: dict[str, Any]) -> None:
         return
     dim = counted(tensor, a["dim"])
     if dim is not None and tensor.shape[dim] == 0:
-        torch._check_index(numel(given) == 0, lambda: "index out of range in self")
+        torch._check(numel(given) == 0, lambda: "index_select(): self indexing axis dim should be positive")
+
+
+def embedding(a: dict[str, Any]) -> None:
+    """A table without rows is asked for none."""
+    if a["weight"].shape[0] == 0:
+        torch._check(
+            numel(a["indices"]) == 0, lambda: "index_select(): self indexing axis dim should be positive"
+        )
 
 
 def index_add(a: dict[str, Any]) -> None:
@@ -231,6 +239,9 @@ CHECKS: Mapping[str, Check] = {
     "aten::index_put": index_put,
     "aten::_index_put_impl": index_put,
     "aten::_unsafe_index_put": index_put,
+    "aten::embedding": embedding,
+    "aten::_embedding_bag": embedding,
+    "aten::_embedding_bag_forward_only": embedding,
     "aten::index_select": index_select,
     "aten::index_add": index_add,
     "aten::index_reduce": index_add,

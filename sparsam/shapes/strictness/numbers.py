@@ -29,6 +29,20 @@ def whole(a: dict[str, Any]) -> None:
     )
 
 
+def median(a: dict[str, Any]) -> None:
+    """The dimension of which the median is taken has something in it."""
+    along({**a, "name": "median"})
+
+
+def fourier(a: dict[str, Any]) -> None:
+    """There is something to transform: the library of the CPU refuses an empty batch."""
+    if a["dim"]:
+        torch._check(
+            numel(a["self"]) != 0,
+            lambda: "MKL FFT error: Intel oneMKL DFTI ERROR: Inconsistent configuration parameters",
+        )
+
+
 def sort(a: dict[str, Any]) -> None:
     """The dimension is there, also of a single number."""
     rank = max(1, a["self"].dim())
@@ -197,6 +211,11 @@ CHECKS: Mapping[str, Check] = {
     "aten::max.dim": along,
     "aten::min.dim": along,
     "aten::mode": along,
+    "aten::median.dim": median,
+    "aten::nanmedian.dim": median,
+    "aten::_fft_c2c": fourier,
+    "aten::_fft_c2r": fourier,
+    "aten::_fft_r2c": fourier,
     "aten::masked_select": masked_select,
     "aten::max": whole,
     "aten::min": whole,
