@@ -1,6 +1,7 @@
 """A check from inside of the process that runs the program: the program and its arguments in, a report out."""
 
 import dataclasses
+import gc
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -181,9 +182,12 @@ def _settings() -> Iterator[None]:
     default, grad = torch.get_default_dtype(), torch.is_grad_enabled()
     # The cache would answer for other sizes without a comparison, so without a decision on record.
     config.fake_tensor_cache_enabled = False
+    # What is imported stays: no need to look through it each time that rubbish is collected.
+    gc.freeze()
     try:
         yield
     finally:
+        gc.unfreeze()
         config.fake_tensor_cache_enabled = before
         torch.set_default_dtype(default)
         torch.set_grad_enabled(grad)

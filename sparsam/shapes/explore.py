@@ -362,7 +362,7 @@ def _confirmed(
     known = next((f for f in found.failed if _same(f.met, failure)), None)
     if known is not None:
         known.count += 1
-        if known.count <= SIMPLER:
+        if known.count <= SIMPLER and (_pinned(known.outcome) or not _pinned(outcome)):
             witness = next(iter(_witnesses(outcome, region, solver, declared)))
             if _weight(witness, outcome) < _weight(known.witness, known.outcome):
                 again = _again(found, outcome, failure, witness, run)
@@ -384,6 +384,17 @@ def _confirmed(
         )
     )
     return Verdict.UNKNOWN
+
+
+def _pinned(outcome: Outcome) -> bool:
+    """Whether a size is one number on the way, which a message then has in place of its name."""
+    return any(
+        literal.kind == "guard"
+        and isinstance(literal.condition, sympy.Eq)
+        and literal.condition.lhs.is_Symbol
+        and literal.condition.rhs.is_number
+        for literal in outcome.literals
+    )
 
 
 def _weight(witness: Mapping[str, Number], outcome: Outcome) -> tuple[Number, Number]:

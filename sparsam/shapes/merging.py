@@ -11,6 +11,7 @@ that follows that place in earlier runs has been followed.
 """
 
 import dataclasses
+import functools
 import re
 import sys
 import types
@@ -209,7 +210,9 @@ def _stack(run: Run, frame: types.FrameType | None) -> tuple[Any, ...]:
 def _text(node: Node, renamed: dict[str, str]) -> Any:
     """A snapshot as a value to compare: symbols of values by the order in which they are met."""
     value = node.value
-    if node.kind in ("number", "tensor"):
+    if node.kind == "tensor":
+        value = _renamed(_written(value), renamed)
+    elif node.kind == "number":
         value = (type(node.held).__name__, _renamed(str(value), renamed))
     elif node.kind == "atom" and isinstance(node.held, str):
         value = node.held if not _VALUE.search(node.held) else ""
@@ -220,5 +223,12 @@ def _text(node: Node, renamed: dict[str, str]) -> Any:
     return node.kind, str(value) if not isinstance(value, (str, tuple)) else value, children
 
 
+@functools.lru_cache(maxsize=4096)
+def _written(value: Any) -> str:
+    return str(value)
+
+
 def _renamed(text: str, renamed: dict[str, str]) -> str:
+    if "_v" not in text:
+        return text
     return _VALUE.sub(lambda match: renamed.setdefault(match.group(), f"w{len(renamed)}"), text)

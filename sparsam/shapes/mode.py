@@ -17,6 +17,7 @@ from sparsam.shapes.recall import Calls
 from sparsam.shapes.structure import forms
 
 Rule = Callable[..., Any]
+DEVICE = torch.ops.prim.device.default
 SYMBOLS = (torch.SymInt, torch.SymFloat)
 
 
@@ -38,6 +39,19 @@ class Mode(FakeTensorMode):
         self.run = run
         self.unmodelled = unmodelled
         self.rules: Mapping[Any, Rule] = {}  # by operator; called with (run, operator, args, kwargs)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Nothing is compiled here, and the guard against it costs more than most operators.
+        return False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Sequence[object] = (), kwargs: Any = None
+    ) -> object:
+        """Called for each operator."""
+        if func is DEVICE:
+            return args[0].device  # type: ignore[attr-defined]
+        return self.dispatch(func, types, args, kwargs)
 
     def dispatch(
         self, func: Any, types: Sequence[type], args: Sequence[object] = (), kwargs: Any = None

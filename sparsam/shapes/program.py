@@ -16,6 +16,9 @@ from sparsam.shapes.rewrite import rewritten
 MAIN = "__main__"
 
 
+_COMPILED: dict[str, tuple[str | bytes, types.CodeType]] = {}  # by path: a program is run many times
+
+
 class Loader(importlib.machinery.SourceFileLoader):
     """Loads one of the program's modules with hooks.
 
@@ -31,12 +34,17 @@ class Loader(importlib.machinery.SourceFileLoader):
 
     def get_code(self, fullname: str) -> types.CodeType:
         """The code, never from a cache on disk."""
+        source: str | bytes
         if self.source is not None:
-            tree = ast.parse(self.source, self.path)
+            source = self.source
         else:
             with open(self.path, "rb") as file:
-                tree = ast.parse(file.read(), self.path)
-        code: types.CodeType = self.source_to_code(rewritten(tree), self.path)
+                source = file.read()
+        known = _COMPILED.get(self.path)
+        if known is not None and known[0] == source:
+            return known[1]
+        code: types.CodeType = self.source_to_code(rewritten(ast.parse(source, self.path)), self.path)
+        _COMPILED[self.path] = source, code
         return code
 
     def exec_module(self, module: types.ModuleType) -> None:

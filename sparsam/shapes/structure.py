@@ -27,11 +27,13 @@ def expression(size: Any) -> sympy.Basic:
 
 def sizes_of(tensor: Any) -> tuple[sympy.Basic, ...] | None:
     """The sizes of a tensor of real numbers, None if it is not contiguous as it is written."""
-    if (
-        type(tensor) is not FakeTensor
-        or tensor.layout is not torch.strided
-        or not tensor.dtype.is_floating_point
-    ):
+    sizes = any_sizes_of(tensor)
+    return sizes if sizes is not None and tensor.dtype.is_floating_point else None
+
+
+def any_sizes_of(tensor: Any) -> tuple[sympy.Basic, ...] | None:
+    """The sizes of a tensor of any dtype, None if it is not contiguous as it is written."""
+    if type(tensor) is not FakeTensor or tensor.layout is not torch.strided:
         return None
     if tensor.is_conj() or tensor.is_neg():
         return None
@@ -64,11 +66,53 @@ def binary(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Forms:
         return None
     if any(type(value) not in (int, float, bool) for value in (*args[2:], *kwargs.values())):
         return None
+    sizes = broadcast(left, right)
+    return None if sizes is None else (form(sizes, one),)
+
+
+def broadcast(left: tuple[Any, ...], right: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """The sizes of two tensors one of which has those of the result, as they are written."""
     longer, shorter = (left, right) if len(left) >= len(right) else (right, left)
     behind = longer[len(longer) - len(shorter) :]
-    if not all(a == b or b == 1 for a, b in zip(behind, shorter, strict=True)):
+    return longer if all(a == b or b == 1 for a, b in zip(behind, shorter, strict=True)) else None
+
+
+def compared(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Forms:
+    """A comparison of two tensors, or of one and a number."""
+    left = any_sizes_of(args[0])
+    if kwargs or len(args) != 2 or left is None:
         return None
-    return (form(longer, one),)
+    if type(args[1]) in (int, float, bool):
+        return (form(left, args[0], torch.bool),)
+    right = any_sizes_of(args[1])
+    if right is None or args[0].fake_device != args[1].fake_device:
+        return None
+    sizes = broadcast(left, right)
+    return None if sizes is None else (form(sizes, args[0], torch.bool),)
+
+
+def alike(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Forms:
+    """`empty_like` and the like: the same sizes."""
+    sizes = any_sizes_of(args[0])
+    known = {"dtype", "layout", "device", "pin_memory", "memory_format"}
+    if sizes is None or len(args) != 1 or not kwargs.keys() <= known:
+        return None
+    if kwargs.get("layout") not in (None, torch.strided) or kwargs.get("device") not in (
+        None,
+        args[0].fake_device,
+    ):
+        return None
+    if kwargs.get("memory_format") not in (None, torch.preserve_format, torch.contiguous_format):
+        return None
+    return (form(sizes, args[0], kwargs.get("dtype")),)
+
+
+def whole_sum(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Forms:
+    """The sum of all values."""
+    if any_sizes_of(args[0]) is None or len(args) != 1 or kwargs.keys() - {"dtype"}:
+        return None
+    whole = not args[0].dtype.is_floating_point and not args[0].dtype.is_complex
+    return (form((), args[0], kwargs.get("dtype") or (torch.int64 if whole else None)),)
 
 
 def softmax(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Forms:
@@ -161,6 +205,9 @@ FORMS: dict[Any, Callable[[tuple[Any, ...], dict[str, Any]], Forms]] = {
     ),
     **dict.fromkeys(_overloads("add sub mul div", ("Tensor", "Scalar")), binary),
     **dict.fromkeys(_overloads("pow", ("Tensor_Scalar",)), unary),
+    **dict.fromkeys(_overloads("eq ne lt le gt ge", ("Tensor", "Scalar")), compared),
+    **dict.fromkeys(_overloads("empty_like zeros_like ones_like clone", ("default",)), alike),
+    aten.sum.default: whole_sum,
     aten.view.default: view,
     aten._softmax.default: softmax,
     aten._log_softmax.default: softmax,
