@@ -135,9 +135,7 @@ class Snapshot:
         if isinstance(value, SKIPPED):
             return Node("skipped", type(value), value)
         if isinstance(value, ATOMS):
-            return Node(
-                "atom", ("is", id(value)) if not isinstance(value, (slice, range)) else repr(value), value
-            )
+            return Node("atom", _identity(value), value)
         if isinstance(value, Mapping):
             node = Node("dict", None, value)
             for key in list(value):
