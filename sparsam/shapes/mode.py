@@ -93,7 +93,9 @@ class Mode(FakeTensorMode):
     def _recalled(self, func: Any, types: Sequence[type], args: Any, kwargs: Any) -> object:
         """The result of an operator: as before, where it was run with such arguments."""
         shapes, calls = self.shapes, self.calls
-        kind = calls.kind(func) if calls is not None and not shapes.quiet else ""
+        if calls is None or shapes.quiet:
+            return super().dispatch(func, types, args, kwargs)
+        kind = calls.kind(func)
         key = calls.key(func, args, kwargs, self) if kind else None
         if key is None:
             return super().dispatch(func, types, args, kwargs)

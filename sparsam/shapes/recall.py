@@ -8,7 +8,7 @@ sizes, the questions are asked again, so that this run has them on record; if al
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import sympy
@@ -79,7 +79,7 @@ class Calls:
         self._kinds: dict[Any, str] = {}
 
     def kind(self, func: Any) -> str:
-        """ "new" for an operator whose results are new tensors, "view", "write" for one that returns its first argument, or ""."""
+        """What an operator returns: a new tensor, a view, its first argument, which it writes to, or something else."""
         kind = self._kinds.get(func)
         if kind is None:
             kind = self._kinds[func] = _kind(func)
@@ -104,7 +104,7 @@ class Calls:
             None,
         )
 
-    def keep(self, key: Any, kind: str, answer: Any, questions: Iterator[Question], shapes: Shapes) -> None:
+    def keep(self, key: Any, kind: str, answer: Any, questions: Iterable[Question], shapes: Shapes) -> None:
         """Remembers a call and its result, if it is of a kind that can be."""
         calls = self.known.setdefault(key, [])
         asked = tuple(dict.fromkeys(questions))

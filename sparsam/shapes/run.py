@@ -178,7 +178,7 @@ GETTERS = frozenset(
 )  # of which nothing is decided
 
 
-DEVICE = torch._C.TensorBase.device.__get__  # type: ignore[attr-defined]
+DEVICE = torch._C.TensorBase.device.__get__
 READS = frozenset(
     getattr(torch.Tensor, name)
     for name in (

@@ -42,10 +42,10 @@ def any_sizes_of(tensor: Any) -> tuple[sympy.Basic, ...] | None:
     return sizes if all(a == b for a, b in zip(strides, contiguous(sizes), strict=True)) else None
 
 
-def form(sizes: tuple[Any, ...], like: torch.Tensor, dtype: torch.dtype | None = None) -> Form:
+def form(sizes: tuple[Any, ...], like: Any, dtype: torch.dtype | None = None) -> Form:
     """A contiguous tensor, of the dtype and on the device of another."""
     sizes = tuple(map(sympy.sympify, sizes))
-    return Form(sizes, contiguous(sizes), sympy.Integer(0), dtype or like.dtype, like.fake_device)  # type: ignore[attr-defined]
+    return Form(sizes, contiguous(sizes), sympy.Integer(0), dtype or like.dtype, like.fake_device)
 
 
 def unary(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Forms:
@@ -59,7 +59,7 @@ def unary(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Forms:
 def binary(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Forms:
     """An elementwise function of two tensors of one dtype, or of one and a number."""
     one, other = args[:2]
-    if not isinstance(other, torch.Tensor):
+    if type(other) is not FakeTensor:
         return unary(args, kwargs)
     left, right = sizes_of(one), sizes_of(other)
     if left is None or right is None or one.dtype != other.dtype or one.fake_device != other.fake_device:
