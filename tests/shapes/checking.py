@@ -14,7 +14,9 @@ def checked(folder: Path, text: str, *arguments: str, name: str = "lines", **lim
     script = folder / f"{name}.py"
     script.write_text(textwrap.dedent(text), encoding="utf-8")
     with contextlib.redirect_stdout(io.StringIO()):
-        return check(str(script), list(arguments), sandboxed=False, limits=Limits(**{"seconds": 60.0, **limits}))
+        return check(
+            str(script), list(arguments), sandboxed=False, limits=Limits(**{"seconds": 60.0, **limits})
+        )
 
 
 def told(report: Report) -> str:

@@ -30,13 +30,19 @@ def _arguments(rng, rule, symbols):
     if rng.random() < 0.2 and len(sizes) > 1:
         whole = whole.transpose(0, 1)
     if rule is structure.binary or rule is structure.compared:
-        other = rng.choice([2, 0.5, torch.empty(_cut(rng, sizes), dtype=whole.dtype), torch.empty(_sizes(rng, symbols))])
+        other = rng.choice(
+            [2, 0.5, torch.empty(_cut(rng, sizes), dtype=whole.dtype), torch.empty(_sizes(rng, symbols))]
+        )
         return (whole, other)
     if rule is structure.softmax:
         return (whole, rng.randrange(-3, 3), False)
     if rule is structure.addmm:
         n, k, m, other = (rng.choice([2, 3, *symbols]) for _ in range(4))
-        return torch.empty(rng.choice([m, m, 1])), torch.empty(n, k), torch.empty(rng.choice([k, k, other]), m)
+        return (
+            torch.empty(rng.choice([m, m, 1])),
+            torch.empty(n, k),
+            torch.empty(rng.choice([k, k, other]), m),
+        )
     if rule is structure.nll_loss:
         n, other = rng.choice([2, *symbols]), rng.choice([3, *symbols])
         target = torch.empty(rng.choice([n, n, other]), dtype=torch.int64)
