@@ -22,7 +22,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "$(PYTHON) is older than 3.11; name another one with: make PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,hardware,provenance]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,hardware,provenance,shapes]'
 	@touch $(READY)
 
 demo: $(READY)  ## train, prune, save, reload and compare a small ViT on handwritten digits
@@ -49,7 +49,7 @@ docs: $(READY)  ## check every link of the docs and run their code
 	$(PYTEST) tests/test_docs.py -m "not gpu"
 
 extras: $(READY)  ## install the runtimes that sparsam bench compares with (ONNX Runtime, OpenVINO), Ray, and what serves over HTTP
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,hardware,provenance,onnx,openvino,distributed,serve]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,hardware,provenance,shapes,onnx,openvino,distributed,serve]'
 
 bench: extras  ## run every script in benchmarks/ (minutes to hours); tables go to benchmarks/results/
 	@for script in benchmarks/*.py; do \

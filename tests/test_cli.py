@@ -40,6 +40,7 @@ COMMANDS = (
     "machines",
     "explore",
     "report",
+    "check",
     "demo",
     "track",
     "lineage",

@@ -11,6 +11,7 @@ import typer
 
 from sparsam.cli import (
     bench,
+    check,
     compress,
     debug,
     demo,
@@ -53,6 +54,7 @@ for command in (
     trace,
     simulate,
     report,
+    check,
     track,
     exchange,
     demo,

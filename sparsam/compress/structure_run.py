@@ -221,7 +221,7 @@ class StructureRun:
                 labels = batch.pop("labels")
                 with head_alone(self.model), stack.gated(gates), self._autocast:
                     logits = self.model(**batch).logits.float()
-                _loss(logits, _drawn(logits, generator) if sampled else labels).backward()  # type: ignore[no-untyped-call]
+                _loss(logits, _drawn(logits, generator) if sampled else labels).backward()
                 for half, kept in found.items():
                     for layer, gradient in zip(kept, gates.gradients(half), strict=True):
                         layer[done : done + len(part)] = gradient.cpu().numpy()

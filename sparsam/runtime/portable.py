@@ -63,7 +63,7 @@ def view(lengths: Int[Tensor, " b"], sequences: Int[Tensor, " t"]) -> View:
     """The rectangle of sequences of these lengths."""
     starts = torch.cumsum(lengths, 0) - lengths
     t, n = sequences.shape[0], lengths.max().item()
-    torch._check(n >= 1)  # type: ignore[no-untyped-call]
+    torch._check(n >= 1)
     steps = torch.arange(n)
     slots = (starts[:, None] + steps[None, :]).clamp(max=t - 1).flatten()
     place = torch.arange(t) - starts.index_select(0, sequences)

@@ -26,7 +26,7 @@ FUSED = {
 @lru_cache
 def prepacks(dtype: torch.dtype) -> bool:
     """Whether this build of torch and this processor multiply prepacked weights of this type."""
-    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    available: bool = torch.backends.mkldnn.is_available()
     if not available or dtype not in (torch.float32, torch.bfloat16):
         return False
     try:

@@ -101,7 +101,7 @@ def record(
             done += _rows_of(part)
             if train:
                 with torch.enable_grad():
-                    (loss or _own_loss)(model, part).backward()  # type: ignore[no-untyped-call]
+                    (loss or _own_loss)(model, part).backward()
                 model.zero_grad(set_to_none=True)
             else:
                 with torch.no_grad():
@@ -321,7 +321,7 @@ class Recorder:
         if output is not None and output.requires_grad:
             wanted = x.requires_grad, module.weight.requires_grad
             back = partial(self._linear_back, name, rows if wanted[1] else None, weight, wanted[0])
-            output.register_hook(back)  # type: ignore[no-untyped-call]
+            output.register_hook(back)
 
     def _linear_back(
         self, name: str, rows: Tensor | None, weight: Tensor, to_input: bool, gradient: Tensor
@@ -359,7 +359,7 @@ class Recorder:
             kept = images if module.weight.requires_grad else None
             shape = (int(images.shape[2]), int(images.shape[3]))
             back = partial(self._convolution_back, name, kept, of, shape, x.requires_grad)
-            output.register_hook(back)  # type: ignore[no-untyped-call]
+            output.register_hook(back)
 
     def _convolution_back(
         self,

@@ -1,0 +1,127 @@
+"""The shape checker on torch's own lists of calls that must be refused, and of valid calls.
+
+    python benchmarks/shapes_opinfo.py [--samples 4] [--opened 1] [--store]
+
+Each sample of `torch.testing._internal` (operators and modules) is a program of one call whose tensor sizes are symbols
+that can have the sample's sizes only. An error counts as found if it is reported at the call with the exception's class
+of a run on tensors without data. Valid calls are checked once more with equal sizes as one symbol from 0 to two more than
+the sample's: a witness must then fail, and what is proved must run, on tensors without data.
+"""
+
+import argparse
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "shapes"))
+import opinfo
+from tables import store
+
+from sparsam.shapes.explore import Limits
+from sparsam.shapes.unmodelled import UNMODELLED
+from sparsam.shapes.verdict import Verdict
+
+TRIES = 6  # random sizes that what is proved is held against
+
+
+def errors(name: str, cases: Iterable[opinfo.Case]) -> dict[str, Any]:
+    """A line of the table about calls that must be refused."""
+    count: Counter[str] = Counter()
+    started = time.perf_counter()
+    for case in cases:
+        error = opinfo.plain(case)
+        if error is None:
+            count["not refused without data"] += 1
+            continue
+        report = opinfo.pinned(case)
+        found = [f for f in report.findings if any(place.function == "called" for place in f.failure.chain)]
+        right = any(f.failure.error in (type(error).__name__, case.expected) for f in found)
+        count["calls"] += 1
+        count["up to the data"] += isinstance(error, UNMODELLED)
+        count["found"] += right
+        count[str(report.verdict)] += 1
+        if not right:
+            print("missed:", case.name, case.number, report.verdict, type(error).__name__, flush=True)
+    return {
+        "samples": name, "calls": count["calls"], "found": count["found"], "found %": 100 * count["found"] / count["calls"],
+        "unknown": count["unknown"], "refused for data": count["up to the data"], "s": time.perf_counter() - started,
+    }  # fmt: skip
+
+
+def valid(name: str, cases: Iterable[opinfo.Case]) -> dict[str, Any]:
+    """A line about valid calls with their own sizes."""
+    count: Counter[str] = Counter()
+    started = time.perf_counter()
+    for case in cases:
+        report = opinfo.pinned(case)
+        count["calls"] += 1
+        count[str(report.verdict)] += 1
+        if report.verdict is Verdict.ERROR:
+            print("false alarm:", case.name, case.number, report.findings[0].message, flush=True)
+    return {
+        "samples": name, "calls": count["calls"], "proved": count["proved"], "unknown": count["unknown"],
+        "false alarms": count["error"], "s": time.perf_counter() - started,
+    }  # fmt: skip
+
+
+def opened(name: str, cases: Iterable[opinfo.Case]) -> dict[str, Any]:
+    """A line about valid calls with ranges around their sizes."""
+    count: Counter[str] = Counter()
+    rng = random.Random(0)
+    started = time.perf_counter()
+    for case in cases:
+        if not opinfo.sizes_of(case) or opinfo.plain(case) is not None:
+            continue
+        report, ranges = opinfo.opened(case, Limits(seconds=6, paths=100))
+        count["calls"] += 1
+        count[str(report.verdict)] += 1
+        for finding in report.findings:
+            if opinfo.instance(case, finding.witness) is None:
+                count["false alarms"] += 1
+                print("false alarm:", case.name, case.number, finding.witness, finding.message, flush=True)
+        for _ in range(TRIES):
+            sizes = {symbol: rng.randint(*bounds) for symbol, bounds in ranges.items()}
+            if report.verdict is Verdict.PROVED and opinfo.instance(case, sizes) is not None:
+                count["wrongly proved"] += 1
+                print("wrongly proved:", case.name, case.number, sizes, flush=True)
+                break
+    return {
+        "samples": name, "calls": count["calls"], "proved": count["proved"], "error with a witness": count["error"],
+        "unknown": count["unknown"], "false alarms": count["false alarms"], "wrongly proved": count["wrongly proved"],
+        "s": time.perf_counter() - started,
+    }  # fmt: skip
+
+
+def main() -> None:
+    """All tables."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--samples", type=int, default=4, help="valid samples of each operator")
+    parser.add_argument("--opened", type=int, default=1, help="of them with ranges")
+    parser.add_argument("--store", action="store_true")
+    given = parser.parse_args()
+    rows = [
+        errors("operators, to be refused", opinfo.operator_errors()),
+        errors("modules, to be refused", opinfo.module_errors()),
+        valid("modules, valid", opinfo.module_samples(given.samples)),
+        valid("operators, valid", opinfo.operator_samples(given.samples)),
+    ]
+    if given.opened:
+        rows.append(opened("modules, with ranges", opinfo.module_samples(given.opened)))
+        rows.append(opened("operators, with ranges", opinfo.operator_samples(given.opened)))
+    notes = [
+        "refused for data: without data the framework cannot run the call at all, so nothing says that sizes are wrong"
+    ]
+    command = f"python benchmarks/shapes_opinfo.py --samples {given.samples} --opened {given.opened}"
+    if given.store:
+        store("shapes-opinfo", "Shape checks of torch's own samples", command, rows, notes)
+    else:
+        print(*rows, sep="\n")
+
+
+if __name__ == "__main__":
+    main()

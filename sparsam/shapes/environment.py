@@ -1,0 +1,456 @@
+"""The symbols of one run: each has a hint, and what is asked about them is answered by the hints and written down."""
+
+import dataclasses
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import sympy
+import torch
+from sympy.logic.boolalg import Boolean
+from torch._dynamo.source import ConstantSource
+from torch.fx.experimental.sym_node import SymNode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv, ValueRangesSLoc
+from torch.utils._sympy.functions import Mod
+from torch.utils._sympy.numbers import int_oo
+from torch.utils._sympy.value_ranges import ValueRanges
+
+from sparsam.shapes.verdict import Place, Symbol
+
+# The framework tells kinds of symbols by the first letters of their names: sizes are "s…", floats "zf…".
+SIZE = "s_"
+REAL = "zf_"
+DATA = "data"
+
+Number = int | float
+
+
+@dataclasses.dataclass(frozen=True)
+class Literal:
+    """One entry of the ordered pool of a run.
+
+    Args:
+        condition: True for the hints of the run.
+        kind: "guard" for a comparison that was asked for, which could have gone the other way; "assumption" for a fact
+            about a fresh symbol.
+        place: Line of the program that led to it, None where none did.
+        specialised: Whether the program turned the expression into a plain number, so that the guard is an equality
+            with a value that means nothing by itself.
+        cause: `DATA` where the framework asked the data for its own sake: whether what it was given is valid.
+    """
+
+    condition: sympy.Basic
+    kind: str
+    place: Place | None = None
+    specialised: bool = False
+    cause: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """What the framework asked about sizes, and what was answered.
+
+    Args:
+        expression: Of the symbols.
+        how: Further arguments.
+        answer: Of this run.
+        static: Whether it was asked for what is known of itself, without a decision.
+        repeatable: Whether it may be asked again elsewhere and mean the same.
+    """
+
+    expression: Any
+    how: tuple[Any, ...]
+    answer: Any
+    static: bool = False
+    repeatable: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Unknown:
+    """A symbol of the program as it is declared: name as printed, range, and what it stands for."""
+
+    name: str
+    low: Number | None = 0
+    high: Number | None = None
+    integer: bool = True
+    kind: str = "size"
+    meaning: str = ""
+
+
+class Shapes(ShapeEnv):
+    """Torch's environment of symbolic sizes, in which every symbol has a hint and nothing is assumed about 0 and 1.
+
+    Sizes that depend on data, and numbers read out of tensors, are symbols like the others ("values"): the n-th that a
+    run asks for is `v<n>`, so that a later run that goes the same way finds the same.
+
+    Args:
+        hints: Value of each symbol, by printed name; of values that are not in it, a default within their range.
+        place: Gives the line of the program for the calling frame.
+        plain: Sizes are plain numbers, their hints; values are symbols nevertheless.
+        inside: Whether a frame asks for the framework's own sake, and not for the program's.
+    """
+
+    def __init__(
+        self,
+        hints: Mapping[str, Number],
+        place: Callable[[FrameType | None], Place | None],
+        *,
+        plain: bool = False,
+        inside: Callable[[FrameType | None], bool] = lambda frame: False,
+    ) -> None:
+        super().__init__(
+            specialize_zero_one=False,
+            duck_shape=False,
+            allow_scalar_outputs=True,
+            allow_dynamic_output_shape_ops=True,
+        )
+        self.hints = dict(hints)
+        self.literals: list[Literal] = []
+        self.symbols: dict[str, Symbol] = {}
+        self.values = 0
+        self.quiet = 0
+        self.fresh: dict[str, int] = {}  # value symbol: position in `literals` at its birth
+        self.plain = plain
+        self.asked: dict[str, int] = {}  # symbol: number of literals when it was asked about last
+        self.truths: set[sympy.Basic] = set()
+        self._place = place
+        self._inside = inside
+        self._seen: set[sympy.Basic] = set()
+        self.listening = 0  # calls in progress that want to know what is asked
+        self.questions: list[Question] = []
+        self._deciding = 0
+        self._agreed: set[Any] = set()
+        self._numbers: dict[Any, Any] = {}
+        decide = self._maybe_evaluate_static
+
+        def noted(expression: Any, *args: Any, **kwargs: Any) -> Any:
+            self._note(expression)
+            answer = decide(expression, *args, **kwargs)
+            if (
+                self.listening
+                and not self._deciding
+                and answer is not None
+                and not kwargs.get("compute_hint")
+            ):
+                how = (args, tuple(kwargs.items()))
+                self.questions.append(Question(expression, how, answer, static=True))
+            return answer
+
+        noted.cache_clear = decide.cache_clear  # type: ignore[attr-defined]
+        self._maybe_evaluate_static = noted  # type: ignore[assignment]
+
+    # -- symbols ------------------------------------------------------------------------------------------------------
+
+    def declare(self, unknown: Unknown) -> Any:
+        """A SymInt (SymFloat where it is not whole) for an unknown; the same for the same name.
+
+        Raises:
+            ValueError: If the hint lies outside the range.
+        """
+        symbol = self.symbol(unknown)
+        hint = self.hints[unknown.name]
+        if self.plain and unknown.kind == "size":
+            return int(hint) if unknown.integer else float(hint)
+        return self._node(symbol, hint, unknown.integer)
+
+    def symbol(self, unknown: Unknown) -> sympy.Symbol:
+        """The sympy symbol of an unknown, entered into the environment."""
+        low, high = unknown.low, unknown.high
+        symbol = sympy_symbol(unknown)
+        if symbol in self.backed_var_to_val:
+            return symbol
+        hint = self.hints.get(unknown.name)
+        if hint is None or (low is not None and hint < low) or (high is not None and hint > high):
+            hint = default(low, high)
+        self.hints[unknown.name] = hint
+        infinite = int_oo if unknown.integer else sympy.oo
+        number = sympy.Integer if unknown.integer else sympy.Float
+        bounds = ValueRanges(
+            -infinite if low is None else number(low), infinite if high is None else number(high)
+        )
+        self.backed_var_to_val[symbol] = number(hint)
+        self.var_to_range[symbol] = bounds
+        location = self._get_sloc()
+        self.var_to_range_sloc[symbol] = ValueRangesSLoc(location, location)
+        self.var_to_sources[symbol] = [ConstantSource(unknown.name)]
+        self.symbol_guard_counter[symbol] = 0
+        self.symbols[unknown.name] = Symbol(
+            unknown.name, low, high, unknown.kind, unknown.meaning, self._place(sys._getframe(1))
+        )
+        if unknown.kind == "value":
+            self.fresh[unknown.name] = len(self.literals)
+            for condition in range_of(symbol, low, high):
+                self.literals.append(Literal(condition, "assumption"))
+        return symbol
+
+    def value(
+        self, meaning: str, low: Number | None = None, high: Number | None = None, *, integer: bool = True
+    ) -> Any:
+        """A number that only the data, chance or the outside know, as a SymInt or SymFloat."""
+        name = f"v{self.values}"
+        self.values += 1
+        return self.declare(Unknown(name, low, high, integer, "value", meaning))
+
+    def index(self, meaning: str, count: Any, first: int = 0) -> Any:
+        """A whole number from `first` to below a count that may be a symbol.
+
+        Raises:
+            Divergence: If there is none.
+        """
+        known = int(self._hint(count.node.expr)) if isinstance(count, torch.SymInt) else int(count)
+        name = f"v{self.values}"
+        if not first <= self.hints.get(name, first - 1) < known:
+            self.hints[name] = min(first + 1, known - 1)
+        made = self.value(meaning, first, None if isinstance(count, torch.SymInt) else known - 1)
+        self.assume(made < count)
+        return made
+
+    def truth(self, meaning: str) -> torch.SymBool:
+        """A yes or no that only the data know."""
+        whole = self.value(meaning, 0, 1)
+        expression = whole.node.expr if isinstance(whole, torch.SymInt) else sympy.Integer(whole)
+        self.truths |= expression.free_symbols
+        return torch.SymBool(SymNode(sympy.Eq(expression, 1), self, bool, bool(self._hint(expression))))
+
+    def assume(self, condition: Any) -> None:
+        """A fact about symbols that holds of itself (PyTea's hard class). It must hold for the hints.
+
+        Raises:
+            Divergence: If it does not: the hints are of no run.
+        """
+        if isinstance(condition, bool):
+            if not condition:
+                raise Divergence("an assumption is false")
+            return
+        expression = condition.node.expr
+        if not bool(expression.xreplace(self.backed_var_to_val)):
+            raise Divergence(f"the sizes do not satisfy {expression}")
+        self.literals.append(Literal(expression, "assumption"))
+        with self.unrecorded():
+            bool(condition)
+
+    def _node(self, symbol: sympy.Basic, hint: Number, integer: bool) -> Any:
+        if integer:
+            return torch.SymInt(SymNode(symbol, self, int, int(hint)))
+        return torch.SymFloat(SymNode(symbol, self, float, float(hint)))
+
+    def _hint(self, expression: sympy.Basic) -> Any:
+        return expression.xreplace(self.backed_var_to_val)
+
+    # -- what torch calls -----------------------------------------------------------------------------------------------
+
+    def create_unbacked_symint(self, source: Any = None) -> torch.SymInt:
+        """A number that depends on data: a value with a hint."""
+        made: torch.SymInt = self.value("a number read from data")
+        return made
+
+    def create_unbacked_symfloat(self) -> torch.SymFloat:
+        """A real number that depends on data."""
+        made: torch.SymFloat = self.value("a number read from data", integer=False)
+        return made
+
+    def create_unbacked_symbool(self) -> torch.SymBool:
+        """A truth that depends on data."""
+        return self.truth("a truth read from data")
+
+    def _constrain_range_for_size(
+        self, a: sympy.Symbol, min: int | None = None, max: int | None = None
+    ) -> None:
+        self._limit(a, 0 if min is None else min, max)
+
+    def constrain_symbol_range(  # type: ignore[override]
+        self, s: sympy.Symbol, compiler_min: int, compiler_max: int
+    ) -> None:
+        """A range that the framework knows of a number that depends on data."""
+        self._limit(s, compiler_min, compiler_max)
+
+    def _limit(self, symbol: sympy.Symbol, low: Any, high: Any) -> None:
+        low = None if low is None or low in (-int_oo, -sympy.oo) or low <= -(2**62) else int(low)
+        high = None if high is None or high in (int_oo, sympy.oo) or high >= 2**62 else int(high)
+        name = printed(symbol)
+        hint = self.hints[name]
+        if self.fresh.get(name) is None:
+            return
+        if (low is not None and hint < low) or (high is not None and hint > high):
+            self.hints[name] = hint = default(low, high)
+            self.backed_var_to_val[symbol] = sympy.Integer(hint)
+        for condition in range_of(symbol, low, high):
+            self.literals.append(Literal(condition, "assumption"))
+        bounds = ValueRanges(
+            -int_oo if low is None else sympy.Integer(low), int_oo if high is None else sympy.Integer(high)
+        )
+        self.var_to_range[symbol] = self.var_to_range[symbol] & bounds
+
+    def asked_since(self, position: int) -> set[str]:
+        """Symbols that something was asked about when there were so many literals or more, decided by itself or not."""
+        return {name for name, last in self.asked.items() if last >= position}
+
+    def evaluate_expr(self, orig_expr: Any, *args: Any, **kwargs: Any) -> Any:
+        """What torch asks about sizes."""
+        self._note(orig_expr)
+        if not self.listening or self._deciding:
+            return super().evaluate_expr(orig_expr, *args, **kwargs)
+        self._deciding += 1
+        before = len(self.literals)
+        try:
+            answer = super().evaluate_expr(orig_expr, *args, **kwargs)
+        finally:
+            self._deciding -= 1
+        repeatable = (
+            not any(literal.specialised or literal.cause for literal in self.literals[before:])
+            and not self.quiet
+            and not self._suppress_guards_tls()
+            and (isinstance(orig_expr, (Boolean, bool)) or not orig_expr.free_symbols)
+        )
+        # The hint comes first: it is that of this run.
+        how = (args[1:], tuple((key, value) for key, value in kwargs.items() if key != "hint"))
+        self.questions.append(Question(orig_expr, how, answer, repeatable=repeatable))
+        return answer
+
+    def agrees(self, call: Any, questions: Sequence[Question], names: Iterable[str]) -> bool:
+        """Whether questions have the same answers in this run; they are on record afterwards.
+
+        Args:
+            call: That asked them: what has agreed once in a run does so in the whole of it.
+            questions: In the order in which they were asked.
+            names: Of symbols that they are about.
+        """
+        if call not in self._agreed:
+            for question in questions:
+                rest, named = question.how
+                if question.static:
+                    now = self._maybe_evaluate_static(question.expression, *rest, **dict(named))
+                else:
+                    now = self.evaluate_expr(question.expression, None, *rest, **dict(named))
+                if now is None or bool(now != question.answer):
+                    return False
+            self._agreed.add(call)
+        elif self.listening:
+            self.questions += questions
+        position = len(self.literals)
+        for name in names:
+            self.asked[name] = position
+        return True
+
+    def number(self, expression: Any) -> Any:
+        """The number that an expression of symbols stands for: a plain one where it is one."""
+        if isinstance(expression, int):
+            return expression
+        made = self._numbers.get(expression)
+        if made is None:
+            plain = expression.is_Integer
+            made = int(expression) if plain else self._node(expression, int(self._hint(expression)), True)
+            self._numbers[expression] = made
+        return made
+
+    def _note(self, expression: Any) -> None:
+        if not self.quiet:
+            for symbol in getattr(expression, "free_symbols", ()):
+                self.asked[symbol.name] = len(self.literals)
+
+    def _maybe_guard_rel(self, expr: Any) -> None:  # type: ignore[override]
+        # Torch draws conclusions from products too, and takes a factor that may be 0 for one that it can divide by.
+        if isinstance(expr, sympy.And):
+            for part in expr.args:
+                self._maybe_guard_rel(part)
+        elif _linear(expr) and _linear(self.simplify(expr)):
+            super()._maybe_guard_rel(expr)
+
+    def _log_guard(self, prefix: str, g: Any, forcing_spec: bool) -> None:
+        # Called once for each comparison that the ranges do not decide, those that torch keeps to itself included.
+        if self.quiet or g in self._seen:
+            return
+        self._seen.add(g)
+        frame = sys._getframe(1)
+        self.literals.append(
+            Literal(
+                g,
+                "guard",
+                self._place(frame),
+                specialised=isinstance(g, sympy.Eq) and _turned_into_number(frame),
+                cause=DATA if g.free_symbols <= self.truths and self._inside(frame) else "",
+            )
+        )
+
+    @contextmanager
+    def unrecorded(self) -> Iterator[None]:
+        """What is asked within is decided by hints and not written down."""
+        self.quiet += 1
+        try:
+            yield
+        finally:
+            self.quiet -= 1
+
+
+class Divergence(BaseException):
+    """The hints belong to no run: they break what only the run itself knows about its symbols."""
+
+
+def _linear(condition: Any) -> bool:
+    """Whether a comparison is one of sums of symbols, or of remainders, times numbers."""
+    if not isinstance(condition, sympy.core.relational.Relational):
+        return False
+    return all(
+        term.is_number or isinstance(term.as_coeff_Mul()[1], (sympy.Symbol, Mod))
+        for term in sympy.Add.make_args(condition.lhs - condition.rhs)
+    )
+
+
+def _turned_into_number(frame: FrameType | None) -> bool:
+    for _ in range(8):
+        if frame is None:
+            return False
+        if frame.f_code.co_name in (
+            "guard_int",
+            "guard_float",
+            "__int__",
+            "__index__",
+            "__float__",
+            "int_",
+            "float_",
+        ):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def default(low: Number | None, high: Number | None) -> Number:
+    """A value within a range, small and not degenerate where it may be."""
+    low = -math.inf if low is None else low
+    high = math.inf if high is None else high
+    for value in (1, 0, 2):
+        if low <= value <= high:
+            return value
+    return low if low > -math.inf else high
+
+
+def sympy_symbol(unknown: Unknown) -> sympy.Symbol:
+    """The symbol of an unknown: the same for the same name and range in every run."""
+    prefix = SIZE if unknown.integer else REAL
+    if not unknown.integer:
+        return sympy.Symbol(prefix + unknown.name, real=True)
+    low = unknown.low if unknown.kind == "size" else None
+    if low is not None and low > 0:
+        return sympy.Symbol(prefix + unknown.name, integer=True, positive=True)
+    if low is not None and low >= 0:
+        return sympy.Symbol(prefix + unknown.name, integer=True, nonnegative=True)
+    return sympy.Symbol(prefix + unknown.name, integer=True)
+
+
+def printed(symbol: sympy.Symbol) -> str:
+    """The name of a symbol as it is printed."""
+    name: str = symbol.name
+    return name.removeprefix(REAL).removeprefix(SIZE)
+
+
+def range_of(symbol: sympy.Symbol, low: Number | None, high: Number | None) -> list[sympy.Basic]:
+    """The bounds of a symbol as conditions."""
+    found = []
+    if low is not None:
+        found.append(sympy.Ge(symbol, low, evaluate=False))
+    if high is not None:
+        found.append(sympy.Le(symbol, high, evaluate=False))
+    return found

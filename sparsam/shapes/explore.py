@@ -1,0 +1,462 @@
+"""All paths: from one run, sizes for which something would have been decided otherwise, until there are none left.
+
+A region is a conjunction of conditions on the symbols. A run with sizes of the region decides g1, …, gn; what is left of
+the region is the union of "g1 … g(j-1) hold and gj does not", each a region of its own. A failure is judged under what
+was decided before it and nothing else, which is PyTea's order rule; ranges are its hard constraints, decisions of the
+program its path constraints, and those of the framework, whose other side fails, its soft ones.
+"""
+
+import collections
+import dataclasses
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+
+import sympy
+
+from sparsam.shapes.environment import DATA, Literal, Number, printed, sympy_symbol
+from sparsam.shapes.environment import Unknown as Declared
+from sparsam.shapes.naming import words
+from sparsam.shapes.run import Outcome
+from sparsam.shapes.solver import Domain, Solver, needed
+from sparsam.shapes.verdict import Failure, Path, Place, Symbol, Unknown, Verdict
+
+SAMPLES = 3  # sizes tried where the program turns a size into a plain number without a bound
+AGAIN = 20  # times that all may begin anew because a loop's changes are uneven
+SIMPLER = 8  # times that a simpler witness is looked for
+FEW = 40  # … and where there are at most so many, all
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What one check may use: runs, seconds of all runs, and seconds and framework calls of one."""
+
+    paths: int = 400
+    seconds: float = 60.0
+    run_seconds: float = 30.0
+    operations: int = 200_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Region:
+    """Sizes that are still to be looked at.
+
+    Args:
+        conditions: Hold for all of them.
+        hints: Values of the run that left it, which a new run keeps where it can.
+        symbols: Of that run.
+        split: The decision that goes the other way here, None for the whole.
+        specialised: How often each place had a size turned into a number on the way.
+        ancestry: Runs that it split off from, and the position of the split in each.
+    """
+
+    conditions: tuple[sympy.Basic, ...]
+    hints: Mapping[str, Number]
+    symbols: Mapping[str, Symbol]
+    split: Literal | None = None
+    specialised: tuple[Place | None, ...] = ()
+    ancestry: tuple[tuple[int, int], ...] = ()
+
+
+@dataclasses.dataclass
+class Failed:
+    """A failure with the sizes and decisions that led there.
+
+    Args:
+        failure: As it is told: of the run that knows most of its sizes by name.
+        witness: The smallest sizes found.
+        outcome: Of the run with the smallest.
+        region: Of that run.
+        confirmed: Whether a run with plain numbers failed at the same place.
+        met: As the symbolic run met it, which may be another exception of the framework.
+        told: Outcome of the run that `failure` is taken from.
+        count: How many runs met it.
+    """
+
+    failure: Failure
+    witness: dict[str, Number]
+    outcome: Outcome
+    region: Region
+    confirmed: bool
+    met: Failure
+    told: Outcome
+    count: int = 1
+
+
+@dataclasses.dataclass
+class Explored:
+    """What the exploration found."""
+
+    paths: list[Path] = dataclasses.field(default_factory=list)
+    failed: list[Failed] = dataclasses.field(default_factory=list)
+    unknowns: list[Unknown] = dataclasses.field(default_factory=list)
+    symbols: dict[str, Symbol] = dataclasses.field(default_factory=dict)
+    runs: int = 0
+    operations: int = 0
+    invalid: list[tuple[frozenset[sympy.Basic], sympy.Basic]] = dataclasses.field(default_factory=list)
+
+    def begin_anew(self) -> None:
+        """Forgets what was found, and keeps what it cost."""
+        for group in (self.paths, self.failed, self.unknowns, self.symbols, self.invalid):
+            group.clear()
+
+    def unknown(self, unknown: Unknown) -> None:
+        """Adds one, once."""
+        if unknown not in self.unknowns:
+            self.unknowns.append(unknown)
+
+
+def explore(
+    run: Callable[..., Outcome],
+    declared: Iterable[Declared],
+    solver: Solver,
+    limits: Limits | None = None,
+    progress: Callable[[Explored], None] | None = None,
+    begin_anew: Callable[[], None] | None = None,
+) -> Explored:
+    """Runs the program for one member of each class of sizes that take the same way through it.
+
+    Args:
+        run: Runs it with given sizes; `plain=True` runs it with plain numbers.
+        declared: Symbols that exist before the program runs.
+        solver: Finds sizes.
+        limits: After which the rest is unknown.
+        progress: Called after every run.
+        begin_anew: Called when all that was found is forgotten.
+    """
+    limits = limits or Limits()
+    found = Explored()
+    deadline = time.monotonic() + limits.seconds
+    first = {unknown.name: first_hint(unknown, i) for i, unknown in enumerate(declared)}
+    restarts = 0
+    # The deepest split first: `merging` rests on it.
+    queue = [Region((), first, {})]
+    while queue:
+        region = queue.pop()
+        answer = _member(region, declared, solver, found)
+        if answer is None:
+            continue
+        place = region.split.place if region.split else None
+        if region.split is not None and region.split.specialised:
+            seen = region.specialised.count(place)
+            if seen > SAMPLES and not (seen <= FEW and _few(region.split.condition, region.symbols)):
+                found.unknown(Unknown("specialised", _specialised(region.split), place))
+                continue
+        if found.runs >= limits.paths:
+            found.unknown(
+                Unknown("paths", f"more than {limits.paths} runs would be needed to cover all sizes", place)
+            )
+            break
+        if time.monotonic() > deadline:
+            found.unknown(
+                Unknown(
+                    "time",
+                    f"the limit of {limits.seconds:g} s was reached with {len(queue) + 1} cases left",
+                    place,
+                )
+            )
+            break
+        split = negated(region.split.condition) if region.split is not None else None
+        outcome = run(answer, split=split, ancestry=region.ancestry)
+        found.runs += 1
+        if outcome.ending == "again" and restarts < AGAIN:
+            # What was found so far may rest on a guess about a loop that has just turned out wrong.
+            restarts += 1
+            found.begin_anew()
+            queue = [Region((), first, {})]
+            if begin_anew is not None:
+                begin_anew()
+            continue
+        found.operations += outcome.operations
+        _record(found, outcome, region, run, solver, declared)
+        if outcome.ending == "diverged":
+            continue
+        queue += remainders(region, outcome)
+        if progress is not None:
+            progress(found)
+    return found
+
+
+def first_hint(unknown: Declared, index: int) -> Number:
+    """A size to begin with: small, unlike the others', neither 0 nor 1 where the range allows."""
+    value: Number = (3, 5, 7, 11, 13, 17, 19, 23)[index % 8] if unknown.integer else 0.5
+    if unknown.low is not None:
+        value = max(value, unknown.low)
+    if unknown.high is not None:
+        value = min(value, unknown.high)
+    return value
+
+
+def remainders(region: Region, outcome: Outcome) -> list[Region]:
+    """What a run leaves of its region: for each decision, the sizes that make it the first to go the other way."""
+    known = set(region.conditions)
+    prefix = list(region.conditions)
+    specialised = region.specialised
+    left = []
+    number = outcome.notes["number"]
+    for position, literal in enumerate(outcome.literals):
+        condition = literal.condition
+        if condition in known:
+            continue
+        ancestry = (*region.ancestry, (number, position))
+        for defined in needed(condition):
+            if defined not in known:
+                left.append(
+                    Region(
+                        (*prefix, negated(defined)),
+                        outcome.hints,
+                        outcome.symbols,
+                        literal,
+                        specialised,
+                        ancestry,
+                    )
+                )
+        if literal.kind == "guard":
+            here = (*specialised, literal.place) if literal.specialised else specialised
+            left.append(
+                Region((*prefix, negated(condition)), outcome.hints, outcome.symbols, literal, here, ancestry)
+            )
+        known.add(condition)
+        prefix.append(condition)
+    return left
+
+
+def negated(condition: sympy.Basic) -> sympy.Basic:
+    """The opposite of a condition."""
+    return sympy.Not(condition)
+
+
+def domains(
+    declared: Iterable[Declared], symbols: Mapping[str, Symbol], conditions: Iterable[sympy.Basic]
+) -> dict[str, Domain]:
+    """Ranges of all symbols that occur, by the names that the conditions use."""
+    found = {}
+    for unknown in declared:
+        found[sympy_symbol(unknown).name] = Domain(unknown.low, unknown.high, unknown.integer)
+    for condition in conditions:
+        for symbol in condition.free_symbols:
+            if symbol.name not in found:
+                known = symbols.get(printed(symbol))
+                low, high = (known.low, known.high) if known is not None else (None, None)
+                found[symbol.name] = Domain(low, high, bool(symbol.is_integer))
+    return found
+
+
+def _member(
+    region: Region, declared: Iterable[Declared], solver: Solver, found: Explored
+) -> dict[str, Number] | None:
+    """Sizes of a region; None where it is empty, or nothing can be said."""
+    ranges = domains(declared, region.symbols, region.conditions)
+    prefer = {name: region.hints[_printed(name)] for name in ranges if _printed(name) in region.hints}
+    answer = solver.solve(region.conditions, ranges, prefer=prefer)
+    if answer.kind == "unsat":
+        return None
+    if answer.kind == "unknown":
+        split = region.split
+        found.unknown(
+            Unknown(
+                "solver",
+                f"whether {words(split.condition) if split else 'anything'} can fail was not decided: {answer.reason}",
+                split.place if split else None,
+            )
+        )
+        return None
+    sizes = dict(region.hints)
+    sizes.update({_printed(name): value for name, value in (answer.model or {}).items()})
+    return sizes
+
+
+def _printed(name: str) -> str:
+    return name.removeprefix("zf_").removeprefix("s_")
+
+
+def _few(condition: sympy.Basic, symbols: Mapping[str, Symbol]) -> bool:
+    count = 1.0
+    for symbol in condition.free_symbols:
+        known = symbols.get(printed(symbol))
+        if known is None or known.low is None or known.high is None:
+            return False
+        count *= known.high - known.low + 1
+    return count <= FEW
+
+
+def _specialised(literal: Literal) -> str:
+    expression = literal.condition.args[0] if literal.condition.args else literal.condition
+    return f"{words(expression)} is turned into a plain number here, so only some of its values were tried"
+
+
+def _record(
+    found: Explored,
+    outcome: Outcome,
+    region: Region,
+    run: Callable[..., Outcome],
+    solver: Solver,
+    declared: Iterable[Declared],
+) -> None:
+    found.symbols.update(outcome.symbols)
+    for unknown in outcome.unknowns:
+        found.unknown(unknown)
+    verdict = Verdict.UNKNOWN if outcome.unknowns else Verdict.PROVED
+    failure = outcome.failure
+    if outcome.ending in ("error", "raise") and failure is not None:
+        if _depends_on(outcome, outcome.notes.get("abstract", frozenset())):
+            found.unknown(
+                Unknown(
+                    "loop",
+                    f"{failure.error} here for a size after some rounds of a loop, which may not occur: {failure.text[:120]}",
+                    failure.place,
+                )
+            )
+            verdict = Verdict.UNKNOWN
+        elif outcome.ending == "error" and _invalid_data(found, outcome, failure):
+            # As with indices out of range: whether data are valid is no matter of sizes.
+            pass
+        elif outcome.ending == "raise" and _depends_on_values(outcome):
+            found.unknown(
+                Unknown(
+                    "own-refusal",
+                    f"the program raises {failure.error} here where data or chance say so: {failure.text[:120]}",
+                    failure.place,
+                )
+            )
+            verdict = Verdict.UNKNOWN
+        else:
+            verdict = _confirmed(found, outcome, failure, region, run, solver, declared)
+    sample = {name: outcome.hints[name] for name in outcome.hints if name in outcome.symbols}
+    found.paths.append(Path(verdict, sample, conditions_of(outcome.literals), outcome.ending))
+
+
+def _invalid_data(found: Explored, outcome: Outcome, failure: Failure) -> bool:
+    """Whether the framework refuses the data that it was given, after a look at them, and would take others."""
+    guards = [literal for literal in outcome.literals if literal.kind == "guard"]
+    if not guards or guards[-1].cause != DATA or guards[-1].place != failure.place:
+        return False
+    before = frozenset(literal.condition for literal in guards[:-1])
+    found.invalid.append((before, guards[-1].condition))
+    return (before, negated(guards[-1].condition)) not in found.invalid
+
+
+def _depends_on_values(outcome: Outcome) -> bool:
+    values = {name for name, symbol in outcome.symbols.items() if symbol.kind == "value"}
+    return _depends_on(outcome, values)
+
+
+def _depends_on(outcome: Outcome, values: Collection[str]) -> bool:
+    """Whether something that was decided is about one of these symbols."""
+    return any(
+        printed(symbol) in values
+        for literal in outcome.literals
+        if literal.kind == "guard"
+        for symbol in literal.condition.free_symbols
+    )
+
+
+def _confirmed(
+    found: Explored,
+    outcome: Outcome,
+    failure: Failure,
+    region: Region,
+    run: Callable[..., Outcome],
+    solver: Solver,
+    declared: Iterable[Declared],
+) -> Verdict:
+    known = next((f for f in found.failed if _same(f.met, failure)), None)
+    if known is not None:
+        known.count += 1
+        if known.count <= SIMPLER and (_pinned(known.outcome) or not _pinned(outcome)):
+            witness = next(iter(_witnesses(outcome, region, solver, declared)))
+            if _weight(witness, outcome) < _weight(known.witness, known.outcome):
+                again = _again(found, outcome, failure, witness, run)
+                if again is not None:
+                    known.witness, known.outcome, known.region = witness, outcome, region
+                    if _named(again) > _named(known.failure):
+                        known.failure, known.told = again, outcome
+        return Verdict.ERROR
+    for witness in _witnesses(outcome, region, solver, declared):
+        again = _again(found, outcome, failure, witness, run)
+        if again is not None:
+            found.failed.append(Failed(again, witness, outcome, region, True, failure, outcome))
+            return Verdict.ERROR
+    found.unknown(
+        Unknown(
+            "unconfirmed",
+            f"{failure.error} ({failure.text[:120]}) was met with symbolic sizes and not with plain numbers",
+            failure.place,
+        )
+    )
+    return Verdict.UNKNOWN
+
+
+def _pinned(outcome: Outcome) -> bool:
+    """Whether a size is one number on the way, which a message then has in place of its name."""
+    return any(
+        literal.kind == "guard"
+        and isinstance(literal.condition, sympy.Eq)
+        and literal.condition.lhs.is_Symbol
+        and literal.condition.rhs.is_number
+        for literal in outcome.literals
+    )
+
+
+def _weight(witness: Mapping[str, Number], outcome: Outcome) -> tuple[Number, Number]:
+    """How large the sizes of a witness are, and then its other values: smaller is easier to look at."""
+    sizes = {name: abs(witness[name]) for name, symbol in outcome.symbols.items() if name in witness}
+    given = sum(size for name, size in sizes.items() if outcome.symbols[name].kind == "size")
+    return given, sum(sizes.values()) - given
+
+
+def _again(
+    found: Explored,
+    outcome: Outcome,
+    failure: Failure,
+    witness: dict[str, Number],
+    run: Callable[..., Outcome],
+) -> Failure | None:
+    """The failure as a run with plain numbers confirms it, None where it does not.
+
+    With plain numbers the framework may find another of its exceptions for the same mistake: that one is told.
+    """
+    again = run(witness, plain=True)
+    found.runs += 1
+    if again.failure is None or again.ending != outcome.ending or not _at_one_place(again.failure, failure):
+        return None
+    if again.failure.error == failure.error:
+        return failure
+    return again.failure if outcome.ending == "error" else None
+
+
+def _named(failure: Failure) -> int:
+    """How many sizes of the operands are told by the names of symbols."""
+    return sum(not size.isdigit() for operand in failure.operands for size in operand.shape or ())
+
+
+def _at_one_place(one: Failure, other: Failure) -> bool:
+    return one.place.file == other.place.file and one.place.line == other.place.line
+
+
+def _same(one: Failure, other: Failure) -> bool:
+    return _at_one_place(one, other) and one.error == other.error
+
+
+def _witnesses(
+    outcome: Outcome, region: Region, solver: Solver, declared: Iterable[Declared]
+) -> Iterable[dict[str, Number]]:
+    """The smallest sizes that go the same way, then those of the run itself."""
+    conditions = [*region.conditions, *(literal.condition for literal in outcome.literals)]
+    answer = solver.solve(
+        list(dict.fromkeys(conditions)), domains(declared, outcome.symbols, conditions), smallest=True
+    )
+    if answer.kind == "sat":
+        smallest = dict(outcome.hints)
+        smallest.update({_printed(name): value for name, value in (answer.model or {}).items()})
+        if smallest != outcome.hints:
+            yield smallest
+    yield dict(outcome.hints)
+
+
+def conditions_of(literals: Iterable[Literal], most: int = 12) -> tuple[str, ...]:
+    """What was decided, in words, the program's own decisions first and at most so many."""
+    texts: dict[str, int] = collections.OrderedDict()
+    for literal in literals:
+        if literal.kind == "guard":
+            texts.setdefault(words(literal.condition), 0)
+    return tuple(texts)[:most]

@@ -1,0 +1,450 @@
+"""Loops whose length is a symbol: two rounds for real, one that stands for all others, and what is left behind.
+
+The first round and the second run as they are. What differs between the states after them is taken for what every
+round does: a number or a size that grows by the same amount, a list that gets one more equal item, a number that only
+data know. The state is then set to what it would be at the head of round i, for an unknown i, the body runs once more,
+and the state has to be that of round i + 1: induction. Otherwise the loop is unknown.
+"""
+
+import dataclasses
+import itertools
+import sys
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import sympy
+import torch
+
+from sparsam.shapes.environment import printed
+from sparsam.shapes.run import Run, Stop, current
+from sparsam.shapes.series import Repeated, Segment, as_series, symbolic
+from sparsam.shapes.state import Change, Node, Snapshot, TooLarge, differences, put
+from sparsam.shapes.verdict import Unknown
+
+LONG = 64  # rounds of a loop of known length that are run one by one …
+HEAVY = 150  # … unless a round calls the framework this often
+
+
+def loop(iterable: Any) -> Iterator[Any]:
+    """What a `for` of the program runs over."""
+    frame = sys._getframe(1)
+    run = current()
+    if run is None:
+        yield from iterable
+        return
+    series = as_series(iterable)
+    if series is None:
+        if isinstance(iterable, range) and len(iterable) > 3:
+            start, step = iterable.start, iterable.step
+            yield from _segment(
+                run,
+                frame,
+                Segment(len(iterable), lambda index: start + index * step),
+                "range",
+                known=iterable,
+            )
+        else:
+            for item in iterable:
+                yield item
+                run.tick()
+        return
+    for segment in series.segments():
+        yield from _segment(run, frame, segment, series.name)
+
+
+def while_begin(site: int) -> None:
+    """Called before a `while` of the program."""
+    run = current()
+    if run is not None:
+        run.whiles[id(sys._getframe(1)), site] = _While()
+
+
+def while_round(site: int) -> bool:
+    """Called at the head of each round of a `while`, before its condition; always true."""
+    run = current()
+    frame = sys._getframe(1)
+    state = run.whiles.get((id(frame), site)) if run is not None else None
+    if run is not None and state is not None:
+        run.tick()
+        state.head(run, frame)
+    return True
+
+
+@dataclasses.dataclass
+class _While:
+    """One `while` in progress: after which round it is looked at, and what was seen."""
+
+    rounds: int = 0
+    literals: int = 0
+    looked_at: int = 0
+    before: Snapshot | None = None
+    rest: "Rounds | None" = None
+    index: Any = None
+    generalised: Snapshot | None = None
+
+    def head(self, run: Run, frame: types.FrameType) -> None:
+        """At the head of a round."""
+        if self.generalised is not None and self.rest is not None:
+            self.rest.confirm(self.generalised)
+            raise Stop(None, "merged")
+        line = frame.f_lineno
+        new = run.shapes.literals[self.literals :]
+        asked = any(
+            literal.kind == "guard" and literal.place and literal.place.line == line for literal in new
+        )
+        self.literals = len(run.shapes.literals)
+        self.rounds += 1
+        if self.before is not None and self.looked_at == self.rounds - 1:
+            after = _snapshot(run, frame, "while")
+            if after is None:
+                raise Stop(
+                    Unknown(
+                        "loop",
+                        "the state of this loop is too large to be compared",
+                        run.places.innermost(frame),
+                    )
+                )
+            self.rest = Rounds(run, frame, None, differences(self.before, after), after, "while")
+            self.generalised = self.rest.begin()
+        elif (asked and self.rounds == 2) or self.rounds == LONG:
+            self.before = _snapshot(run, frame, "while")
+            self.looked_at = self.rounds
+
+
+def _segment(
+    run: Run, frame: types.FrameType, segment: Segment, name: str, known: range | None = None
+) -> Iterator[Any]:
+    count = segment.count
+    before: Snapshot | None = None
+    place = run.places.innermost(frame)
+    for index in itertools.count():
+        if not index < count:
+            return
+        run.tick()
+        operations, loops = run.operations, run.loops
+        if index == 1 and _worth_it(count):
+            before = _snapshot(run, frame, name)
+        yield segment.item(index)
+        if index != 1 or before is None:
+            continue
+        heavy = (
+            run.operations - operations > HEAVY
+            or run.loops > loops
+            or not isinstance(count, int)
+            or count > LONG
+        )
+        if not heavy or not count > 2:
+            continue
+        after = _snapshot(run, frame, name)
+        if after is None:
+            break
+        changes = differences(before, after)
+        if isinstance(count, int) and count <= LONG and known is not None and _only_unrolled(changes):
+            continue
+        rest = Rounds(run, frame, count, changes, after, name)
+        yield from rest.arbitrary(segment)
+        return
+    if not isinstance(count, int):
+        raise Stop(Unknown("loop", f"the state that {name} changes is too large to be compared", place))
+    for index in range(2, count):
+        yield segment.item(index)
+
+
+def _worth_it(count: Any) -> bool:
+    return not isinstance(count, int) or count > 3
+
+
+def _only_unrolled(changes: list[Change]) -> bool:
+    return any(change.kind in ("sizes", "growth", "other") for change in changes)
+
+
+def _snapshot(run: Run, frame: types.FrameType, name: str) -> Snapshot | None:
+    try:
+        with run.shapes.unrecorded():
+            return Snapshot(frame, run.places)
+    except TooLarge:
+        return None
+
+
+@dataclasses.dataclass
+class Step:
+    """How one value of the state changes from round to round.
+
+    Args:
+        path: Where.
+        kind: "affine" (a number grows by the same amount), "sizes" (those of a tensor do), "any" (they change otherwise),
+            "unknown" (a number that only data know), "growth" (a list gets one more equal item), "text".
+        base: Value after two rounds.
+        delta: Per round.
+    """
+
+    path: tuple[Any, ...]
+    kind: str
+    base: Any
+    delta: Any
+
+
+class Rounds:
+    """All rounds of a loop from the third on.
+
+    Args:
+        run: In progress.
+        frame: Of the loop.
+        count: Number of rounds, more than two.
+        changes: Between the states after one round and after two.
+        state: After two rounds.
+        name: Of what the loop runs over.
+    """
+
+    def __init__(
+        self, run: Run, frame: types.FrameType, count: Any, changes: list[Change], state: Snapshot, name: str
+    ) -> None:
+        self.run, self.frame, self.count, self.state, self.name = run, frame, count, state, name
+        self.place = run.places.innermost(frame)
+        self.steps = [step for change in changes if (step := self._step(change)) is not None]
+
+    def arbitrary(self, segment: Segment) -> Iterator[Any]:
+        """One round for all, then the state after the last."""
+        run = self.run
+        run.loops += 1
+        index = run.shapes.index("a round of the loop", self.count, 2)
+        if self.steps:
+            self._set(index)
+        head = self._look()
+        yield segment.item(index)
+        self._confirm(head)
+        if self.steps:
+            self._set(self.count)
+
+    def begin(self) -> Snapshot:
+        """Sets the state to that after an unknown number of rounds, which `confirm` compares with that after one more."""
+        index = self.run.shapes.value("a round of the loop", 2, None)
+        if self.steps:
+            self._set(index)
+        return self._look()
+
+    def confirm(self, head: Snapshot) -> None:
+        """The state must be that of the next round."""
+        self._confirm(head)
+
+    def _look(self) -> Snapshot:
+        found = _snapshot(self.run, self.frame, self.name)
+        if found is None:
+            raise self._unknown("its state is too large to be compared")
+        return found
+
+    def _unknown(self, why: str) -> Stop:
+        return Stop(
+            Unknown(
+                "loop",
+                f"what the loop over {self.name} does in all its rounds is not known: {why}",
+                self.place,
+            )
+        )
+
+    def _step(self, change: Change) -> Step | None:
+        path, before, after = change.path, change.before, change.after
+        if change.kind == "number" and before is not None and after is not None:
+            delta = _difference(before.value, after.value)
+            if self._uneven(path):
+                return Step(path, "unknown", after.held, None)
+            if delta is not None and not self._of_data(delta) and _whole(before.held) and _whole(after.held):
+                return Step(path, "affine", after.held, delta)
+            return Step(path, "unknown", after.held, None)
+        if (change.kind == "text" and after is not None) or _only_new_names(change):
+            return None
+        if change.kind == "sizes" and before is not None and after is not None:
+            deltas = [_difference(a, b) for a, b in zip(before.value[0], after.value[0], strict=True)]
+            if self._uneven(path) or any(delta is None or self._of_data(delta) for delta in deltas):
+                return Step(path, "any", after.held, deltas)
+            return Step(path, "sizes", after.held, deltas)
+        if change.kind == "growth" and before is not None and after is not None:
+            new = _items(after) - _items(before)
+            if new != 1 or len(after.held) < 2 or not alike(after.held[-1], after.held[-2]):
+                raise self._unknown(f"the list {_name(path)} grows by unequal items")
+            return Step(path, "growth", list(after.held), None)
+        raise self._unknown(f"{_name(path)} is something else after each round")
+
+    def _uneven(self, path: tuple[Any, ...]) -> bool:
+        return (self.place, path) in self.run.memory.uneven
+
+    def _again(self, path: tuple[Any, ...], why: str) -> Stop:
+        """Ends the run, to begin anew with a value that may be anything at this path."""
+        if self._uneven(path):
+            return self._unknown(why)
+        self.run.memory.uneven.add((self.place, path))
+        return Stop(None, "again")
+
+    def _of_data(self, expression: Any) -> bool:
+        if not isinstance(expression, sympy.Basic):
+            return False
+        return any(printed(symbol) in self.run.shapes.fresh for symbol in expression.free_symbols)
+
+    def _set(self, rounds: Any) -> None:
+        """Sets the state to what it is after so many rounds."""
+        for step in self.steps:
+            value = self._after(step, rounds)
+            if not put(self.state, self.frame, self.run.places, step.path, value):
+                raise self._unknown(f"{_name(step.path)} changes and cannot be set")
+
+    def _after(self, step: Step, rounds: Any) -> Any:
+        done = rounds - 2
+        if step.kind == "affine":
+            return step.base + done * _number(step.delta, self.run)
+        if step.kind == "unknown":
+            whole = _whole(step.base)
+            return self.run.shapes.value(f"{_name(step.path)} after some rounds", integer=whole)
+        if step.kind == "any":
+            return self._anything(step)
+        if step.kind == "sizes":
+            sizes = [
+                size + done * _number(delta, self.run) if delta != 0 else size
+                for size, delta in zip(step.base.shape, step.delta, strict=True)
+            ]
+            if any(size < 0 for size in sizes):
+                raise self._again(step.path, f"{_name(step.path)} does not grow evenly")
+            return self._tensor(step.base, sizes)
+        items = step.base
+        return [*items[:-1], Repeated(items[-1], done), items[-1]]
+
+    def _anything(self, step: Step) -> torch.Tensor:
+        """A tensor whose changing sizes may be anything: more than there can be, so what fails for it may be no error."""
+        sizes = []
+        for size, delta in zip(step.base.shape, step.delta, strict=True):
+            if delta is not None and delta == 0:
+                sizes.append(size)
+                continue
+            self.run.abstract.add(f"v{self.run.shapes.values}")
+            sizes.append(self.run.shapes.value(f"a size of {_name(step.path)} after some rounds", 0))
+        return self._tensor(step.base, sizes)
+
+    def _tensor(self, base: torch.Tensor, sizes: list[Any]) -> torch.Tensor:
+        made = torch.empty(sizes, dtype=base.dtype, device=base.device)
+        return made.requires_grad_() * 1 if base.requires_grad else made
+
+    def _confirm(self, head: Snapshot) -> None:
+        """After the arbitrary round: the state must be that of the next."""
+        after = self._look()
+        steps = {step.path: step for step in self.steps}
+        for change in differences(head, after):
+            step = self._covering(change, steps)
+            if step is None:
+                raise self._unknown(f"{_name(change.path)} changes in later rounds alone")
+            if step.kind in ("unknown", "text"):
+                continue
+            if not self._as_said(step, change):
+                raise self._again(step.path, f"{_name(change.path)} does not grow evenly")
+        for step in self.steps:
+            if step.kind in ("affine", "sizes", "growth") and not self._changed(step, head, after):
+                raise self._again(step.path, f"{_name(step.path)} does not grow in every round")
+
+    def _changed(self, step: Step, head: Snapshot, after: Snapshot) -> bool:
+        return any(change.path == step.path for change in differences(head, after))
+
+    def _covering(self, change: Change, steps: dict[tuple[Any, ...], Step]) -> Step | None:
+        if change.kind == "text" or _only_new_names(change):
+            return Step(change.path, "text", None, None)
+        for length in range(len(change.path), 0, -1):
+            step = steps.get(change.path[:length])
+            if step is not None and (length == len(change.path) or step.kind == "growth"):
+                return step
+        return None
+
+    def _as_said(self, step: Step, change: Change) -> bool:
+        before, after = change.before, change.after
+        if before is None or after is None:
+            return False
+        if step.kind == "affine":
+            return bool(_difference(before.value, after.value) == step.delta)
+        if step.kind == "any":
+            return change.kind == "sizes" and all(
+                delta is None or delta != 0 or _same_size(a, b)
+                for delta, a, b in zip(step.delta, before.value[0], after.value[0], strict=True)
+            )
+        if step.kind == "sizes":
+            deltas = [_difference(a, b) for a, b in zip(before.value[0], after.value[0], strict=True)]
+            return bool(deltas == step.delta)
+        if change.path != step.path:
+            return True
+        return _items(after) == _items(before) + 1 and alike(after.held[-1], step.base[-1])
+
+
+def _only_new_names(change: Change) -> bool:
+    """Whether variables are set that were not set before: a round that reads one of them before would have failed."""
+    before, after = change.before, change.after
+    if len(change.path) != 1 or before is None or after is None:
+        return False
+    return not before.children.keys() - after.children.keys()
+
+
+def _items(node: Node) -> int:
+    """Items of a list at the time of its snapshot."""
+    return sum(isinstance(key, int) for key in node.children)
+
+
+def _same_size(one: Any, other: Any) -> bool:
+    return bool(_difference(one, other) == 0)
+
+
+def _difference(before: Any, after: Any) -> Any:
+    try:
+        made = sympy.expand(sympy.sympify(after) - sympy.sympify(before))
+    except (TypeError, ValueError, AttributeError):
+        return None
+    return made
+
+
+def _number(delta: sympy.Basic, run: Run) -> Any:
+    if delta.is_Integer:
+        return int(delta)
+    if delta.is_number:
+        return float(delta)
+    hint = delta.xreplace(run.shapes.backed_var_to_val)
+    return run.shapes._node(delta, int(hint), True)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool)
+
+
+def alike(one: Any, other: Any) -> bool:
+    """Whether two items of a list look alike: tensors by sizes, dtype and device; numbers by kind."""
+    with torch._C.DisableTorchFunction():
+        return _alike(one, other)
+
+
+def _alike(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        same = (one.dtype, one.device, one.dim()) == (other.dtype, other.device, other.dim())
+        return same and all(_same(a, b) for a, b in zip(one.shape, other.shape, strict=True))
+    if type(one).__module__ == "torch._numpy._ndarray" and type(one) is type(other):
+        return _alike(one.tensor, other.tensor)
+    if isinstance(one, (list, tuple)) and type(one) is type(other) and len(one) == len(other):
+        return all(_alike(a, b) for a, b in zip(one, other, strict=True))
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        return all(_alike(one[key], other[key]) for key in one)
+    if isinstance(one, (int, float)) or symbolic(one):
+        return isinstance(other, (int, float)) or symbolic(other)
+    return type(one) is type(other) and (isinstance(one, str) or one is other or one == other)
+
+
+def _same(one: Any, other: Any) -> bool:
+    left = one.node.expr if symbolic(one) else one
+    right = other.node.expr if symbolic(other) else other
+    return bool(left == right)
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    """A path of the state as the program would write it."""
+    text = ""
+    for key in path[1:]:
+        if isinstance(key, tuple):
+            text += "(…)"
+        elif isinstance(key, str) and key.startswith("."):
+            text += key
+        elif not text:
+            text = str(key)
+        else:
+            text += f"[{key!r}]"
+    return text or "a variable"

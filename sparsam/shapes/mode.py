@@ -1,0 +1,177 @@
+"""Torch's tensors without data, with hand-written rules for its operators, and plain numbers where there is no rule.
+
+An operator that the framework can only run with plain sizes is run with the sizes of the hints, which become equalities on
+record: the exploration then goes through the sizes one by one, or says that it only tried some.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+from sparsam.shapes import eager, strictness
+from sparsam.shapes.environment import Shapes
+from sparsam.shapes.recall import Calls
+from sparsam.shapes.structure import forms
+
+Rule = Callable[..., Any]
+DEVICE = torch.ops.prim.device.default
+SYMBOLS = (torch.SymInt, torch.SymFloat)
+
+
+class Mode(FakeTensorMode):
+    """The tensors of one run.
+
+    Args:
+        run: The run, for the rules.
+        shapes: The environment of its symbols.
+        unmodelled: Whether an exception says that torch has no symbolic rule, rather than that sizes are wrong.
+        calls: Operators that were run before.
+    """
+
+    def __init__(
+        self, run: Any, shapes: Shapes, unmodelled: Callable[[Exception], bool], calls: Calls | None = None
+    ) -> None:
+        super().__init__(shape_env=shapes, allow_non_fake_inputs=True)
+        self.shapes, self.calls = shapes, calls
+        self.run = run
+        self.unmodelled = unmodelled
+        self.rules: Mapping[Any, Rule] = {}  # by operator; called with (run, operator, args, kwargs)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Nothing is compiled here, and the guard against it costs more than most operators.
+        return False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Sequence[object] = (), kwargs: Any = None
+    ) -> object:
+        """Called for each operator."""
+        if func is DEVICE:
+            return args[0].device  # type: ignore[attr-defined]
+        return self.dispatch(func, types, args, kwargs)
+
+    def dispatch(
+        self, func: Any, types: Sequence[type], args: Sequence[object] = (), kwargs: Any = None
+    ) -> object:
+        """Runs one operator."""
+        kwargs = kwargs or {}
+        strictness.refuse(func, args, kwargs, self)
+        answer = self._answer(func, types, args, kwargs)
+        eager.refuse(func, args, kwargs, answer, elsewhere=self.run.elsewhere)
+        return answer
+
+    def _answer(self, func: Any, types: Sequence[type], args: Sequence[object], kwargs: Any) -> object:
+        rule = self.rules.get(func)
+        if rule is not None:
+            with self:
+                answer = rule(self.run, func, args, kwargs)
+            if answer is not NotImplemented:
+                return answer
+        try:
+            return self._recalled(func, types, args, kwargs)
+        except ValueError as error:
+            if func is torch.ops.aten.view.default:
+                raise RuntimeError(str(error)) from None  # as it is with data
+            raise
+        except Exception as error:
+            if not self.unmodelled(error) or _makes_view(func) or not has_symbols((args, kwargs)):
+                raise
+            reason = error
+        with self:
+            (plain_args, plain_kwargs), back = _plain(args, kwargs)
+        try:
+            answer = super().dispatch(func, types, plain_args, plain_kwargs)
+        except Exception as error:
+            if self.unmodelled(error):
+                raise reason from None
+            raise
+        return tree_map(lambda value: back.get(id(value), value), answer)
+
+    def _recalled(self, func: Any, types: Sequence[type], args: Any, kwargs: Any) -> object:
+        """The result of an operator: as before, where it was run with such arguments."""
+        shapes, calls = self.shapes, self.calls
+        if calls is None or shapes.quiet:
+            return super().dispatch(func, types, args, kwargs)
+        kind = calls.kind(func)
+        key = calls.key(func, args, kwargs, self) if kind else None
+        if key is None:
+            return super().dispatch(func, types, args, kwargs)
+        known = calls.recalled(key, shapes)
+        if known is not None:
+            return calls.result(known, kind, args, self, shapes)
+        plain = forms(func, args, kwargs) if kind in ("new", "view") else None
+        if plain is not None:
+            return calls.result(calls.keep_forms(key, plain), kind, args, self, shapes)
+        first, values = len(shapes.questions), shapes.values
+        shapes.listening += 1
+        try:
+            answer = super().dispatch(func, types, args, kwargs)
+            if values == shapes.values:
+                calls.keep(key, kind, answer, shapes.questions[first:], shapes)
+            return answer
+        finally:
+            shapes.listening -= 1
+            if not shapes.listening:
+                shapes.questions.clear()
+
+
+def _makes_view(func: Any) -> bool:
+    """Whether a result shares its storage with an argument that it is not."""
+    schema = getattr(func, "_schema", None)
+    if schema is None:
+        return True
+    return any(r.alias_info is not None and not r.alias_info.is_write for r in schema.returns)
+
+
+def device_of(tensor: torch.Tensor) -> torch.device:
+    """The device of a tensor, without a call of the framework where it has no data."""
+    return tensor.fake_device if type(tensor) is FakeTensor else tensor.device
+
+
+def has_symbols(arguments: Any) -> bool:
+    """Whether a symbol is among the arguments or the sizes of their tensors."""
+    return any(
+        isinstance(value, SYMBOLS)
+        or (isinstance(value, torch.Tensor) and any(isinstance(size, SYMBOLS) for size in value.shape))
+        for value in tree_flatten(arguments)[0]
+    )
+
+
+def number(value: Any) -> Any:
+    """A symbol as a plain number, on record."""
+    if isinstance(value, torch.SymInt):
+        return int(value)
+    return float(value) if isinstance(value, torch.SymFloat) else value
+
+
+def _plain(args: Any, kwargs: Any) -> tuple[Any, dict[int, Any]]:
+    """The arguments with plain sizes, and the original of each tensor among them by its identity."""
+    back: dict[int, Any] = {}
+
+    def made(value: Any) -> Any:
+        if isinstance(value, FakeTensor) and has_symbols(value):
+            fresh = plain_view(value)
+            back[id(fresh)] = value
+            return fresh
+        return number(value)
+
+    return tree_map(made, (tuple(args), dict(kwargs))), back
+
+
+def plain_views(arguments: Any) -> Any:
+    """The arguments with plain sizes, each tensor a view of its original, gradients included."""
+    return tree_map(
+        lambda value: (
+            plain_view(value) if isinstance(value, torch.Tensor) and has_symbols(value) else number(value)
+        ),
+        arguments,
+    )
+
+
+def plain_view(tensor: torch.Tensor) -> torch.Tensor:
+    """The same tensor with its sizes as plain numbers, on record."""
+    sizes = [number(size) for size in tensor.shape]
+    return tensor.as_strided(sizes, [number(stride) for stride in tensor.stride()])

@@ -1,0 +1,57 @@
+"""The backward pass: every gradient has the sizes of its tensor, so the pass itself needs not run."""
+
+from typing import Any
+
+import torch
+
+from sparsam.shapes.run import Run
+
+
+def backward(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`loss.backward()`: refused as the framework does, then each leaf has a gradient.
+
+    The program's own functions with a backward pass of their own are run for real.
+
+    Raises:
+        RuntimeError: If there is nothing to differentiate, or no gradient is given for more than one value.
+    """
+    tensor, *others = args
+    gradient = others[0] if others else kwargs.get("gradient")
+    if gradient is not None or kwargs.get("inputs") is not None or len(others) > 1:
+        return NotImplemented
+    if not tensor.requires_grad:
+        raise RuntimeError("element 0 of tensors does not require grad and does not have a grad_fn")
+    if tensor.numel() != 1:
+        raise RuntimeError("grad can be implicitly created only for scalar outputs")
+    leaves = _leaves(tensor)
+    if leaves is None:
+        return NotImplemented
+    with torch.no_grad():
+        for leaf in leaves:
+            if leaf.grad is None:
+                leaf.grad = torch.empty_like(leaf)
+    return None
+
+
+def _leaves(tensor: torch.Tensor) -> list[torch.Tensor] | None:
+    """Leaves that a tensor depends on; None if a function of the program's own or a hook is on the way."""
+    if tensor.grad_fn is None:
+        return [tensor]
+    seen: set[Any] = {tensor.grad_fn}
+    todo: list[Any] = [tensor.grad_fn]
+    leaves = []
+    while todo:
+        node = todo.pop()
+        if isinstance(node, torch.autograd.function.BackwardCFunction) or node.metadata:
+            return None
+        leaf = getattr(node, "variable", None)
+        if leaf is not None:
+            leaves.append(leaf)
+        for following, _ in node.next_functions:
+            if following is not None and following not in seen:
+                seen.add(following)
+                todo.append(following)
+    return leaves
+
+
+RULES = {torch.Tensor.backward: backward}

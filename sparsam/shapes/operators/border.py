@@ -1,0 +1,130 @@
+"""Where tensors become Python's numbers and lists or NumPy's arrays, and the other way round."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from sparsam.shapes.run import Run
+from sparsam.shapes.series import Segment, Series, symbolic
+from sparsam.shapes.standins import arrays
+
+
+def tensor(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`torch.tensor` and `torch.as_tensor` of symbols, arrays without data, and lists of them."""
+    data = args[0] if args else kwargs.get("data")
+    if isinstance(data, torch.Tensor) or not arrays.unusual(data):
+        return NotImplemented
+    made = arrays.tensor_of(data)
+    if made is None:
+        return NotImplemented
+    if made.requires_grad:
+        made = made.detach()
+    kind = kwargs.get("dtype") or (args[1] if len(args) > 1 else None)
+    if kind is None and made.dtype is torch.float64 and not arrays.is_array(data):
+        kind = torch.get_default_dtype()
+    made = torch.empty_like(made, dtype=kind, device=kwargs.get("device"))
+    return made.requires_grad_() if kwargs.get("requires_grad") else made
+
+
+def numpy(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`x.numpy()`."""
+    return arrays.numpy_of(args[0], **kwargs) if arrays.NUMPY else NotImplemented
+
+
+def tolist(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`x.tolist()`: a list whose length may be a symbol."""
+    whole = args[0]
+    if whole.dim() == 0:
+        return whole.item()
+    if not any(map(symbolic, whole.shape)) and whole.numel() <= SMALL:
+        found = [whole[index] for index in range(whole.shape[0])]
+        return [tolist(run, func, (part,), {}) for part in found]
+    from sparsam.shapes.hooks import made
+
+    rows = Series(lambda: [Segment(whole.shape[0], lambda index: whole.select(0, index))], "a tensor's rows")
+    return made(lambda row: tolist(run, func, (row,), {}), rows)
+
+
+SMALL = 64  # values of a tensor that are told apart in a list
+
+
+def item(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`x.item()` of a tensor whose values lie in a known range."""
+    found = range_of(args[0])
+    if found is None or args[0].numel() != 1:
+        return NotImplemented
+    low, high = found
+    if args[0].is_floating_point():
+        if symbolic(low) or symbolic(high):
+            return NotImplemented
+        return run.shapes.value("a number read from data", low, high, integer=False)
+    if symbolic(low) or not low < high:
+        return NotImplemented
+    return run.shapes.index("a number read from data", high, low)
+
+
+def range_of(tensor: torch.Tensor) -> tuple[Any, Any] | None:
+    """(least, one more than the greatest) value of a tensor where they are known."""
+    found: tuple[Any, Any] | None = getattr(tensor, "value_range", None)
+    if found is None and tensor._base is not None:
+        found = getattr(tensor._base, "value_range", None)
+    return found
+
+
+def randint(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`torch.randint`: its values have a range."""
+    given = [value for value in args if not isinstance(value, (tuple, list, torch.Size))]
+    low, high = (0, *given)[-2:] if given else (kwargs.get("low", 0), kwargs.get("high"))
+    if high is None:
+        return NotImplemented
+    if not low < high:
+        raise RuntimeError(f"random_ expects 'from' to be less than 'to', but got from={low} >= to={high}")
+    with torch._C.DisableTorchFunction():
+        made = func(*args, **kwargs)
+    made.value_range = (low, high)
+    return made
+
+
+def randperm(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`torch.randperm`."""
+    with torch._C.DisableTorchFunction():
+        made = func(*args, **kwargs)
+    made.value_range = (0, args[0])
+    return made
+
+
+def rand(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`torch.rand`."""
+    with torch._C.DisableTorchFunction():
+        made = func(*args, **kwargs)
+    made.value_range = (0.0, 1.0)
+    return made
+
+
+def formatted(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`format(x)`: what a tensor without data looks like is of no interest.
+
+    Raises:
+        TypeError: If there is more than one value and a format is asked for.
+    """
+    tensor, form = args[0], args[1] if len(args) > 1 else ""
+    if form and tensor.dim():
+        raise TypeError("unsupported format string passed to Tensor.__format__")
+    return format(0.0 if tensor.is_floating_point() else 0, form)
+
+
+RULES: dict[Any, Callable[..., Any]] = {
+    torch.tensor: tensor,
+    torch.as_tensor: tensor,
+    torch.asarray: tensor,
+    torch.Tensor.numpy: numpy,
+    torch.Tensor.__array__: numpy,
+    torch.Tensor.tolist: tolist,
+    torch.Tensor.item: item,
+    torch.Tensor.__format__: formatted,
+    torch.Tensor.__repr__: lambda run, func, args, kwargs: f"tensor of {tuple(args[0].shape)}",
+    torch.randint: randint,
+    torch.randperm: randperm,
+    torch.rand: rand,
+}

@@ -1,0 +1,99 @@
+"""Products with a sum, and bilinear forms: as their parts, which the framework has rules for."""
+
+from typing import Any
+
+import torch
+
+from sparsam.shapes.mode import has_symbols
+from sparsam.shapes.run import Run
+
+aten = torch.ops.aten
+
+
+def baddbmm(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`baddbmm`: (b, n, m) by (b, m, p), and what broadcasts to the product."""
+    added, one, other = args[:3]
+    if not has_symbols(args[:3]):
+        return NotImplemented
+    _alike(added, one, other)
+    product = torch.bmm(one, other)
+    added.expand(product.shape)
+    return product
+
+
+def addbmm(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`addbmm`: the products of a batch, summed."""
+    added, one, other = args[:3]
+    if not has_symbols(args[:3]):
+        return NotImplemented
+    _alike(added, one, other)
+    total = torch.bmm(one, other).sum(0)
+    added.expand(total.shape)
+    return total
+
+
+def _same(one: Any, other: Any, text: str) -> None:
+    torch._check(one == other, lambda: f"{text}: got {one} and {other}")
+
+
+def _alike(*tensors: torch.Tensor) -> None:
+    first = tensors[0].dtype
+    torch._check(
+        all(tensor.dtype == first for tensor in tensors),
+        lambda: f"expected tensors of one dtype, but got {[tensor.dtype for tensor in tensors]}",
+    )
+
+
+def addcmul(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`addcmul`: all three broadcast."""
+    added, one, other = args[:3]
+    return added + one * other if has_symbols(args[:3]) else NotImplemented
+
+
+def addcdiv(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`addcdiv`: all three broadcast."""
+    added, one, other = args[:3]
+    whole = not any(t.is_floating_point() or t.is_complex() for t in (one, other))
+    return added + one / other if has_symbols(args[:3]) and not whole else NotImplemented
+
+
+def bilinear(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`F.bilinear`: (…, m) and (…, n) through weights (out, m, n)."""
+    names = ("input1", "input2", "weight", "bias")
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    one, other, weight, bias = (given.get(name) for name in names)
+    if one is None or other is None or weight is None or not has_symbols((one, other, weight, bias)):
+        return NotImplemented
+    torch._check(
+        one.dim() == other.dim(),
+        lambda: f"bilinear(): input dimensions do not match: got {one.dim()} and {other.dim()}",
+    )
+    torch._check(weight.dim() == 3, lambda: f"bilinear(): weight has {weight.dim()} dimensions, not 3")
+    for i in range(one.dim() - 1):
+        _same(one.shape[i], other.shape[i], f"bilinear(): input batch dimensions do not match at dim {i}")
+    for i, tensor in enumerate((one, other)):
+        _same(
+            tensor.shape[-1],
+            weight.shape[1 + i],
+            f"bilinear(): size of input{i + 1} does not match weight size",
+        )
+        torch._check(tensor.shape[-1] > 0, lambda: "cannot reshape tensor of 0 elements into shape [-1, 0]")
+    if bias is not None:
+        torch._check(
+            bias.dim() == 1 and bias.shape[0] == weight.shape[0],
+            lambda: f"bilinear(): bias of {tuple(bias.shape)} for {weight.shape[0]} outputs",
+        )
+        torch._check(tensor.shape[-1] > 0, lambda: "cannot reshape tensor of 0 elements into shape [-1, 0]")
+    _alike(one, other, weight)
+    made = torch.nn.functional.linear(one, weight.sum(2)) + torch.nn.functional.linear(other, weight.sum(1))
+    return made if bias is None else made + bias
+
+
+RULES = {
+    aten.baddbmm.default: baddbmm,
+    aten.addbmm.default: addbmm,
+    aten.addcmul.default: addcmul,
+    aten.addcdiv.default: addcdiv,
+    torch.nn.functional.bilinear: bilinear,
+    torch.bilinear: bilinear,
+}

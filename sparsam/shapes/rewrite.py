@@ -1,0 +1,185 @@
+"""The few places of a program's syntax that Python gives no hook for: loops, and built-in functions on symbols."""
+
+import ast
+from typing import Any
+
+# Built-in functions that want plain numbers, or ask for a type: calls of these names go through `hooks`.
+FUNCTIONS = frozenset(
+    {
+        "isinstance", "range", "len", "int", "float", "bool", "min", "max", "sum", "round", "abs", "zip", "enumerate",
+        "list", "tuple", "sorted", "reversed", "map", "iter", "next", "print", "str", "divmod", "all", "any", "input",
+        "set", "hash", "repr", "format",
+    }
+)  # fmt: skip
+LOOP = "@loop"
+EACH = "@each"
+CALL = "@call"
+ITEM = "@item"
+SLICE = "@slice"
+FORK = "@fork"
+JOIN = "@join"
+PERCENT = "@percent"
+BEGIN = "@begin"
+ROUND = "@round"
+MADE = "@list"
+
+
+def rewritten(tree: ast.Module) -> ast.Module:
+    """The same program with hooks: `hooks.names()` must be among the module's globals."""
+    made: ast.Module = ast.fix_missing_locations(_Rewriter().visit(tree))
+    return made
+
+
+class _Rewriter(ast.NodeTransformer):
+    def __init__(self) -> None:
+        self.classes = 0
+        self.sites = 0
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        self.classes += 1
+        self.generic_visit(node)
+        self.classes -= 1
+        return node
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        before, self.classes = self.classes, 0
+        returns, node.returns = node.returns, None
+        self.generic_visit(node)
+        node.returns = returns
+        self.classes = before
+        return node
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
+        node.target = self.visit(node.target)
+        if node.value is not None:
+            node.value = self.visit(node.value)
+        return node
+
+    visit_AsyncFunctionDef = visit_FunctionDef  # type: ignore[assignment]
+
+    def visit(self, node: ast.AST) -> Any:
+        visited = super().visit(node)
+        if isinstance(visited, (*_BLOCKS, ast.excepthandler)) and not isinstance(visited, ast.ClassDef):
+            for name in ("body", "orelse", "finalbody"):
+                block = getattr(visited, name, None)
+                if isinstance(block, list) and block:
+                    setattr(visited, name, [made for statement in block for made in self._joined(statement)])
+        return visited
+
+    def _joined(self, statement: ast.stmt) -> list[ast.stmt]:
+        """A statement between hooks that notice where its branches come together again."""
+        if not isinstance(statement, _JOINED) or not any(
+            isinstance(n, (ast.Call, ast.If)) for n in ast.walk(statement)
+        ):
+            return [statement]
+        if isinstance(statement, ast.Expr) and _hook(statement):
+            return [statement]
+        self.sites += 1
+        site = ast.Constant(self.sites)
+        hooks = [ast.Expr(ast.Call(ast.Name(name, ast.Load()), [site], [])) for name in (FORK, JOIN)]
+        for hook in hooks:
+            for node in ast.walk(hook):
+                ast.copy_location(node, statement)
+        return [hooks[0], statement, hooks[1]]
+
+    def visit_For(self, node: ast.For) -> ast.AST:
+        self.generic_visit(node)
+        node.iter = _called(LOOP, [node.iter], node.iter)
+        return node
+
+    def visit_While(self, node: ast.While) -> list[ast.stmt]:
+        self.generic_visit(node)
+        test = node.test
+        self.sites += 1
+        site = ast.copy_location(ast.Constant(self.sites), test)
+        node.test = ast.copy_location(ast.BoolOp(ast.And(), [_called(ROUND, [site], test), test]), test)
+        begin = ast.copy_location(ast.Expr(_called(BEGIN, [site], test)), node)
+        return [begin, node]
+
+    def visit_ListComp(self, node: ast.ListComp) -> ast.AST:
+        self.generic_visit(node)
+        first = node.generators[0]
+        target = first.target
+        simple = len(node.generators) == 1 and not first.ifs and not first.is_async
+        if simple and isinstance(target, ast.Name) and not self.classes and not _unmovable(node.elt):
+            arguments = ast.arguments(
+                posonlyargs=[], args=[ast.arg(target.id)], kwonlyargs=[], kw_defaults=[], defaults=[]
+            )
+            function = ast.copy_location(ast.Lambda(arguments, node.elt), node)
+            return _called(MADE, [function, first.iter], node)
+        return self._each(node)
+
+    def visit_SetComp(self, node: ast.SetComp) -> ast.AST:
+        self.generic_visit(node)
+        return self._each(node)
+
+    def visit_DictComp(self, node: ast.DictComp) -> ast.AST:
+        self.generic_visit(node)
+        return self._each(node)
+
+    def visit_GeneratorExp(self, node: ast.GeneratorExp) -> ast.AST:
+        self.generic_visit(node)
+        return self._each(node)
+
+    def _each(self, node: ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp) -> ast.AST:
+        for generator in node.generators:
+            if not generator.is_async:
+                generator.iter = _called(EACH, [generator.iter], generator.iter)
+        return node
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        if isinstance(node.func, ast.Name) and node.func.id in FUNCTIONS:
+            function = ast.copy_location(ast.Name(CALL, ast.Load()), node)
+            node.args = [node.func, *node.args]
+            node.func = function
+        return node
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
+        self.generic_visit(node)
+        plain = isinstance(node.slice, (ast.Constant, ast.Tuple, ast.UnaryOp))
+        if isinstance(node.ctx, ast.Load) and not plain:
+            index = node.slice
+            if isinstance(index, ast.Slice):
+                ends = [part or ast.Constant(None) for part in (index.lower, index.upper, index.step)]
+                index = ast.copy_location(ast.Call(ast.Name(SLICE, ast.Load()), ends, []), index)
+            return _called(ITEM, [node.value, index], node)
+        return node
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        self.generic_visit(node)
+        if isinstance(node.op, ast.Mod) and not (
+            isinstance(node.left, ast.Constant) and not isinstance(node.left.value, (str, bytes))
+        ):
+            return _called(PERCENT, [node.left, node.right], node)
+        return node
+
+
+_BLOCKS = (
+    ast.Module, ast.FunctionDef, ast.AsyncFunctionDef, ast.If, ast.For, ast.While, ast.With, ast.Try, ast.match_case,
+)  # fmt: skip
+_JOINED = (
+    ast.If, ast.Expr, ast.Assign, ast.AugAssign, ast.AnnAssign, ast.With, ast.Try, ast.Match, ast.For, ast.While,
+)  # fmt: skip
+
+
+def _hook(statement: ast.Expr) -> bool:
+    call = statement.value
+    return (
+        isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in (FORK, JOIN, BEGIN)
+    )
+
+
+def _called(name: str, arguments: list[ast.expr], at: ast.expr) -> ast.expr:
+    function = ast.copy_location(ast.Name(name, ast.Load()), at)
+    return ast.copy_location(ast.Call(function, arguments, []), at)
+
+
+def _unmovable(node: ast.expr) -> bool:
+    """Whether an expression means something else within a lambda."""
+    kinds = (ast.NamedExpr, ast.Await, ast.Yield, ast.YieldFrom)
+    supers = any(isinstance(n, ast.Name) and n.id in ("super", "__class__", "locals") for n in ast.walk(node))
+    return supers or any(isinstance(n, kinds) for n in ast.walk(node))

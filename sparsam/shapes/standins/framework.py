@@ -1,0 +1,27 @@
+"""Choices that the framework makes by size and that change no size: which kernel convolves, on which device a tensor is."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor
+
+from sparsam.shapes.run import current
+from sparsam.shapes.series import symbolic
+
+
+def _chosen(real: Callable[..., Any]) -> Callable[..., Any]:
+    """The kernel of a convolution: chosen as for two pictures, for the choice by their number decides nothing else."""
+
+    def select(input: torch.Tensor, weight: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if current() is not None and input.dim() > 2 and symbolic(input.shape[0]):
+            input = input.new_empty((2, *input.shape[1:]))
+        return real(input, weight, *args, **kwargs)
+
+    return select
+
+
+def patches() -> Iterator[tuple[Any, str, Any]]:
+    """(owner, attribute, stand-in) for all of this module."""
+    yield FakeTensor, "tolist", lambda self: torch.Tensor.tolist(self)
+    yield torch._C, "_select_conv_backend", _chosen(torch._C._select_conv_backend)

@@ -1,0 +1,3 @@
+"""The package itself."""
+
+__version__ = "0.0"

@@ -1,0 +1,338 @@
+"""What a loop can change: everything that its frames reach, compared and generalised.
+
+A snapshot is a tree over the local variables of the program's frames and the globals of its modules. Two snapshots, taken
+at the head of a loop after one round and after two, tell what a round changes; a change that is understood becomes a
+function of the number of rounds, which one further round has to confirm.
+"""
+
+import collections
+import ctypes
+import dataclasses
+import pathlib
+import sys
+import types
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import sympy
+import torch
+
+from sparsam.shapes.mode import device_of
+from sparsam.shapes.places import Places
+from sparsam.shapes.series import Repeated, Series, symbolic
+
+# Looked up here, for in a sandbox nothing may be looked up any more.
+_LOCALS_TO_FAST = ctypes.pythonapi.PyFrame_LocalsToFast
+
+LARGEST = 200_000  # nodes of a snapshot
+ATOMS = (
+    str, bytes, type(None), type, types.ModuleType, types.BuiltinFunctionType, torch.dtype,
+    torch.device, slice, range, property, Series, torch.Generator,
+)  # fmt: skip
+SKIPPED = (
+    torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, types.GeneratorType, types.FrameType,
+    types.TracebackType, types.CodeType,
+)  # fmt: skip
+
+
+@dataclasses.dataclass
+class Node:
+    """One value of a snapshot.
+
+    Args:
+        kind: "number", "tensor", "list", "dict", "object", "atom", "again" (seen before), "skipped".
+        value: Of a number its expression, of a tensor (sizes, dtype, device, whether it has a gradient), of an atom a
+            key for comparison, of "again" the number of the value it repeats.
+        children: By key.
+        held: The value itself.
+    """
+
+    kind: str
+    value: Any
+    held: Any
+    children: dict[Any, "Node"] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """What differs between two snapshots at one path."""
+
+    path: tuple[Any, ...]
+    kind: str  # "number", "sizes", "growth", "text", "other"
+    before: Node | None
+    after: Node | None
+
+
+class Snapshot:
+    """The state that a loop in a frame can change.
+
+    Args:
+        frame: Of the loop.
+        places: Which frames and modules are the program's.
+    """
+
+    def __init__(self, frame: types.FrameType, places: Places) -> None:
+        with torch._C.DisableTorchFunction():
+            self._take(frame, places)
+
+    def _take(self, frame: types.FrameType, places: Places) -> None:
+        self._seen: dict[int, int] = {}
+        self._keep: list[Any] = []
+        self.count = 0
+        self.roots: dict[Any, Node] = {}
+        modules: dict[int, dict[str, Any]] = {}
+        depth = 0
+        at: types.FrameType | None = frame
+        while at is not None:
+            if places.own(at.f_code.co_filename):
+                if at.f_locals is not at.f_globals:
+                    self._root(("local", depth), at.f_locals)
+                modules[id(at.f_globals)] = at.f_globals
+                depth += 1
+            at = at.f_back
+        for number, names in enumerate(modules.values()):
+            self._root(("global", number), names)
+
+    def _root(self, key: Any, names: Mapping[str, Any]) -> None:
+        node = Node("dict", None, names)
+        for name, value in list(names.items()):
+            if not name.startswith(("__", ".", "@")):
+                node.children[name] = self._node(value)
+        self.roots[key] = node
+
+    def _node(self, value: Any) -> Node:
+        if isinstance(value, bool) or value is None:
+            return Node("atom", value, value)
+        if isinstance(value, (int, float)):
+            return Node("number", value, value)
+        if symbolic(value):
+            return Node("number", value.node.expr, value)
+        if isinstance(value, (str, bytes)):
+            return Node("atom", value, value)
+        if isinstance(value, pathlib.PurePath):
+            return Node("atom", str(value), str(value))
+        if isinstance(value, torch.Tensor):
+            return self._tensor(value)
+        known = self._seen.get(id(value))
+        if known is not None:
+            return Node("again", known, value)
+        self.count += 1
+        if self.count > LARGEST:
+            raise TooLarge
+        self._seen[id(value)] = self.count
+        self._keep.append(value)
+        if isinstance(value, Repeated):
+            node = Node("object", "repeated", value)
+            node.children = {"item": self._node(value.item), "count": self._node(value.count)}
+            return node
+        if isinstance(value, types.FunctionType):
+            code = value.__code__
+            node = Node("object", (code.co_filename, code.co_firstlineno, code.co_qualname), value)
+            for i, cell in enumerate(value.__closure__ or ()):
+                if cell_filled(cell):
+                    node.children["closure", i] = self._node(cell.cell_contents)
+            return node
+        if isinstance(value, SKIPPED):
+            return Node("skipped", type(value), value)
+        if isinstance(value, ATOMS):
+            return Node("atom", _identity(value), value)
+        if isinstance(value, Mapping):
+            node = Node("dict", None, value)
+            for key in list(value):
+                node.children[_key(key)] = self._node(value[key])
+            return node
+        if isinstance(value, (list, tuple, collections.deque)):
+            node = Node("list", _identity(type(value)), value)
+            node.children = dict(enumerate(map(self._node, value)))
+            self._attributes(node, value)
+            return node
+        if isinstance(value, (set, frozenset)):
+            return Node("atom", ("set", frozenset(_key(item) for item in value)), value)
+        if isinstance(value, types.MethodType):
+            node = Node("object", value.__func__.__qualname__, value)
+            node.children["self"] = self._node(value.__self__)
+            return node
+        node = Node("object", _identity(type(value)), value)
+        self._attributes(node, value)
+        return node
+
+    def _attributes(self, node: Node, value: Any) -> None:
+        for name, child in list(getattr(value, "__dict__", {}).items()):
+            node.children["." + name] = self._node(child)
+        for name in _slots(type(value)):
+            if hasattr(value, name):
+                node.children["." + name] = self._node(getattr(value, name))
+
+    def _tensor(self, value: torch.Tensor) -> Node:
+        sizes = tuple(_expression(size) for size in value.shape)
+        node = Node("tensor", (sizes, value.dtype, device_of(value), value.grad_fn is not None), value)
+        if value.is_leaf and value.grad is not None:
+            node.children[".grad"] = self._node(value.grad)
+        return node
+
+
+class TooLarge(Exception):
+    """The state has too many values to be compared."""
+
+
+def differences(before: Snapshot, after: Snapshot) -> list[Change]:
+    """What differs between two snapshots of the same loop."""
+    found: list[Change] = []
+    for key in before.roots.keys() | after.roots.keys():
+        one, other = before.roots.get(key), after.roots.get(key)
+        if one is None or other is None:
+            found.append(Change((key,), "other", one, other))
+        else:
+            _compare((key,), one, other, found)
+    return found
+
+
+def _compare(path: tuple[Any, ...], one: Node, other: Node, found: list[Change]) -> None:
+    if one.kind == "number" and other.kind == "number":
+        if one.value != other.value or type(one.held) is not type(other.held):
+            found.append(Change(path, "number", one, other))
+        return
+    if one.kind != other.kind:
+        found.append(Change(path, "other", one, other))
+        return
+    if one.kind == "tensor":
+        if one.value != other.value:
+            same = one.value[1:] == other.value[1:] and len(one.value[0]) == len(other.value[0])
+            found.append(Change(path, "sizes" if same else "other", one, other))
+    elif one.kind == "atom":
+        if one.value != other.value:
+            text = isinstance(one.held, str) and isinstance(other.held, str)
+            found.append(Change(path, "text" if text else "other", one, other))
+        return
+    elif one.kind in ("object", "list") and one.value != other.value:
+        found.append(Change(path, "other", one, other))
+        return
+    elif one.kind in ("again", "skipped"):
+        return
+    missing = one.children.keys() - other.children.keys()
+    new = other.children.keys() - one.children.keys()
+    if one.kind == "list" and isinstance(other.held, list) and not missing and new:
+        found.append(Change(path, "growth", one, other))
+    elif missing or new:
+        found.append(Change(path, "other", one, other))
+    for key in one.children.keys() & other.children.keys():
+        _compare((*path, key), one.children[key], other.children[key], found)
+
+
+def put(
+    snapshot: Snapshot, frame: types.FrameType, places: Places, path: tuple[Any, ...], value: Any
+) -> bool:
+    """Puts a value at a path of the state; False where that cannot be done."""
+    root, *rest = path
+    if not rest:
+        return False
+    if len(rest) == 1 and root[0] == "local":
+        return _put_local(frame, places, root[1], rest[0], value)
+    holder: Any = snapshot.roots[root].held
+    for key in rest[:-1]:
+        holder = _child(holder, key)
+    last = rest[-1]
+    if isinstance(holder, tuple) and isinstance(last, int):
+        items = [*holder[:last], value, *holder[last + 1 :]]
+        kind: Any = type(holder)
+        made = kind(*items) if hasattr(holder, "_fields") else kind(items)
+        return put(snapshot, frame, places, path[:-1], made)
+    try:
+        if isinstance(last, tuple) and last[0] == "closure":
+            holder.__closure__[last[1]].cell_contents = value
+        elif isinstance(last, str) and last.startswith(".") and not isinstance(holder, dict):
+            object.__setattr__(holder, last[1:], value)  # also where the class is frozen
+        else:
+            holder[_unkey(last)] = value
+    except (TypeError, AttributeError):
+        return False
+    return True
+
+
+def _child(holder: Any, key: Any) -> Any:
+    if isinstance(key, tuple) and key[0] == "closure":
+        return holder.__closure__[key[1]].cell_contents
+    if isinstance(key, str) and key.startswith(".") and not isinstance(holder, dict):
+        return getattr(holder, key[1:])
+    return holder[_unkey(key)]
+
+
+def _put_local(frame: types.FrameType, places: Places, depth: int, name: str, value: Any) -> bool:
+    for at in own_frames(frame, places):
+        if depth == 0:
+            at.f_locals[name] = value
+            if sys.version_info < (3, 13):
+                _LOCALS_TO_FAST(ctypes.py_object(at), ctypes.c_int(0))
+            return True
+        depth -= 1
+    return False
+
+
+def own_frames(frame: types.FrameType | None, places: Places) -> Iterator[types.FrameType]:
+    """The program's frames from one upwards."""
+    while frame is not None:
+        if places.own(frame.f_code.co_filename) and frame.f_locals is not frame.f_globals:
+            yield frame
+        frame = frame.f_back
+
+
+def cell_filled(cell: Any) -> bool:
+    """Whether a closure's cell has a value yet."""
+    try:
+        _ = cell.cell_contents
+    except ValueError:
+        return False
+    return True
+
+
+def _slots(kind: type) -> Iterator[str]:
+    for base in kind.__mro__[:-1]:
+        if base.__module__.startswith(("torch", "builtins", "collections", "numpy")):
+            continue
+        slots = base.__dict__.get("__slots__", ())
+        yield from (slots,) if isinstance(slots, str) else slots
+
+
+def _key(key: Any) -> Any:
+    return (
+        key if isinstance(key, (str, int, float, bytes, bool, type(None))) else ("key", id(key), _Held(key))
+    )
+
+
+def _identity(value: Any) -> Any:
+    """A key for what cannot change: the same in every run of the program."""
+    if isinstance(value, (type, types.BuiltinFunctionType)):
+        return value.__module__, value.__qualname__
+    if isinstance(value, types.ModuleType):
+        return value.__name__
+    if isinstance(value, Series):
+        return value.name, str(value.length())
+    return (
+        repr(value)
+        if isinstance(value, (slice, range, torch.dtype, torch.device))
+        else type(value).__qualname__
+    )
+
+
+class _Held:
+    """Keeps a key that is no atom with its identity."""
+
+    def __init__(self, key: Any) -> None:
+        self.key = key
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Held) and other.key is self.key
+
+    def __hash__(self) -> int:
+        return id(self.key)
+
+
+def _unkey(key: Any) -> Any:
+    return key[2].key if isinstance(key, tuple) and key and key[0] == "key" else key
+
+
+def _expression(size: Any) -> sympy.Basic:
+    return size.node.expr if symbolic(size) else sympy.Integer(size)
+
+
+Setter = Callable[[Any], bool]

@@ -1,0 +1,150 @@
+"""Forks that come together are followed once, and none is lost: random programs with coins, held against all their tapes."""
+
+import contextlib
+import io
+import itertools
+import random
+
+import pytest
+
+from sparsam.shapes import program
+from sparsam.shapes.checker import Tensor, check_callable
+from sparsam.shapes.explore import Limits
+from sparsam.shapes.verdict import Verdict
+
+RANGES = {"A": (1, 4), "B": (1, 4)}
+HEAD = "import torch\n\n\ndef coin():\n    return torch.rand(()).item() < 0.5\n\n\n"
+
+
+class _Taped:
+    """Stands in for a random tensor: its value comes from a tape that is extended with zeros."""
+
+    def __init__(self, tape):
+        self.tape, self.used = tape, 0
+
+    def __call__(self, *size):
+        if self.used == len(self.tape):
+            self.tape.append(0)
+        value = self.tape[self.used]
+        self.used += 1
+        return type("Drawn", (), {"item": lambda _: 0.25 if value else 0.75})()
+
+
+def grown(seed: int) -> str:
+    """A random program `run(x, A, B)` whose branches change numbers, flags, lists and the tensor, and then use them."""
+    rng = random.Random(seed)
+    lines = ["n, m, flag, kept = 0, A, False, []", "box = {'k': 1}"]
+    for _ in range(rng.randint(3, 5)):
+        lines += rng.choice(STEPS)(rng)
+    lines += rng.choice(ENDS)(rng)
+    body = "\n".join(f"    {line}" for line in lines)
+    inner = "def turned(x):\n    if coin():\n        return x.flip(0)\n    return x\n\n\n"
+    return f"{HEAD}{inner}def run(x, A, B):\n{body}\n    return x\n"
+
+
+def _condition(rng: random.Random) -> str:
+    return rng.choice(
+        [
+            "coin()",
+            "coin()",
+            "coin()",
+            f"A > {rng.randint(1, 3)}",
+            "A == B",
+            f"n > {rng.randint(0, 2)}",
+            "flag",
+        ]
+    )
+
+
+def _change(rng: random.Random) -> str:
+    return rng.choice(
+        [
+            f"n += {rng.randint(1, 2)}", "m = B", "m = m + 1", "flag = not flag", "kept.append(n)", "x = x.flip(-1)",
+            "x = x * 2", "x = x[:, :1]", "box['k'] += 1", "x = torch.cat([x, x], 1)",
+        ]
+    )  # fmt: skip
+
+
+STEPS = (
+    lambda rng: [f"if {_condition(rng)}:", f"    {_change(rng)}"],
+    lambda rng: [f"if {_condition(rng)}:", f"    {_change(rng)}", "else:", f"    {_change(rng)}"],
+    lambda rng: [f"if {_condition(rng)}:", f"    if {_condition(rng)}:", f"        {_change(rng)}"],
+    lambda rng: ["x = turned(x)"],
+    lambda rng: [
+        f"for i in range({rng.choice(['A', '2', 'B'])}):",
+        f"    if {_condition(rng)}:",
+        f"        {_change(rng)}",
+    ],
+    lambda rng: [f"y = x.view(A, -1) if {_condition(rng)} else x", f"{_change(rng)}"],
+)
+ENDS = (
+    lambda rng: [f"x = torch.zeros({rng.randint(2, 5)})[n]"],
+    lambda rng: [f"x = torch.zeros(m).expand({rng.randint(1, 4)})"],
+    lambda rng: [f"x = x.view(A, {rng.choice([1, 2, 3, 6])})"],
+    lambda rng: [f"x = torch.zeros({rng.randint(1, 4)})[len(kept)]"],
+    lambda rng: [f"x = torch.zeros(box['k'], 2) @ torch.zeros({rng.randint(1, 3)}, 1)"],
+    lambda rng: ["if flag and n > 1:", "    x = torch.zeros(2, 3) @ torch.zeros(2, 3)"],
+    lambda rng: [f"if coin() and n == {rng.randint(0, 3)}:", "    x = torch.zeros(m)[A]"],
+)  # fmt: skip
+
+
+def fails(source: str) -> list[tuple[dict[str, int], list[int]]]:
+    """Sizes and tapes for which plain torch raises, the first few."""
+    import torch
+
+    space: dict = {}
+    exec(source, space)
+    found = []
+    for a, b in itertools.product(range(1, 5), range(1, 5)):
+        tapes = [[]]
+        while tapes and len(found) < 3:
+            tape = tapes.pop()
+            given = len(tape)
+            taped = _Taped(tape)
+            space["torch"] = type("Torch", (), {"rand": taped, "zeros": torch.zeros, "cat": torch.cat})
+            try:
+                space["run"](torch.zeros(a, 3), a, b)
+            except Exception:
+                found.append(({"A": a, "B": b}, list(taped.tape)))
+            # The tape as it was used: turn each zero that was drawn behind what was given.
+            tapes += [[*taped.tape[:i], 1] for i in range(given, taped.used)]
+            if taped.used > 24:
+                break
+    return found
+
+
+def held(seed: int, folder) -> tuple[Verdict, int]:
+    """Checks one program against all its tapes; gives the verdict and the number of runs."""
+    source = grown(seed)
+    name = f"forks_{seed}"
+    path = folder / f"{name}.py"
+    path.write_text(source)
+    module = program.load(name, str(path))
+    with contextlib.redirect_stdout(io.StringIO()):
+        report = check_callable(
+            module.run, {"x": Tensor(("A", 3)), "A": "A", "B": "B"}, RANGES,
+            own=lambda file: file == str(path), limits=Limits(paths=300, seconds=60),
+        )  # fmt: skip
+    found = fails(source)
+    if report.verdict is Verdict.PROVED:
+        assert not found, f"{source}\nproved, and fails for {found}"
+    if report.verdict is Verdict.ERROR:
+        assert found, f"{source}\n{report.findings}"
+    if not report.unknowns and found:
+        assert report.verdict is Verdict.ERROR
+    return report.verdict, len(report.paths)
+
+
+@pytest.mark.parametrize("block", range(3))
+def test_no_fork_is_lost(block, tmp_path):
+    """Eight programs at a time."""
+    for seed in range(8 * block, 8 * block + 8):
+        held(seed, tmp_path)
+
+
+@pytest.mark.slow
+def test_no_fork_of_many_is_lost(tmp_path):
+    """A hundred and fifty more, most of them decided."""
+    verdicts = [held(seed, tmp_path)[0] for seed in range(100, 250)]
+    assert {Verdict.PROVED, Verdict.ERROR} <= set(verdicts)
+    assert sum(v is Verdict.UNKNOWN for v in verdicts) < 30

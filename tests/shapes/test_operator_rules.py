@@ -1,0 +1,164 @@
+"""Hand-written rules against plain torch: the same sizes and dtype, or the same exception, for sampled sizes."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sparsam.shapes import operators
+from sparsam.shapes.checker import prepare, substituted
+from sparsam.shapes.environment import Unknown
+from sparsam.shapes.places import Places
+from sparsam.shapes.run import Run, execute
+
+PLACES = Places(lambda file: file == __file__)
+
+
+def sized(*shapes: str, low: int = 0, high: int = 6) -> Callable[[random.Random], list[Any]]:
+    """Shapes of tensors: of each letter a random size, of each digit itself."""
+
+    def make(rng: random.Random) -> list[Any]:
+        sizes: dict[str, int] = {}
+        return [
+            [int(c) if c.isdigit() else sizes.setdefault(c, rng.randint(low, high)) for c in shape]
+            for shape in shapes
+        ]
+
+    return make
+
+
+def bent(
+    shapes: Callable[[random.Random], list[Any]], chance: float = 0.15
+) -> Callable[[random.Random], list[Any]]:
+    """The same with some sizes changed, so that some calls are wrong."""
+
+    def make(rng: random.Random) -> list[Any]:
+        return [[n if rng.random() > chance else rng.randint(0, 5) for n in shape] for shape in shapes(rng)]
+
+    return make
+
+
+def amounts(rng: random.Random, count: int, low: int = -3, high: int = 3) -> list[int]:
+    """Random whole numbers."""
+    return [rng.randint(low, high) for _ in range(count)]
+
+
+def window(rng: random.Random) -> dict[str, Any]:
+    """Settings of a short Fourier transform."""
+    points = rng.choice([4, 6, 8])
+    return {
+        "n_fft": points, "hop_length": rng.choice([None, 1, 3]), "center": rng.random() < 0.5,
+        "pad_mode": rng.choice(["reflect", "constant"]), "onesided": rng.random() < 0.7, "return_complex": rng.random() < 0.7,
+    }  # fmt: skip
+
+
+# Name: shapes, and a maker of the call from a source of chance.
+CASES: dict[str, tuple[Callable[[random.Random], list[Any]], Callable[[random.Random], Callable[..., Any]]]] = {
+    "pad": (sized("abc"), lambda r: (lambda p: lambda x: F.pad(x, p))(amounts(r, r.choice([2, 4, 6])))),
+    "pad too much": (sized("ab"), lambda r: (lambda p: lambda x: F.pad(x, p))(amounts(r, r.choice([1, 4, 6])))),
+    "nearest": (sized("abc"), lambda r: (lambda f: lambda x: F.interpolate(x, scale_factor=f))(r.choice([2, 0.5, 1.7, 0.3]))),
+    "bilinear": (sized("abcd"), lambda r: (lambda n: lambda x: F.interpolate(x, n, mode="bilinear"))((r.randint(0, 5), 3))),
+    "trilinear": (
+        sized("abcde", high=4),
+        lambda r: (lambda f: lambda x: F.interpolate(x, scale_factor=f, mode="trilinear"))(r.choice([2, 0.5, 1.5])),
+    ),
+    "bicubic": (sized("abcd"), lambda r: lambda x: F.interpolate(x, scale_factor=2.0, mode="bicubic", align_corners=True)),
+    "wrong mode": (sized("abc"), lambda r: lambda x: F.interpolate(x, scale_factor=2, mode=r.choice(["bilinear", "what"]))),
+    "baddbmm": (bent(sized("bnp", "bnm", "bmp")), lambda r: torch.baddbmm),
+    "baddbmm, broadcast": (bent(sized("1p", "bnm", "bmp")), lambda r: torch.baddbmm),
+    "addbmm": (bent(sized("np", "bnm", "bmp")), lambda r: torch.addbmm),
+    "addcmul": (bent(sized("bn", "bn", "1n")), lambda r: lambda x, y, z: torch.addcmul(x, y, z, value=0.5)),
+    "addcdiv": (bent(sized("bn", "n", "bn")), lambda r: torch.addcdiv),
+    "bilinear form": (bent(sized("bm", "bn", "omn", "o")), lambda r: F.bilinear),
+    "diag": (sized("ab"), lambda r: (lambda k: lambda x: torch.diag(x, k))(r.randint(-3, 3))),
+    "diagonal_copy": (sized("abc"), lambda r: lambda x: torch.diagonal_copy(x, 1, 0, 2)),
+    "permute_copy": (sized("abc"), lambda r: lambda x: torch.permute_copy(x, (2, 0, 1))),
+    "split": (sized("ab"), lambda r: (lambda n: lambda x: torch.split(x, n))(amounts(r, 2, 0, 3))),
+    "stft": (sized("bt", high=24), lambda r: (lambda s: lambda x: torch.stft(x, **s))(window(r))),
+    "stft of one": (sized("t", high=24), lambda r: (lambda s: lambda x: torch.stft(x, **s))(window(r))),
+    "equal": (bent(sized("ab", "ab")), lambda r: lambda x, y: [x, y][x.shape == y.shape and not torch.equal(x, y)]),
+    "ctc": (
+        bent(sized("tb7", "bs", "b", "b", low=1)),
+        lambda r: lambda p, t, i, j: F.ctc_loss(p, t.long() + 1, (i * 0 + p.shape[0]).long(), (j * 0 + t.shape[-1]).long()),
+    ),
+    "view": (sized("abc", low=1), lambda r: (lambda n: lambda x: x.transpose(0, 1).view(n, -1))(r.randint(1, 4))),
+    "embedding": (sized("vd", "i"), lambda r: lambda w, i: F.embedding(i.long(), w)),
+    "index_select": (sized("abc", "i"), lambda r: (lambda d: lambda x, i: x.index_select(d, i.long()))(r.randint(0, 2))),
+    "empty kernel": (bent(sized("1ct", "ock", low=1)), lambda r: lambda x, w: F.conv1d(x, w, padding=2)),
+    "chunk cat": (sized("ab", "ab"), lambda r: lambda x, y: torch._chunk_cat([x, y], 0, 2)),
+}  # fmt: skip
+
+
+def seen(value: Any) -> Any:
+    """Sizes and dtypes of a result, with plain numbers."""
+    if isinstance(value, torch.Tensor):
+        sizes = tuple(s.node.hint if isinstance(s, torch.SymInt) else s for s in value.shape)
+        return tuple(int(s) for s in sizes), value.dtype
+    return tuple(seen(part) for part in value)
+
+
+def by_torch(call: Callable[..., Any], shapes: list[Any]) -> Any:
+    """What plain torch makes of it."""
+    try:
+        return seen(call(*[torch.zeros(shape) for shape in shapes]))
+    except Exception as error:
+        return type(error).__name__
+
+
+def by_rule(call: Callable[..., Any], shapes: list[Any]) -> Any:
+    """What the checker makes of it, every size a symbol."""
+    found: list[Any] = []
+    hints = {f"n{i}{j}": size for i, shape in enumerate(shapes) for j, size in enumerate(shape)}
+
+    def entry(run: Run) -> None:
+        tensors = [
+            torch.empty([run.shapes.declare(Unknown(f"n{i}{j}")) for j in range(len(shape))])
+            for i, shape in enumerate(shapes)
+        ]
+        found.append(seen(call(*tensors)))
+
+    outcome = execute(entry, hints, PLACES, operators.rules())
+    assert not any(unknown.code == "crash" for unknown in outcome.unknowns), outcome.notes
+    if outcome.ending == "end":
+        return found[0]
+    return outcome.failure.error if outcome.ending in ("error", "raise") else outcome.unknowns
+
+
+def agrees(name: str, count: int, seed: int) -> tuple[int, int]:
+    """Compares so many samples; says how many torch takes and refuses."""
+    shapes, make = CASES[name]
+    rng = random.Random(f"{name} {seed}")
+    taken = 0
+    with substituted():
+        for _ in range(count):
+            given = shapes(rng)
+            state = rng.getstate()
+            call = make(rng)
+            expected = by_torch(call, given)
+            rng.setstate(state)
+            assert by_rule(make(rng), given) == expected, (name, given, expected)
+            taken += not isinstance(expected, str)
+    return taken, count - taken
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ready():
+    """Imports of the first run are no part of a test."""
+    prepare()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_rule_agrees_with_torch(name):
+    """For twelve samples of each."""
+    agrees(name, 12, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_rule_agrees_with_torch_for_many_sizes(name):
+    """For two hundred samples of each, of which some must be taken."""
+    taken, _ = agrees(name, 200, 1)
+    assert taken or name in ("wrong mode",)
