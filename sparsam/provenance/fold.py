@@ -162,6 +162,8 @@ class Fold(Placing):
         inode = inode_of(facts.get("inode"))
         size, changed = whole(facts.get("size")), whole(facts.get("changed"))
         fresh = bool(facts.get("created"))
+        if facts.get("inherited") and "w" in mode:
+            size = changed = None  # it was looked at late: what the program itself wrote may be in it already
         place = self._place(path)
         file = self._file(place, inode, size, changed, fresh)
         session = Session(state.number("session"), program.key, handle, scope, file.key, file.current)

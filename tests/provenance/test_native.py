@@ -107,6 +107,14 @@ def test_programs_share_files_and_pipes_alone(place: Path) -> None:
     assert sources(found, "y") == ["a"] and sources(found, "x") == ["b"]
 
 
+def test_what_a_shell_opened_for_a_program_is_the_program_s(place: Path) -> None:
+    """A generation of each; nobody unseen is blamed for what the program wrote before its handle was told of."""
+    found = shell("sort a | uniq > out").found
+    made = [x for x in found.entities.values() if Path(x.path).name == "out"]
+    assert [(x.generation, x.size) for x in made] == [(1, 0), (2, 6)]
+    assert not any(x.outside for x in found.entities.values())
+
+
 def test_a_pipe_to_python_and_back(place: Path) -> None:
     """What a program says to its parent is in what the parent writes; what it is told is in what it writes."""
     code = (
