@@ -5,6 +5,8 @@ import textwrap
 import pytest
 from checking import checked, line_of, told
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("torch")
 
 RIGHT = {

@@ -3,6 +3,8 @@
 import pytest
 from checking import checked, line_of, told
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("torch")
 
 HEAD = "import torch\nfrom torch.utils.data import DataLoader\nfrom torchvision import datasets, models, transforms, utils\n"

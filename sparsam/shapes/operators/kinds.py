@@ -107,7 +107,7 @@ _PRODUCTS = (
     torch.Tensor.baddbmm,
 )  # fmt: skip
 _LAYERS = (
-    F.layer_norm, F.group_norm, F.batch_norm, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d,
+    F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d,
 )  # fmt: skip
 _CELLS = (torch.lstm_cell, torch.gru_cell, torch.rnn_tanh_cell, torch.rnn_relu_cell)
 _REAL = (
