@@ -22,17 +22,7 @@ def nearest(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     return picture.new_empty([*picture.shape[:2], *size])
 
 
-def fractional(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Where the windows lie may be told in another precision than the picture's."""
-    picture, samples = args[0], args[-1]
-    if len(args) != 4 or samples.dtype == picture.dtype or not samples.is_floating_point():
-        return NotImplemented
-    return func(*args[:-1], samples.to(picture.dtype), **kwargs)
-
-
 RULES = {
-    torch.ops.aten.fractional_max_pool2d.default: fractional,
-    torch.ops.aten.fractional_max_pool3d.default: fractional,
     torch.ops.aten.nll_loss_forward.default: nll_loss,
     torch.ops.aten.nll_loss2d_forward.default: nll_loss,
     torch.ops.aten.upsample_nearest1d.default: nearest,
