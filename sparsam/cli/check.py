@@ -46,6 +46,7 @@ def _check(
     form: Annotated[
         Literal["text", "json", "sarif"], typer.Option("--format", help="Of the report, on standard output.")
     ] = "text",
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     allow_unknown: Annotated[
         bool,
         typer.Option(
@@ -73,6 +74,8 @@ def _check(
 ) -> int:
     from sparsam.shapes import show
 
+    if as_json:
+        form = "json"
     if explain is not None:
         print(show.explain(explain))
         return 0

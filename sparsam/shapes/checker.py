@@ -165,8 +165,8 @@ def prepare() -> None:
 @contextmanager
 def substituted() -> Iterator[None]:
     """Stand-ins take the place of what touches the outside within."""
-    hooks.patch_symbols()
     with ExitStack() as stack:
+        stack.enter_context(hooks.patched_symbols())
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         stack.enter_context(standins.installed())

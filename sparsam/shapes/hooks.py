@@ -3,6 +3,7 @@
 import builtins
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -378,8 +379,28 @@ def input_(*args: Any) -> str:
     return ""
 
 
-def patch_symbols() -> None:
-    """Gives the framework's symbols what numbers have and they lack: formats, and the functions of `math`."""
+@contextmanager
+def patched_symbols() -> Iterator[None]:
+    """Within, the framework's symbols have what numbers have and they lack: formats, and the functions of `math`."""
+    kinds = (torch.SymInt, torch.SymFloat, torch.SymBool)
+    functions = {name: value for name, value in vars(math).items() if callable(value)}
+    methods = [(kind, name, vars(kind).get(name)) for kind in kinds for name in ("__format__", *DIVISIONS)]
+    _patch_symbols()
+    try:
+        yield
+    finally:
+        vars(math).update(functions)
+        for kind, name, method in methods:
+            if method is not None:
+                setattr(kind, name, method)
+            elif name in vars(kind):
+                delattr(kind, name)
+
+
+DIVISIONS = ("__floordiv__", "__mod__", "__truediv__", "__rfloordiv__", "__rmod__", "__rtruediv__")
+
+
+def _patch_symbols() -> None:
 
     def formatted(self: Any, form: str) -> str:
         return format(_printable(self), form)
@@ -387,7 +408,7 @@ def patch_symbols() -> None:
     for kind in (torch.SymInt, torch.SymFloat, torch.SymBool):
         kind.__format__ = formatted  # type: ignore[method-assign]
     for kind in (torch.SymInt, torch.SymFloat):
-        for name in ("__floordiv__", "__mod__", "__truediv__", "__rfloordiv__", "__rmod__", "__rtruediv__"):
+        for name in DIVISIONS:
             plain = getattr(kind, name, None)
             if plain is not None and not hasattr(plain, "__wrapped__"):
                 setattr(kind, name, _divided(plain, backwards=name.startswith("__r")))

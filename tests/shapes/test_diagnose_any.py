@@ -1,6 +1,7 @@
 """Whatever the framework says, a diagnosis is given, and is not absurd: mutated failures, and torch's own error inputs."""
 
 import dataclasses
+import os
 import random
 import re
 from pathlib import Path
@@ -11,6 +12,10 @@ import recording  # tests/shapes/recording.py
 
 from sparsam.shapes.diagnose import RULES, explain_failure
 from sparsam.shapes.verdict import Failure, Operand, Place
+
+LONG = pytest.mark.skipif(
+    os.environ.get("SPARSAM_LONG") != "1", reason="takes minutes; SPARSAM_LONG=1 asks for it"
+)
 
 pytestmark = pytest.mark.slow  # runs all pages of tests/shapes/expect, and the error inputs of all operators
 

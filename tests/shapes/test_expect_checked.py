@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,10 @@ import markdown  # tests/shapes/markdown.py
 import pytest
 
 from sparsam.shapes.check import check
+
+LONG = pytest.mark.skipif(
+    os.environ.get("SPARSAM_LONG") != "1", reason="takes minutes; SPARSAM_LONG=1 asks for it"
+)
 
 pytestmark = pytest.mark.slow  # some 270 programs
 

@@ -1,5 +1,6 @@
 """Hand-written rules against plain torch: the same sizes and dtype, or the same exception, for sampled sizes."""
 
+import os
 import random
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,10 @@ from sparsam.shapes.checker import prepare, substituted
 from sparsam.shapes.environment import Unknown
 from sparsam.shapes.places import Places
 from sparsam.shapes.run import Run, execute
+
+LONG = pytest.mark.skipif(
+    os.environ.get("SPARSAM_LONG") != "1", reason="takes minutes; SPARSAM_LONG=1 asks for it"
+)
 
 PLACES = Places(lambda file: file == __file__)
 
@@ -156,6 +161,7 @@ def test_rule_agrees_with_torch(name):
     agrees(name, 12, 0)
 
 
+@LONG
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_rule_agrees_with_torch_for_many_sizes(name):

@@ -1,6 +1,7 @@
 """The programs that the checker is tried on really behave as their table says: plain torch runs them on tiny sizes."""
 
 import collections
+import os
 import random
 import shutil
 
@@ -9,6 +10,10 @@ from programs.catalogue import KINDS, PAPER, PROGRAMS
 from programs.conditions import DEFAULTS, DRAWN, FAILS_IF
 from programs.faults import FAULTS
 from programs.running import LENGTHS, run
+
+LONG = pytest.mark.skipif(
+    os.environ.get("SPARSAM_LONG") != "1", reason="takes minutes; SPARSAM_LONG=1 asks for it"
+)
 
 pytestmark = [
     pytest.mark.filterwarnings(

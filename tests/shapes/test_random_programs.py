@@ -56,7 +56,7 @@ def test_verdicts_of_random_programs_hold(block, tmp_path):
 
 @pytest.mark.slow
 def test_verdicts_of_more_random_programs_hold(tmp_path):
-    """A hundred more; most of them are decided."""
-    verdicts = [verdict_holds(seed, tmp_path) for seed in range(1000, 1100)]
-    assert sum(v is Verdict.UNKNOWN for v in verdicts) < 20
+    """Forty more; most of them are decided."""
+    verdicts = [verdict_holds(seed, tmp_path) for seed in range(1000, 1040)]
+    assert sum(v is Verdict.UNKNOWN for v in verdicts) < 8
     assert {Verdict.PROVED, Verdict.ERROR} <= set(verdicts)

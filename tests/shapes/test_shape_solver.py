@@ -1,6 +1,7 @@
 """The solver of conditions over sizes: never a wrong answer, nice models, the same answer again, in time."""
 
 import itertools
+import os
 import random
 import subprocess
 import sys
@@ -17,6 +18,10 @@ from torch.utils._sympy.reference import PythonReferenceAnalysis
 from sparsam.errors import Refused
 from sparsam.shapes import evaluate
 from sparsam.shapes.solver import Domain, Solver, needed, text
+
+LONG = pytest.mark.skipif(
+    os.environ.get("SPARSAM_LONG") != "1", reason="takes minutes; SPARSAM_LONG=1 asks for it"
+)
 
 A, B, C, D = sympy.symbols("a b c d", integer=True)
 SIZES = {n: Domain(1, None) for n in "abcd"}

@@ -1,5 +1,6 @@
 """What eager torch refuses is refused without data too, and what it takes is taken: torch's samples with one thing wrong."""
 
+import os
 import random
 import re
 
@@ -15,6 +16,10 @@ from sparsam.shapes.checker import substituted
 from sparsam.shapes.places import Places
 from sparsam.shapes.run import Outcome, execute
 from sparsam.shapes.verdict import Verdict
+
+LONG = pytest.mark.skipif(
+    os.environ.get("SPARSAM_LONG") != "1", reason="takes minutes; SPARSAM_LONG=1 asks for it"
+)
 
 PLACES = Places(lambda file: file == dtype_probe.__file__)
 BY_VALUE = re.compile(
@@ -94,6 +99,7 @@ def test_both_refuse_or_neither(name):
     assert not any(said), "\n".join(filter(None, said))
 
 
+@LONG
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(3))
 def test_both_refuse_or_neither_of_all_operators(part):

@@ -1,5 +1,6 @@
 """Results that need no question, and results that are recalled, against those of the framework."""
 
+import os
 import random
 
 import pytest
@@ -11,6 +12,10 @@ from sparsam.shapes.environment import Unknown
 from sparsam.shapes.merging import Memory
 from sparsam.shapes.places import Places
 from sparsam.shapes.run import execute
+
+LONG = pytest.mark.skipif(
+    os.environ.get("SPARSAM_LONG") != "1", reason="takes minutes; SPARSAM_LONG=1 asks for it"
+)
 
 aten = torch.ops.aten
 DTYPES = (torch.float32, torch.float64, torch.int64, torch.bool)
@@ -115,6 +120,7 @@ def test_results_without_a_question_are_those_of_the_framework():
     assert _compared(1, 200) > 40
 
 
+@LONG
 @pytest.mark.slow
 def test_thousands_of_results_without_a_question_are_those_of_the_framework():
     """As above."""
