@@ -3,14 +3,13 @@
 import dataclasses
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 import sympy
 import torch
-from sympy.logic.boolalg import Boolean
 from torch._dynamo.source import ConstantSource
 from torch.fx.experimental.sym_node import SymNode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv, ValueRangesSLoc
@@ -47,25 +46,6 @@ class Literal:
     place: Place | None = None
     specialised: bool = False
     cause: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Question:
-    """What the framework asked about sizes, and what was answered.
-
-    Args:
-        expression: Of the symbols.
-        how: Further arguments.
-        answer: Of this run.
-        static: Whether it was asked for what is known of itself, without a decision.
-        repeatable: Whether it may be asked again elsewhere and mean the same.
-    """
-
-    expression: Any
-    how: tuple[Any, ...]
-    answer: Any
-    static: bool = False
-    repeatable: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,25 +99,11 @@ class Shapes(ShapeEnv):
         self._place = place
         self._inside = inside
         self._seen: set[sympy.Basic] = set()
-        self.listening = 0  # calls in progress that want to know what is asked
-        self.questions: list[Question] = []
-        self._deciding = 0
-        self._agreed: set[Any] = set()
-        self._numbers: dict[Any, Any] = {}
         decide = self._maybe_evaluate_static
 
         def noted(expression: Any, *args: Any, **kwargs: Any) -> Any:
             self._note(expression)
-            answer = decide(expression, *args, **kwargs)
-            if (
-                self.listening
-                and not self._deciding
-                and answer is not None
-                and not kwargs.get("compute_hint")
-            ):
-                how = (args, tuple(kwargs.items()))
-                self.questions.append(Question(expression, how, answer, static=True))
-            return answer
+            return decide(expression, *args, **kwargs)
 
         noted.cache_clear = decide.cache_clear  # type: ignore[attr-defined]
         self._maybe_evaluate_static = noted  # type: ignore[assignment]
@@ -291,60 +257,7 @@ class Shapes(ShapeEnv):
     def evaluate_expr(self, orig_expr: Any, *args: Any, **kwargs: Any) -> Any:
         """What torch asks about sizes."""
         self._note(orig_expr)
-        if not self.listening or self._deciding:
-            return super().evaluate_expr(orig_expr, *args, **kwargs)
-        self._deciding += 1
-        before = len(self.literals)
-        try:
-            answer = super().evaluate_expr(orig_expr, *args, **kwargs)
-        finally:
-            self._deciding -= 1
-        repeatable = (
-            not any(literal.specialised or literal.cause for literal in self.literals[before:])
-            and not self.quiet
-            and not self._suppress_guards_tls()
-            and (isinstance(orig_expr, (Boolean, bool)) or not orig_expr.free_symbols)
-        )
-        # The hint comes first: it is that of this run.
-        how = (args[1:], tuple((key, value) for key, value in kwargs.items() if key != "hint"))
-        self.questions.append(Question(orig_expr, how, answer, repeatable=repeatable))
-        return answer
-
-    def agrees(self, call: Any, questions: Sequence[Question], names: Iterable[str]) -> bool:
-        """Whether questions have the same answers in this run; they are on record afterwards.
-
-        Args:
-            call: That asked them: what has agreed once in a run does so in the whole of it.
-            questions: In the order in which they were asked.
-            names: Of symbols that they are about.
-        """
-        if call not in self._agreed:
-            for question in questions:
-                rest, named = question.how
-                if question.static:
-                    now = self._maybe_evaluate_static(question.expression, *rest, **dict(named))
-                else:
-                    now = self.evaluate_expr(question.expression, None, *rest, **dict(named))
-                if now is None or bool(now != question.answer):
-                    return False
-            self._agreed.add(call)
-        elif self.listening:
-            self.questions += questions
-        position = len(self.literals)
-        for name in names:
-            self.asked[name] = position
-        return True
-
-    def number(self, expression: Any) -> Any:
-        """The number that an expression of symbols stands for: a plain one where it is one."""
-        if isinstance(expression, int):
-            return expression
-        made = self._numbers.get(expression)
-        if made is None:
-            plain = expression.is_Integer
-            made = int(expression) if plain else self._node(expression, int(self._hint(expression)), True)
-            self._numbers[expression] = made
-        return made
+        return super().evaluate_expr(orig_expr, *args, **kwargs)
 
     def _note(self, expression: Any) -> None:
         if not self.quiet:

@@ -22,7 +22,6 @@ import sympy
 import torch
 
 from sparsam.shapes.environment import Literal, printed
-from sparsam.shapes.recall import Calls
 from sparsam.shapes.run import Run, Stop, current
 from sparsam.shapes.state import Node, Snapshot, TooLarge
 
@@ -74,7 +73,6 @@ class Memory:
         self.uneven: set[Any] = set()
         self.visits: dict[Any, list[Visit]] = {}
         self._of: dict[int, list[Visit]] = {}
-        self.calls = Calls()
 
     def begin_anew(self) -> None:
         """Forgets where runs came together, for they do not count any more."""

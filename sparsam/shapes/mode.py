@@ -13,8 +13,6 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from sparsam.shapes import eager, strictness
 from sparsam.shapes.environment import Shapes
-from sparsam.shapes.recall import Calls
-from sparsam.shapes.structure import forms
 
 Rule = Callable[..., Any]
 DEVICE = torch.ops.prim.device.default
@@ -28,14 +26,11 @@ class Mode(FakeTensorMode):
         run: The run, for the rules.
         shapes: The environment of its symbols.
         unmodelled: Whether an exception says that torch has no symbolic rule, rather than that sizes are wrong.
-        calls: Operators that were run before.
     """
 
-    def __init__(
-        self, run: Any, shapes: Shapes, unmodelled: Callable[[Exception], bool], calls: Calls | None = None
-    ) -> None:
+    def __init__(self, run: Any, shapes: Shapes, unmodelled: Callable[[Exception], bool]) -> None:
         super().__init__(shape_env=shapes, allow_non_fake_inputs=True)
-        self.shapes, self.calls = shapes, calls
+        self.shapes = shapes
         self.run = run
         self.unmodelled = unmodelled
         self.rules: Mapping[Any, Rule] = {}  # by operator; called with (run, operator, args, kwargs)
@@ -71,7 +66,7 @@ class Mode(FakeTensorMode):
             if answer is not NotImplemented:
                 return answer
         try:
-            return self._recalled(func, types, args, kwargs)
+            return super().dispatch(func, types, args, kwargs)
         except ValueError as error:
             if func is torch.ops.aten.view.default:
                 raise RuntimeError(str(error)) from None  # as it is with data
@@ -89,33 +84,6 @@ class Mode(FakeTensorMode):
                 raise reason from None
             raise
         return tree_map(lambda value: back.get(id(value), value), answer)
-
-    def _recalled(self, func: Any, types: Sequence[type], args: Any, kwargs: Any) -> object:
-        """The result of an operator: as before, where it was run with such arguments."""
-        shapes, calls = self.shapes, self.calls
-        if calls is None or shapes.quiet:
-            return super().dispatch(func, types, args, kwargs)
-        kind = calls.kind(func)
-        key = calls.key(func, args, kwargs, self) if kind else None
-        if key is None:
-            return super().dispatch(func, types, args, kwargs)
-        known = calls.recalled(key, shapes)
-        if known is not None:
-            return calls.result(known, kind, args, self, shapes)
-        plain = forms(func, args, kwargs) if kind in ("new", "view") else None
-        if plain is not None:
-            return calls.result(calls.keep_forms(key, plain), kind, args, self, shapes)
-        first, values = len(shapes.questions), shapes.values
-        shapes.listening += 1
-        try:
-            answer = super().dispatch(func, types, args, kwargs)
-            if values == shapes.values:
-                calls.keep(key, kind, answer, shapes.questions[first:], shapes)
-            return answer
-        finally:
-            shapes.listening -= 1
-            if not shapes.listening:
-                shapes.questions.clear()
 
 
 def _makes_view(func: Any) -> bool:

@@ -97,7 +97,7 @@ class Run:
         self.plain = plain
         self.shapes = Shapes(hints, places.innermost, plain=plain, inside=self._inside)
         self.memory = memory if memory is not None else merging_memory()
-        self.mode = Mode(self, self.shapes, no_rule, self.memory.calls)
+        self.mode = Mode(self, self.shapes, no_rule)
         self.unknowns: dict[tuple[str, Place | None], Unknown] = {}
         self.operations = 0
         self.limit = operations
