@@ -2,8 +2,8 @@
 
     sparsam check examples/prove_encoder.py:encode --arg "x=B×N×48" --arg layers=0..48
 
-Each layer draws how many heads and filters are left of it, and which tokens go on is up to the data; the check covers
-all of these choices, none and one among them.
+Each layer draws how many heads and filters are left of it, and which tokens go on is up to the data; the check is
+about all of these choices, none and one among them.
 """
 
 import random
