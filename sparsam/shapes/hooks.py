@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from sparsam.shapes import series as seriess
-from sparsam.shapes.loops import alike, loop, while_begin, while_round
+from sparsam.shapes.loops import alike, blended, loop, while_begin, while_round
 from sparsam.shapes.merging import fork, join
 from sparsam.shapes.rewrite import BEGIN, CALL, EACH, FORK, ITEM, JOIN, LOOP, MADE, PERCENT, ROUND, SLICE
 from sparsam.shapes.run import Stop, current
@@ -60,19 +60,19 @@ def _alike(function: Callable[[Any], Any], segment: Segment) -> list[Any]:
     count = segment.count
     if isinstance(count, int):
         return [function(segment.item(index)) for index in range(count)]
-    found: list[Any] = []
-    for index in range(2):
-        if not index < count:
-            return found
-        found.append(function(segment.item(index)))
+    if not count > 0:
+        return []
+    first = function(segment.item(0))
+    if not count > 1:
+        return [first]
     run = current()
     if run is None or not count > 2:
-        return found
-    index = run.shapes.index("a round of the comprehension", count, 2)
-    other = function(segment.item(index))
-    if not alike(other, found[-1]):
+        return [first, function(segment.item(count - 1))]
+    other = function(segment.item(run.shapes.index("a round of the comprehension", count - 1, 1)))
+    last = function(segment.item(count - 1))
+    if not alike(other, last):
         run.unknown("loop", "the items of a comprehension are not alike")
-    return [found[0], Repeated(other, count - 2), found[1]]
+    return [first, Repeated(other, count - 2), last]
 
 
 def item(values: Any, index: Any) -> Any:
@@ -115,24 +115,20 @@ def any_of(values: Any, index: Any) -> Any:
     run = current()
     if run is None:
         return values[index]
-    numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
-    if len(numbers) == len(values):
-        low, high = min(numbers), max(numbers)
-        whole = all(isinstance(value, int) for value in numbers)
-        return low if low == high else run.shapes.value("a number of a list", low, high, integer=whole)
-    kinds: list[Any] = []
+    kinds: list[list[Any]] = []
     for value in values:
-        if not any(alike(value, kind) for kind in kinds):
-            kinds.append(value)
-            if len(kinds) > KINDS:
-                raise Stop(Unknown("value", f"a list has more than {KINDS} kinds of items", run._here()))
-    if len(kinds) == 1:
-        return kinds[0]
-    which = run.shapes.value("which kind of item of a list", 0, len(kinds) - 1)
-    for number, kind in enumerate(kinds[:-1]):
-        if which == number:
-            return kind
-    return kinds[-1]
+        kind = next((kind for kind in kinds if alike(value, kind[0])), None)
+        if kind is not None:
+            kind.append(value)
+            continue
+        kinds.append([value])
+        if len(kinds) > KINDS:
+            raise Stop(Unknown("value", f"a list has more than {KINDS} kinds of items", run._here()))
+    chosen = kinds[-1]
+    if len(kinds) > 1:
+        which = run.shapes.value("which kind of item of a list", 0, len(kinds) - 1)
+        chosen = next((kind for number, kind in enumerate(kinds[:-1]) if which == number), chosen)
+    return blended(chosen, run, "a number of a list", between=True)
 
 
 def percent(left: Any, right: Any) -> Any:

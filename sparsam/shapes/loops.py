@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import sympy
@@ -306,7 +306,14 @@ class Rounds:
                 raise self._again(step.path, f"{_name(step.path)} does not grow evenly")
             return self._tensor(step.base, sizes)
         items = step.base
-        return [*items[:-1], Repeated(items[-1], done), items[-1]]
+        return [*items[:-1], Repeated(self._item(step), done), self._item(step)]
+
+    def _item(self, step: Step) -> Any:
+        """What a round appends: numbers that are not the same in each may be any."""
+        last = step.base[-2:]
+        if not self._uneven(step.path) and alike(*last, exactly=True):
+            return last[-1]
+        return blended(last, self.run, f"a number in {_name(step.path)}", between=False)
 
     def _anything(self, step: Step) -> torch.Tensor:
         """A tensor whose changing sizes may be anything: more than there can be, so what fails for it may be no error."""
@@ -367,7 +374,9 @@ class Rounds:
             return bool(deltas == step.delta)
         if change.path != step.path:
             return True
-        return _items(after) == _items(before) + 1 and alike(after.held[-1], step.base[-1])
+        new, last = after.held[-1], step.base[-2:]
+        same = self._uneven(step.path) or not alike(*last, exactly=True) or alike(new, last[-1], exactly=True)
+        return _items(after) == _items(before) + 1 and alike(new, last[-1]) and same
 
 
 def _only_new_names(change: Change) -> bool:
@@ -408,25 +417,58 @@ def _whole(value: Any) -> bool:
     return isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool)
 
 
-def alike(one: Any, other: Any) -> bool:
-    """Whether two items of a list look alike: tensors by sizes, dtype and device; numbers by kind."""
+def alike(one: Any, other: Any, *, exactly: bool = False) -> bool:
+    """Whether two items of a list look alike: tensors by sizes, dtype and device; numbers by kind, or `exactly`."""
     with torch._C.DisableTorchFunction():
-        return _alike(one, other)
+        return _alike(one, other, exactly)
 
 
-def _alike(one: Any, other: Any) -> bool:
+def blended(items: Sequence[Any], run: Run, meaning: str, *, between: bool) -> Any:
+    """An item that stands for all of several that are alike: a number that differs is one that only data know.
+
+    Args:
+        items: Alike.
+        run: In progress.
+        meaning: Of such a number.
+        between: Whether they are all that there are, so that a number lies within theirs.
+    """
+    first = items[0]
+    if isinstance(first, (bool, torch.SymBool)):
+        same = all(alike(first, item, exactly=True) for item in items[1:])
+        return first if same else run.shapes.truth(meaning)
+    if isinstance(first, (int, float)) or symbolic(first):
+        if all(alike(first, item, exactly=True) for item in items[1:]):
+            return first
+        plain = between and not any(map(symbolic, items))
+        low, high = (min(items), max(items)) if plain else (None, None)
+        return run.shapes.value(meaning, low, high, integer=all(map(_whole, items)))
+    if isinstance(first, (list, tuple)):
+        parts = [blended(group, run, meaning, between=between) for group in zip(*items, strict=True)]
+        return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)
+    if isinstance(first, dict):
+        return {key: blended([item[key] for item in items], run, meaning, between=between) for key in first}
+    return first
+
+
+def _alike(one: Any, other: Any, exactly: bool) -> bool:
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         same = (one.dtype, one.device, one.dim()) == (other.dtype, other.device, other.dim())
         return same and all(_same(a, b) for a, b in zip(one.shape, other.shape, strict=True))
     if type(one).__module__ == "torch._numpy._ndarray" and type(one) is type(other):
-        return _alike(one.tensor, other.tensor)
+        return _alike(one.tensor, other.tensor, exactly)
     if isinstance(one, (list, tuple)) and type(one) is type(other) and len(one) == len(other):
-        return all(_alike(a, b) for a, b in zip(one, other, strict=True))
+        return all(_alike(a, b, exactly) for a, b in zip(one, other, strict=True))
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
-        return all(_alike(one[key], other[key]) for key in one)
+        return all(_alike(one[key], other[key], exactly) for key in one)
+    if isinstance(one, (bool, torch.SymBool)) or isinstance(other, (bool, torch.SymBool)):
+        return _truth(one) and _truth(other) and (not exactly or _same(one, other))
     if isinstance(one, (int, float)) or symbolic(one):
-        return isinstance(other, (int, float)) or symbolic(other)
+        return (isinstance(other, (int, float)) or symbolic(other)) and (not exactly or _same(one, other))
     return type(one) is type(other) and (isinstance(one, str) or one is other or one == other)
+
+
+def _truth(value: Any) -> bool:
+    return isinstance(value, (bool, torch.SymBool))
 
 
 def _same(one: Any, other: Any) -> bool:
