@@ -25,7 +25,7 @@ CLASSES = (
 )  # fmt: skip
 """What can be switched off, as in PROV-IO's configuration."""
 SYSTEM = ("/proc/*", "/sys/*", "/dev/*")
-PROGRAM = ("*.pyc", "*/__pycache__/*", "*/site-packages/*", "*/dist-packages/*")
+PROGRAM = ("*.pyc", "*/__pycache__/*", "*/site-packages/*", "*/dist-packages/*", "*.egg-info/*")
 
 
 class Selection:
