@@ -203,6 +203,8 @@ class Rounds:
         self.run, self.frame, self.count, self.state, self.name = run, frame, count, state, name
         self.place = run.places.innermost(frame)
         self.steps = [step for change in changes if (step := self._step(change)) is not None]
+        self.steps += self._later({step.path for step in self.steps})
+        self.sizes: dict[Any, Any] = {}  # of one state: by path and dimension
 
     def arbitrary(self, segment: Segment) -> Iterator[Any]:
         """One round for all, then the state after the last."""
@@ -266,6 +268,16 @@ class Rounds:
             return Step(path, "growth", list(after.held), None)
         raise self._unknown(f"{_name(path)} is something else after each round")
 
+    def _later(self, known: set[Any]) -> list[Step]:
+        """Steps for tensors whose sizes were seen to change in later rounds alone."""
+        made = []
+        for (place, path), axes in self.run.memory.axes.items():
+            node = self.state.at(path) if place == self.place and path not in known else None
+            if node is not None and node.kind == "tensor" and len(node.value[0]) > max(axes):
+                deltas = [None if axis in axes else sympy.S.Zero for axis in range(len(node.value[0]))]
+                made.append(Step(path, "any", node.held, deltas))
+        return made
+
     def _uneven(self, path: tuple[Any, ...]) -> bool:
         return (self.place, path) in self.run.memory.uneven
 
@@ -283,6 +295,7 @@ class Rounds:
 
     def _set(self, rounds: Any) -> None:
         """Sets the state to what it is after so many rounds."""
+        self.sizes = self._shared()
         for step in self.steps:
             value = self._after(step, rounds)
             if not put(self.state, self.frame, self.run.places, step.path, value):
@@ -294,6 +307,8 @@ class Rounds:
             return step.base + done * _number(step.delta, self.run)
         if step.kind == "unknown":
             whole = _whole(step.base)
+            if self._uneven(step.path):
+                self.run.abstract.add(f"v{self.run.shapes.values}")
             return self.run.shapes.value(f"{_name(step.path)} after some rounds", integer=whole)
         if step.kind == "any":
             return self._anything(step)
@@ -313,18 +328,64 @@ class Rounds:
         last = step.base[-2:]
         if not self._uneven(step.path) and alike(*last, exactly=True):
             return last[-1]
-        return blended(last, self.run, f"a number in {_name(step.path)}", between=False)
+        first = self.run.shapes.values
+        made = blended(last, self.run, f"a number in {_name(step.path)}", between=False)
+        self.run.abstract.update(f"v{number}" for number in range(first, self.run.shapes.values))
+        return made
 
     def _anything(self, step: Step) -> torch.Tensor:
         """A tensor whose changing sizes may be anything: more than there can be, so what fails for it may be no error."""
-        sizes = []
-        for size, delta in zip(step.base.shape, step.delta, strict=True):
-            if delta is not None and delta == 0:
-                sizes.append(size)
-                continue
-            self.run.abstract.add(f"v{self.run.shapes.values}")
-            sizes.append(self.run.shapes.value(f"a size of {_name(step.path)} after some rounds", 0))
+        sizes = [self.sizes.get((step.path, axis), size) for axis, size in enumerate(step.base.shape)]
         return self._tensor(step.base, sizes)
+
+    def _groups(self) -> list[list[tuple[Step, int]]]:
+        """The sizes that may be anything, those together that were the same and were never seen to be different."""
+        groups: list[list[tuple[Step, int]]] = []
+        for step in self.steps:
+            for axis, delta in enumerate(step.delta if step.kind == "any" else ()):
+                if delta is not None and delta == 0:
+                    continue
+                size = step.base.shape[axis]
+                fits = (
+                    group
+                    for group in groups
+                    if _same(group[0][0].base.shape[group[0][1]], size)
+                    and not any(self._pair(step, axis, *other) in self.run.memory.apart for other in group)
+                )
+                group = next(fits, None)
+                if group is None:
+                    groups.append([(step, axis)])
+                else:
+                    group.append((step, axis))
+        return groups
+
+    def _pair(self, step: Step, axis: int, other: Step, other_axis: int) -> frozenset[Any]:
+        return frozenset({(self.place, step.path, axis), (self.place, other.path, other_axis)})
+
+    def _shared(self) -> dict[Any, Any]:
+        """A size for each dimension that changes unevenly: the same for those of a group."""
+        made = {}
+        for group in self._groups():
+            self.run.abstract.add(f"v{self.run.shapes.values}")
+            size = self.run.shapes.value(f"a size of {_name(group[0][0].path)} after some rounds", 0)
+            made.update({(step.path, axis): size for step, axis in group})
+        return made
+
+    def _still_the_same(self, after: Snapshot) -> None:
+        """Sizes of a group must be the same after the round, too."""
+        wrong = False
+        for group in self._groups():
+            nodes = [(step, axis, after.at(step.path)) for step, axis in group]
+            sizes = [
+                (s, a, node.value[0][a]) for s, a, node in nodes if node is not None and node.kind == "tensor"
+            ]
+            for number, (step, axis, size) in enumerate(sizes):
+                for other, other_axis, other_size in sizes[:number]:
+                    if not _same_size(size, other_size):
+                        self.run.memory.apart.add(self._pair(step, axis, other, other_axis))
+                        wrong = True
+        if wrong:
+            raise Stop(None, "again")
 
     def _tensor(self, base: torch.Tensor, sizes: list[Any]) -> torch.Tensor:
         made = torch.empty(sizes, dtype=base.dtype, device=base.device)
@@ -336,6 +397,13 @@ class Rounds:
         steps = {step.path: step for step in self.steps}
         for change in differences(head, after):
             step = self._covering(change, steps)
+            if step is None and change.kind == "sizes" and change.before and change.after:
+                pairs = enumerate(zip(change.before.value[0], change.after.value[0], strict=True))
+                axes = {axis for axis, (a, b) in pairs if not _same_size(a, b)}
+                known = self.run.memory.axes.setdefault((self.place, change.path), set())
+                if not axes <= known:
+                    known |= axes
+                    raise Stop(None, "again")
             if step is None:
                 raise self._unknown(f"{_name(change.path)} changes in later rounds alone")
             if step.kind in ("unknown", "text"):
@@ -345,6 +413,7 @@ class Rounds:
         for step in self.steps:
             if step.kind in ("affine", "sizes", "growth") and not self._changed(step, head, after):
                 raise self._again(step.path, f"{_name(step.path)} does not grow in every round")
+        self._still_the_same(after)
 
     def _changed(self, step: Step, head: Snapshot, after: Snapshot) -> bool:
         return any(change.path == step.path for change in differences(head, after))

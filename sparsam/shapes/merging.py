@@ -70,7 +70,11 @@ class Memory:
 
     def __init__(self) -> None:
         self.runs = 0
-        self.uneven: set[Any] = set()
+        self.uneven: set[Any] = set()  # (loop, path): changes otherwise than by the same amount
+        self.axes: dict[Any, set[int]] = {}  # (loop, path): dimensions that change in later rounds alone
+        self.apart: set[frozenset[Any]] = (
+            set()
+        )  # pairs of (loop, path, dimension) that are not always the same
         self.visits: dict[Any, list[Visit]] = {}
         self._of: dict[int, list[Visit]] = {}
 

@@ -93,6 +93,14 @@ class Snapshot:
         for number, names in enumerate(modules.values()):
             self._root(("global", number), names)
 
+    def at(self, path: tuple[Any, ...]) -> Node | None:
+        """The value at a path, None if there is none."""
+        root, *rest = path
+        node = self.roots.get(root)
+        for key in rest:
+            node = node.children.get(key) if node is not None else None
+        return node
+
     def _root(self, key: Any, names: Mapping[str, Any]) -> None:
         node = Node("dict", None, names)
         for name, value in list(names.items()):

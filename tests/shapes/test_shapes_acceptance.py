@@ -260,3 +260,26 @@ def test_witnesses_fail_in_plain_torch():
     """The view of the first test fails for real."""
     with pytest.raises(RuntimeError):
         torch.zeros(2, 5, 12, 4).view(2, 5, 32)
+
+
+SIEVE = """
+def f(x, rounds):
+    y = x * 2
+    for _ in range(rounds):
+        keep = x[:, 0] > 0
+        x = x[keep]
+        y = y[OTHER]
+    return x + y
+"""
+
+
+def test_sizes_that_change_together_stay_together(checked):
+    """Two tensors lose the same rows in each round: their sum is proved, whatever is lost."""
+    report = checked(SIEVE.replace("OTHER", "keep"), "f", "x=A×3", "rounds=0..9")
+    assert report.verdict is Verdict.PROVED, report.unknowns
+
+
+def test_sizes_that_part_in_a_loop_are_not_proved_equal(checked):
+    """One of them loses other rows."""
+    report = checked(SIEVE.replace("OTHER", "y[:, 1] > 0"), "f", "x=A×3", "rounds=0..9")
+    assert report.verdict is not Verdict.PROVED
