@@ -108,8 +108,7 @@ def check_entry(
         hints: Mapping[str, Number],
         *,
         plain: bool = False,
-        split: Any = None,
-        ancestry: Sequence[tuple[int, int]] = (),
+        beyond: tuple[str, Any] | None = None,
     ) -> Outcome:
         return execute(
             entry,
@@ -120,12 +119,11 @@ def check_entry(
             operations=limits.operations,
             plain=plain,
             memory=memory,
-            split=split,
-            ancestry=ancestry,
+            beyond=beyond,
         )
 
     with substituted():
-        explored = explore(run, declared, solver, limits, progress, memory.begin_anew)
+        explored = explore(run, declared, solver, memory, limits, progress)
     seconds = time.perf_counter() - started
     return report_of(explored, name, seconds, solver, declared)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from sparsam.shapes.verdict import Place, Symbol
 SIZE = "s_"
 REAL = "zf_"
 DATA = "data"
+VALUE = re.compile(r"(?:s_|zf_)v(\d+)")  # names of symbols of values
 
 Number = int | float
 
@@ -94,7 +96,10 @@ class Shapes(ShapeEnv):
         self.quiet = 0
         self.fresh: dict[str, int] = {}  # value symbol: position in `literals` at its birth
         self.plain = plain
-        self.asked: dict[str, int] = {}  # symbol: number of literals when it was asked about last
+        self.asked: set[str] = set()  # symbols that something was asked about since `asked_anew` …
+        self.answers: dict[sympy.Basic, None] = {}  # … and what was answered
+        self.questions = 0  # about symbols, those that the ranges decide included
+        self.value_questions = 0  # of these, about values
         self.truths: set[sympy.Basic] = set()
         self._place = place
         self._inside = inside
@@ -102,8 +107,9 @@ class Shapes(ShapeEnv):
         decide = self._maybe_evaluate_static
 
         def noted(expression: Any, *args: Any, **kwargs: Any) -> Any:
-            self._note(expression)
-            return decide(expression, *args, **kwargs)
+            known = decide(expression, *args, **kwargs)
+            self._note(expression, known)
+            return known
 
         noted.cache_clear = decide.cache_clear  # type: ignore[attr-defined]
         self._maybe_evaluate_static = noted  # type: ignore[assignment]
@@ -250,19 +256,33 @@ class Shapes(ShapeEnv):
         )
         self.var_to_range[symbol] = self.var_to_range[symbol] & bounds
 
-    def asked_since(self, position: int) -> set[str]:
-        """Symbols that something was asked about when there were so many literals or more, decided by itself or not."""
-        return {name for name, last in self.asked.items() if last >= position}
+    def asked_anew(self) -> tuple[set[str], tuple[sympy.Basic, ...]]:
+        """Symbols that something was asked about since the last call, decided by itself or not, and the answers."""
+        asked, self.asked = self.asked, set()
+        answers, self.answers = tuple(self.answers), {}
+        return asked, answers
 
     def evaluate_expr(self, orig_expr: Any, *args: Any, **kwargs: Any) -> Any:
         """What torch asks about sizes."""
-        self._note(orig_expr)
-        return super().evaluate_expr(orig_expr, *args, **kwargs)
+        answer = super().evaluate_expr(orig_expr, *args, **kwargs)
+        self._note(orig_expr, answer)
+        return answer
 
-    def _note(self, expression: Any) -> None:
-        if not self.quiet:
-            for symbol in getattr(expression, "free_symbols", ()):
-                self.asked[symbol.name] = len(self.literals)
+    def _note(self, expression: Any, answer: Any) -> None:
+        if self.quiet:
+            return
+        names = {symbol.name for symbol in getattr(expression, "free_symbols", ())}
+        if names:
+            self.asked |= names
+            self.questions += 1
+            self.value_questions += any(map(VALUE.fullmatch, names))
+            if answer is not None:
+                if isinstance(expression, sympy.logic.boolalg.Boolean):
+                    condition = expression if answer else sympy.Not(expression)
+                else:
+                    condition = sympy.Eq(expression, answer)
+                if condition not in (sympy.true, sympy.false):
+                    self.answers[condition] = None
 
     def _maybe_guard_rel(self, expr: Any) -> None:  # type: ignore[override]
         # Torch draws conclusions from products too, and takes a factor that may be 0 for one that it can divide by.
@@ -271,6 +291,12 @@ class Shapes(ShapeEnv):
                 self._maybe_guard_rel(part)
         elif _linear(expr) and _linear(self.simplify(expr)):
             super()._maybe_guard_rel(expr)
+
+    def _set_replacement(self, a: sympy.Symbol, tgt: sympy.Expr, msg: str) -> None:
+        # Torch would write a number wherever a size turns out to be one. Here a size keeps its name: the states of two
+        # runs can be compared, and each question about it is seen.
+        if tgt.is_number and a in self.var_to_range and not self.var_to_range[a].is_singleton():
+            self._update_var_to_range(a, ValueRanges(tgt, tgt))
 
     def _log_guard(self, prefix: str, g: Any, forcing_spec: bool) -> None:
         # Called once for each comparison that the ranges do not decide, those that torch keeps to itself included.

@@ -15,6 +15,7 @@ import sympy
 
 from sparsam.shapes.environment import DATA, Literal, Number, printed, sympy_symbol
 from sparsam.shapes.environment import Unknown as Declared
+from sparsam.shapes.merging import ROOT, Arrival, Memory, Visit, linked
 from sparsam.shapes.naming import words
 from sparsam.shapes.run import Outcome
 from sparsam.shapes.solver import Domain, Solver, needed
@@ -36,27 +37,6 @@ class Limits:
     operations: int = 200_000
 
 
-@dataclasses.dataclass(frozen=True)
-class Region:
-    """Sizes that are still to be looked at.
-
-    Args:
-        conditions: Hold for all of them.
-        hints: Values of the run that left it, which a new run keeps where it can.
-        symbols: Of that run.
-        split: The decision that goes the other way here, None for the whole.
-        specialised: How often each place had a size turned into a number on the way.
-        ancestry: Runs that it split off from, and the position of the split in each.
-    """
-
-    conditions: tuple[sympy.Basic, ...]
-    hints: Mapping[str, Number]
-    symbols: Mapping[str, Symbol]
-    split: Literal | None = None
-    specialised: tuple[Place | None, ...] = ()
-    ancestry: tuple[tuple[int, int], ...] = ()
-
-
 @dataclasses.dataclass
 class Failed:
     """A failure with the sizes and decisions that led there.
@@ -75,7 +55,7 @@ class Failed:
     failure: Failure
     witness: dict[str, Number]
     outcome: Outcome
-    region: Region
+    region: Arrival
     confirmed: bool
     met: Failure
     told: Outcome
@@ -109,9 +89,9 @@ def explore(
     run: Callable[..., Outcome],
     declared: Iterable[Declared],
     solver: Solver,
+    memory: Memory,
     limits: Limits | None = None,
     progress: Callable[[Explored], None] | None = None,
-    begin_anew: Callable[[], None] | None = None,
 ) -> Explored:
     """Runs the program for one member of each class of sizes that take the same way through it.
 
@@ -119,58 +99,79 @@ def explore(
         run: Runs it with given sizes; `plain=True` runs it with plain numbers.
         declared: Symbols that exist before the program runs.
         solver: Finds sizes.
+        memory: Where the runs leave what they did.
         limits: After which the rest is unknown.
         progress: Called after every run.
-        begin_anew: Called when all that was found is forgotten.
     """
     limits = limits or Limits()
     found = Explored()
     deadline = time.monotonic() + limits.seconds
-    first = {unknown.name: first_hint(unknown, i) for i, unknown in enumerate(declared)}
+    whole = Arrival(
+        ROOT,
+        None,
+        (),
+        {},
+        0,
+        {unknown.name: first_hint(unknown, i) for i, unknown in enumerate(declared)},
+        {},
+    )
     restarts = 0
-    # The deepest split first: `merging` rests on it.
-    queue = [Region((), first, {})]
+
+    def solve(
+        known: tuple[sympy.Basic, ...], more: tuple[sympy.Basic, ...], arrival: Arrival
+    ) -> tuple[str, Mapping[str, Number]]:
+        # What is known holds for some sizes; conditions about none of the symbols in question change nothing.
+        asked = {symbol.name for condition in more for symbol in condition.free_symbols}
+        return _solved((*linked(known, asked), *more), arrival, declared, solver)
+
+    # The deepest split first: what follows a node has been followed when another run comes by.
+    queue = [whole]
     while queue:
         region = queue.pop()
+        place = region.split.place if region.split else None
+        if time.monotonic() > deadline:
+            text = f"the limit of {limits.seconds:g} s was reached with {len(queue) + 1} cases left"
+            found.unknown(Unknown("time", text, place))
+            break
+        if region.ready != len(memory.edges.get(region.node, ())):
+            arrivals, rest = memory.cover(region, solve)
+            queue += rest + arrivals
+            continue
         answer = _member(region, declared, solver, found)
         if answer is None:
             continue
-        place = region.split.place if region.split else None
         if region.split is not None and region.split.specialised:
             seen = region.specialised.count(place)
             if seen > SAMPLES and not (seen <= FEW and _few(region.split.condition, region.symbols)):
                 found.unknown(Unknown("specialised", _specialised(region.split), place))
                 continue
         if found.runs >= limits.paths:
-            found.unknown(
-                Unknown("paths", f"more than {limits.paths} runs would be needed to cover all sizes", place)
-            )
+            text = f"more than {limits.paths} runs would be needed to cover all sizes"
+            found.unknown(Unknown("paths", text, place))
             break
-        if time.monotonic() > deadline:
-            found.unknown(
-                Unknown(
-                    "time",
-                    f"the limit of {limits.seconds:g} s was reached with {len(queue) + 1} cases left",
-                    place,
-                )
-            )
-            break
-        split = negated(region.split.condition) if region.split is not None else None
-        outcome = run(answer, split=split, ancestry=region.ancestry)
+        outcome = run(answer, beyond=None if region.node == ROOT else (region.node, region.site))
         found.runs += 1
         if outcome.ending == "again" and restarts < AGAIN:
             # What was found so far may rest on a guess about a loop that has just turned out wrong.
             restarts += 1
             found.begin_anew()
-            queue = [Region((), first, {})]
-            if begin_anew is not None:
-                begin_anew()
+            memory.begin_anew()
+            queue = [whole]
             continue
         found.operations += outcome.operations
         _record(found, outcome, region, run, solver, declared)
         if outcome.ending == "diverged":
             continue
+        if not outcome.notes["visits"] and outcome.ending != "stopped":
+            # It did not come by where it was to come by: states that look alike are not. Each run is followed to its end.
+            memory.alone = True
+            found.begin_anew()
+            memory.begin_anew()
+            queue = [whole]
+            continue
         queue += remainders(region, outcome)
+        if outcome.notes["merged"] is not None:
+            queue.append(_arrived(region, outcome))
         if progress is not None:
             progress(found)
     return found
@@ -186,38 +187,57 @@ def first_hint(unknown: Declared, index: int) -> Number:
     return value
 
 
-def remainders(region: Region, outcome: Outcome) -> list[Region]:
+def remainders(region: Arrival, outcome: Outcome) -> list[Arrival]:
     """What a run leaves of its region: for each decision, the sizes that make it the first to go the other way."""
     known = set(region.conditions)
     prefix = list(region.conditions)
     specialised = region.specialised
     left = []
-    number = outcome.notes["number"]
+    visits = [Visit(ROOT, None), *outcome.notes["visits"]]
     for position, literal in enumerate(outcome.literals):
         condition = literal.condition
         if condition in known:
             continue
-        ancestry = (*region.ancestry, (number, position))
-        for defined in needed(condition):
-            if defined not in known:
-                left.append(
-                    Region(
-                        (*prefix, negated(defined)),
-                        outcome.hints,
-                        outcome.symbols,
-                        literal,
-                        specialised,
-                        ancestry,
-                    )
-                )
+        visit = next(visit for visit in reversed(visits) if visit.position <= position)
+
+        def other(denied: sympy.Basic, before: tuple[Place | None, ...]) -> Arrival:
+            return Arrival(
+                visit.node,
+                visit.site,
+                (*prefix, negated(denied)),
+                visit.names,
+                visit.values,
+                outcome.hints,
+                outcome.symbols,
+                before,
+                literal,
+            )
+
+        left += [other(defined, specialised) for defined in needed(condition) if defined not in known]
         if literal.kind == "guard":
-            here = (*specialised, literal.place) if literal.specialised else specialised
             left.append(
-                Region((*prefix, negated(condition)), outcome.hints, outcome.symbols, literal, here, ancestry)
+                other(condition, (*specialised, literal.place) if literal.specialised else specialised)
             )
         known.add(condition)
         prefix.append(condition)
     return left
+
+
+def _arrived(region: Arrival, outcome: Outcome) -> Arrival:
+    """Where a run ended because what follows is known, with all sizes that go its way."""
+    visit = outcome.notes["merged"]
+    decided = (literal.condition for literal in outcome.literals)
+    places = (literal.place for literal in outcome.literals if literal.specialised)
+    return Arrival(
+        visit.node,
+        visit.site,
+        tuple(dict.fromkeys((*region.conditions, *decided))),
+        visit.names,
+        visit.values,
+        outcome.hints,
+        outcome.symbols,
+        tuple(places),
+    )
 
 
 def negated(condition: sympy.Basic) -> sympy.Basic:
@@ -241,28 +261,33 @@ def domains(
     return found
 
 
-def _member(
-    region: Region, declared: Iterable[Declared], solver: Solver, found: Explored
-) -> dict[str, Number] | None:
-    """Sizes of a region; None where it is empty, or nothing can be said."""
-    ranges = domains(declared, region.symbols, region.conditions)
+def _solved(
+    conditions: tuple[sympy.Basic, ...], region: Arrival, declared: Iterable[Declared], solver: Solver
+) -> tuple[str, dict[str, Number]]:
+    """Whether there are sizes for which conditions hold, and which, beside the region's own."""
+    ranges = domains(declared, region.symbols, conditions)
     prefer = {name: region.hints[_printed(name)] for name in ranges if _printed(name) in region.hints}
-    answer = solver.solve(region.conditions, ranges, prefer=prefer)
-    if answer.kind == "unsat":
-        return None
-    if answer.kind == "unknown":
-        split = region.split
-        found.unknown(
-            Unknown(
-                "solver",
-                f"whether {words(split.condition) if split else 'anything'} can fail was not decided: {answer.reason}",
-                split.place if split else None,
-            )
-        )
-        return None
+    answer = solver.solve(conditions, ranges, prefer=prefer)
     sizes = dict(region.hints)
     sizes.update({_printed(name): value for name, value in (answer.model or {}).items()})
-    return sizes
+    return answer.kind, sizes
+
+
+def _member(
+    region: Arrival, declared: Iterable[Declared], solver: Solver, found: Explored
+) -> dict[str, Number] | None:
+    """Sizes of a region; None where it is empty, or nothing can be said."""
+    kind, sizes = _solved(region.conditions, region, declared, solver)
+    if kind == "unknown":
+        split = region.split
+        about = words(split.condition) if split else "anything"
+        text = f"whether {about} can fail was not decided: {_reason(region, declared, solver)}"
+        found.unknown(Unknown("solver", text, split.place if split else None))
+    return sizes if kind == "sat" else None
+
+
+def _reason(region: Arrival, declared: Iterable[Declared], solver: Solver) -> str:
+    return solver.solve(region.conditions, domains(declared, region.symbols, region.conditions)).reason
 
 
 def _printed(name: str) -> str:
@@ -287,7 +312,7 @@ def _specialised(literal: Literal) -> str:
 def _record(
     found: Explored,
     outcome: Outcome,
-    region: Region,
+    region: Arrival,
     run: Callable[..., Outcome],
     solver: Solver,
     declared: Iterable[Declared],
@@ -354,7 +379,7 @@ def _confirmed(
     found: Explored,
     outcome: Outcome,
     failure: Failure,
-    region: Region,
+    region: Arrival,
     run: Callable[..., Outcome],
     solver: Solver,
     declared: Iterable[Declared],
@@ -438,7 +463,7 @@ def _same(one: Failure, other: Failure) -> bool:
 
 
 def _witnesses(
-    outcome: Outcome, region: Region, solver: Solver, declared: Iterable[Declared]
+    outcome: Outcome, region: Arrival, solver: Solver, declared: Iterable[Declared]
 ) -> Iterable[dict[str, Number]]:
     """The smallest sizes that go the same way, then those of the run itself."""
     conditions = [*region.conditions, *(literal.condition for literal in outcome.literals)]

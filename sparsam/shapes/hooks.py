@@ -9,9 +9,22 @@ from typing import Any
 import torch
 
 from sparsam.shapes import series as seriess
-from sparsam.shapes.loops import alike, blended, loop, while_begin, while_round
+from sparsam.shapes.loops import alike, blended, loop, while_begin, while_done, while_round
 from sparsam.shapes.merging import fork, join
-from sparsam.shapes.rewrite import BEGIN, CALL, EACH, FORK, ITEM, JOIN, LOOP, MADE, PERCENT, ROUND, SLICE
+from sparsam.shapes.rewrite import (
+    BEGIN,
+    CALL,
+    DONE,
+    EACH,
+    FORK,
+    ITEM,
+    JOIN,
+    LOOP,
+    MADE,
+    PERCENT,
+    ROUND,
+    SLICE,
+)
 from sparsam.shapes.run import Stop, current
 from sparsam.shapes.series import Repeated, Segment, Series, as_series, symbolic
 from sparsam.shapes.verdict import Unknown
@@ -21,7 +34,7 @@ def names() -> dict[str, Any]:
     """What a rewritten module must find among its globals."""
     return {
         LOOP: loop, SLICE: slice, EACH: each, CALL: call, ITEM: item, PERCENT: percent, BEGIN: while_begin, ROUND: while_round,
-        MADE: made, FORK: fork, JOIN: join,
+        DONE: while_done, MADE: made, FORK: fork, JOIN: join,
     }  # fmt: skip
 
 

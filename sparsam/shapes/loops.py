@@ -19,7 +19,7 @@ import torch
 from sparsam.shapes.environment import printed
 from sparsam.shapes.run import Run, Stop, current
 from sparsam.shapes.series import Repeated, Segment, as_series, symbolic
-from sparsam.shapes.state import Change, Node, Snapshot, TooLarge, differences, put
+from sparsam.shapes.state import Change, Node, Snapshot, TooLarge, described, differences, put
 from sparsam.shapes.verdict import Unknown
 
 LONG = 64  # rounds of a loop of known length that are run one by one …
@@ -33,6 +33,17 @@ def loop(iterable: Any) -> Iterator[Any]:
     if run is None:
         yield from iterable
         return
+    at: list[
+        Any
+    ] = []  # round, and what its number is counted in: two runs at one place are not at different rounds
+    run.rounds.append(at)
+    try:
+        yield from _rounds(run, frame, iterable, at)
+    finally:
+        run.rounds[:] = [other for other in run.rounds if other is not at]
+
+
+def _rounds(run: Run, frame: types.FrameType, iterable: Any, at: list[Any]) -> Iterator[Any]:
     series = as_series(iterable)
     if series is None:
         if isinstance(iterable, range) and len(iterable) > 3:
@@ -42,15 +53,18 @@ def loop(iterable: Any) -> Iterator[Any]:
                 frame,
                 Segment(len(iterable), lambda index: start + index * step),
                 "range",
+                at,
                 known=iterable,
             )
         else:
-            for item in iterable:
+            for index, item in enumerate(iterable):
+                at[:] = [index]
                 yield item
                 run.tick()
         return
-    for segment in series.segments():
-        yield from _segment(run, frame, segment, series.name)
+    for number, segment in enumerate(series.segments()):
+        at[:] = [number]
+        yield from _segment(run, frame, segment, series.name, at)
 
 
 def while_begin(site: int) -> None:
@@ -58,6 +72,16 @@ def while_begin(site: int) -> None:
     run = current()
     if run is not None:
         run.whiles[id(sys._getframe(1)), site] = _While()
+
+
+def while_done(site: int) -> None:
+    """Called behind a `while` of the program."""
+    run = current()
+    state = run.whiles.pop((id(sys._getframe(1)), site), None) if run is not None else None
+    if run is not None and state is not None:
+        run.inductions[:] = [
+            one for one in run.inductions if one is not state.before and one is not state.rest
+        ]
 
 
 def while_round(site: int) -> bool:
@@ -105,16 +129,21 @@ class _While:
                         run.places.innermost(frame),
                     )
                 )
+            run.inductions.remove(self.before)
             self.rest = Rounds(run, frame, None, differences(self.before, after), after, "while")
             self.generalised = self.rest.begin()
+            run.inductions.append(self.rest)
         elif (asked and self.rounds == 2) or self.rounds == LONG:
             self.before = _snapshot(run, frame, "while")
             self.looked_at = self.rounds
+            if self.before is not None:
+                run.inductions.append(self.before)
 
 
 def _segment(
-    run: Run, frame: types.FrameType, segment: Segment, name: str, known: range | None = None
+    run: Run, frame: types.FrameType, segment: Segment, name: str, at: list[Any], known: range | None = None
 ) -> Iterator[Any]:
+    number = tuple(at)
     count = segment.count
     before: Snapshot | None = None
     place = run.places.innermost(frame)
@@ -123,10 +152,18 @@ def _segment(
             return
         run.tick()
         operations, loops = run.operations, run.loops
+        at[:] = [*number, index]
         if index == 1 and _worth_it(count):
             before = _snapshot(run, frame, name)
-        yield segment.item(index)
-        if index != 1 or before is None:
+        if before is None:
+            yield segment.item(index)
+            continue
+        run.inductions.append(before)
+        try:
+            yield segment.item(index)
+        finally:
+            run.inductions[:] = [one for one in run.inductions if one is not before]
+        if index != 1:
             continue
         heavy = (
             run.operations - operations > HEAVY
@@ -143,11 +180,17 @@ def _segment(
         if isinstance(count, int) and count <= LONG and known is not None and _only_unrolled(changes):
             continue
         rest = Rounds(run, frame, count, changes, after, name)
-        yield from rest.arbitrary(segment)
+        at[:] = [*number, "any"]
+        run.inductions.append(rest)
+        try:
+            yield from rest.arbitrary(segment)
+        finally:
+            run.inductions[:] = [one for one in run.inductions if one is not rest]
         return
     if not isinstance(count, int):
         raise Stop(Unknown("loop", f"the state that {name} changes is too large to be compared", place))
     for index in range(2, count):
+        at[:] = [*number, index]
         yield segment.item(index)
 
 
@@ -205,6 +248,12 @@ class Rounds:
         self.steps = [step for change in changes if (step := self._step(change)) is not None]
         self.steps += self._later({step.path for step in self.steps})
         self.sizes: dict[Any, Any] = {}  # of one state: by path and dimension
+        self.head: Snapshot | None = None
+
+    def text(self) -> str:
+        """What the rest of the loop depends on beside the variables."""
+        steps = "".join(f"{step.path} {step.kind} {described(step.base)} {step.delta}" for step in self.steps)
+        return f"{described(self.count)}{steps}{self.head.text() if self.head is not None else ''}"
 
     def arbitrary(self, segment: Segment) -> Iterator[Any]:
         """One round for all, then the state after the last."""
@@ -213,7 +262,7 @@ class Rounds:
         index = run.shapes.index("a round of the loop", self.count, 2)
         if self.steps:
             self._set(index)
-        head = self._look()
+        self.head = head = self._look()
         yield segment.item(index)
         self._confirm(head)
         if self.steps:
@@ -224,7 +273,8 @@ class Rounds:
         index = self.run.shapes.value("a round of the loop", 2, None)
         if self.steps:
             self._set(index)
-        return self._look()
+        self.head = self._look()
+        return self.head
 
     def confirm(self, head: Snapshot) -> None:
         """The state must be that of the next round."""

@@ -1,68 +1,132 @@
-"""Branches that come together: what follows a fork is followed once.
+"""Branches that come together: a piece of the program is followed once from each state that it begins in.
 
-Where a statement decided something, the state after it is compared with those of earlier runs at the same place. If all
-that can be reached is the same, what follows is a function of the same symbols, and the earlier run and those that split
-off behind that place have followed all of it, as far as it depends on what is known about these symbols. So the run may
-end there if the earlier ones assumed nothing more about the symbols that they asked about afterwards. n coin tosses cost
-n + 1 runs and not 2^n, and the cases of a training loop add to those of the test behind it instead of multiplying.
+After a statement that asked something about symbols, the state of a run is written down: all that can be reached from
+the program's variables, where its frames and loops stand, but not what is known about the symbols. Runs with the same
+state are at the same node. What a run did between two nodes is an edge, which holds wherever its answers do, whatever
+else is known: n coin tosses cost n + 1 runs and not 2^n, and the cases of a training loop add to those of the test behind
+it, in each pass over both, where they would multiply.
 
-This rests on the order of exploration: the deepest split first, so that when a run splits off in front of a place, all
-that follows that place in earlier runs has been followed.
+A set of sizes that arrives at a node (`Arrival`) is divided among the edges that begin there; what no edge covers is a
+region for the next run. So all is covered once each run's rest and each arrival has been looked at, in any order.
+
+Symbols of values are the n-th that a run asked for, and another number in each run: at a node those that the state
+contains have names by the order in which they occur, `w0`, `w1`, …, and those born behind it by birth, `f0`, `f1`, ….
 """
 
 import dataclasses
 import functools
+import hashlib
 import re
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import sympy
 import torch
 
-from sparsam.shapes.environment import Literal, printed
+from sparsam.shapes import evaluate
+from sparsam.shapes.environment import Literal, Number, Unknown, printed, sympy_symbol
+from sparsam.shapes.project import project
+from sparsam.shapes.rewrite import MARK
 from sparsam.shapes.run import Run, Stop, current
-from sparsam.shapes.state import Node, Snapshot, TooLarge
+from sparsam.shapes.solver import needed
+from sparsam.shapes.state import Snapshot, TooLarge
+from sparsam.shapes.verdict import Place, Symbol
 
-WORTH = (
-    12  # calls of the framework in a statement that decided about sizes alone, for its end to be looked at
-)
-_VALUE = re.compile(r"\b(?:s|zf)_v\d+\b")
+WORTH = 12  # calls of the framework in a statement that asked about sizes alone, for its end to be looked at
+ROOT = "root"  # the node where the program begins
+Condition = sympy.Basic
+_NAMES = re.compile(r"\b(?:s|zf)_(v\d+)\b")
 
 
 @dataclasses.dataclass(eq=False)
 class Visit:
-    """A run came by a place in a state.
+    """A run came by a node.
 
     Args:
-        run: Its number.
-        known: What it knew about the symbols that were left, as text with its symbols.
-        position: How many literals it had.
-        prefix: These literals.
-        asked: Symbols that it, and those that split off behind this place, asked about afterwards.
-        after: Visits into which such runs merged: what they asked about follows here, too.
+        node: Its key.
+        site: Of the statement that ends there.
+        position: How many literals the run had.
+        values: How many symbols of values.
+        names: Symbol of the run for each name that the state has at the node, as printed.
+        known: What was known about sizes and the values in the state.
     """
 
-    run: int
-    known: frozenset[tuple[str, frozenset[str]]]
-    position: int
-    prefix: tuple[sympy.Basic, ...]
-    asked: set[str] = dataclasses.field(default_factory=set)
-    after: list["Visit"] = dataclasses.field(default_factory=list)
+    node: str
+    site: Any
+    position: int = 0
+    values: int = 0
+    names: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    known: tuple[Condition, ...] = ()
 
-    def follows(self) -> set[str]:
-        """All symbols that what follows depends on."""
-        found: set[str] = set()
-        todo, seen = [self], {id(self)}
-        while todo:
-            visit = todo.pop()
-            found |= visit.asked
-            for other in visit.after:
-                if id(other) not in seen:
-                    seen.add(id(other))
-                    todo.append(other)
-        return found
+
+@dataclasses.dataclass(eq=False)
+class Edge:
+    """What a run did from one node to the next, in names of the first.
+
+    Args:
+        decided: What it decided on the way, in order, with its literal.
+        implied: What it asked beside and knew already.
+        texts: What it decided, and all that it knew about the symbols that it asked about, as texts: more than is needed.
+        end: The next node, None where the run ended.
+        site: Of the statement that ends there.
+        leaving: Names at the next node, in names of the first.
+        born: Number of symbols of values born on the way.
+        hints: Of these, by name.
+        symbols: These and all sizes, by name.
+    """
+
+    decided: tuple[tuple[Condition, Literal], ...]
+    implied: tuple[Condition, ...]
+    texts: frozenset[str]
+    end: str | None
+    site: Any
+    leaving: Mapping[str, str]
+    born: int
+    hints: Mapping[str, Number]
+    symbols: Mapping[str, Symbol]
+
+    def conditions(self) -> Iterator[Condition]:
+        """All that has to hold for a run to go this way."""
+        for condition, _ in self.decided:
+            yield condition
+        yield from self.implied
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Arrival:
+    """Sizes that arrive at a node, in names of the run that would take this way.
+
+    Args:
+        node: Its key.
+        site: Of the statement that ends there.
+        conditions: Hold for all of them.
+        names: Symbol for each name that the state has at the node.
+        values: How many symbols of values have been born.
+        hints: Of one of them.
+        symbols: That occur, as printed.
+        specialised: How often each place had a size turned into a number on the way.
+        split: The decision that goes the other way here, None for the whole.
+        ready: Number of edges at the node when this was found to be covered by none of them, -1 before that was looked at.
+        known: What the conditions say of sizes and of values that the node knows, from then on.
+    """
+
+    node: str
+    site: Any
+    conditions: tuple[Condition, ...]
+    names: Mapping[str, str]
+    values: int
+    hints: Mapping[str, Number]
+    symbols: Mapping[str, Symbol]
+    specialised: tuple[Place | None, ...] = ()
+    split: Literal | None = None
+    ready: int = -1
+    known: tuple[Condition, ...] = ()
+
+
+# Whether there are sizes for which some conditions hold that others are to be added to, beside those of an arrival.
+Solve = Callable[[tuple[Condition, ...], tuple[Condition, ...], Arrival], tuple[str, Mapping[str, Number]]]
 
 
 class Memory:
@@ -72,165 +136,364 @@ class Memory:
         self.runs = 0
         self.uneven: set[Any] = set()  # (loop, path): changes otherwise than by the same amount
         self.axes: dict[Any, set[int]] = {}  # (loop, path): dimensions that change in later rounds alone
-        self.apart: set[frozenset[Any]] = (
-            set()
-        )  # pairs of (loop, path, dimension) that are not always the same
-        self.visits: dict[Any, list[Visit]] = {}
-        self._of: dict[int, list[Visit]] = {}
+        # pairs of (loop, path, dimension) that are not always the same
+        self.apart: set[frozenset[Any]] = set()
+        self.edges: dict[str, list[Edge]] = {}
+        self.sites: set[Any] = set()  # statements that decided something in some run
+        self.alone = False  # whether each run goes to its end: where a run did not take the way foretold
+        self._arrived: set[tuple[str, frozenset[str]]] = set()
 
     def begin_anew(self) -> None:
         """Forgets where runs came together, for they do not count any more."""
-        self.visits.clear()
-        self._of.clear()
+        self.edges.clear()
+        self._arrived.clear()
 
-    def finished(self, run: Run, ancestry: Sequence[tuple[int, int]]) -> None:
-        """After a run: what it asked about is added to the places that it came by, and its ancestors before the split.
+    def finished(self, run: Run) -> None:
+        """After a run that came to an end of its own."""
+        if run.visits:
+            self._add(run, run.visits[-1], None)
+
+    def passed(self, run: Run, visit: Visit) -> None:
+        """A run comes by a node: the edge from the one before ends."""
+        if run.visits:
+            self._add(run, run.visits[-1], visit)
+        run.visits.append(visit)
+
+    def _add(self, run: Run, before: Visit, after: Visit | None) -> None:
+        asked, answers = run.shapes.asked_anew()
+        position = len(run.shapes.literals) if after is None else after.position
+        values = run.shapes.values if after is None else after.values
+        own = Renaming(
+            {symbol: name for name, symbol in before.names.items()}
+            | {f"v{n}": f"f{n - before.values}" for n in range(before.values, values)}
+        )
+        literals = run.shapes.literals[before.position : position]
+        decided = tuple((own(literal.condition), literal) for literal in literals)
+        leaving = {} if after is None else {name: own.name(s) for name, s in after.names.items()}
+        if any(map(_hidden, leaving.values())) or any(
+            map(_foreign, (*map(own, answers), *(condition for condition, _ in decided)))
+        ):
+            # What follows depends on a value that the state does not show: nobody else can go this way.
+            return
+        known = {condition for condition, _ in decided}
+        implied = tuple(condition for condition in map(own, answers) if condition not in known)
+        beside = map(own, linked(before.known, asked))
+        guards = (condition for condition, literal in decided if literal.kind == "guard")
+        edge = Edge(
+            decided,
+            implied,
+            frozenset(map(_written, (*beside, *guards))),
+            None if after is None else after.node,
+            None if after is None else after.site,
+            leaving,
+            values - before.values,
+            {own.name(name): hint for name, hint in run.shapes.hints.items()},
+            {own.name(name): symbol for name, symbol in run.shapes.symbols.items()},
+        )
+        edges = self.edges.setdefault(before.node, [])
+        if not any(edge.texts == other.texts and edge.end == other.end for other in edges):
+            edges.append(edge)
+
+    def leads_to_the_end(self, visit: Visit, hints: Mapping[str, Number]) -> bool:
+        """Whether the way of these sizes from a node was followed to the end of the program already."""
+        node, names, values, sizes = visit.node, dict(visit.names), visit.values, dict(hints)
+        seen = set()
+        while (node, tuple(names.values()), values) not in seen:
+            seen.add((node, tuple(names.values()), values))
+            for edge in self.edges.get(node, ()):
+                outer = _outer(names, values, edge)
+                there = sizes | _born_hints(edge, outer)
+                if all(_holds(condition, outer, there) for condition in edge.conditions()):
+                    break
+            else:
+                return False
+            if edge.end is None:
+                return True
+            node, sizes, values = edge.end, there, values + edge.born
+            names = {name: outer.name(inner) for name, inner in edge.leaving.items()}
+        return True
+
+    def cover(self, arrival: Arrival, solve: Solve) -> tuple[list[Arrival], list[Arrival]]:
+        """Divides an arrival among the edges that begin at its node.
 
         Args:
-            run: That has ended.
-            ancestry: Number of each run that it split off from, and the position of the split in it.
+            arrival: What arrives.
+            solve: Looks for sizes for which all of some conditions hold.
+
+        Returns:
+            Where its parts arrive next, and the parts that no edge covers.
         """
-        self._of[run.number] = run.visits
-        conditions = tuple(literal.condition for literal in run.shapes.literals)
-        behind = [(visit, visit.position) for visit in run.visits]
-        behind += [
-            (visit, visit.position)
-            for number, split in ancestry
-            for visit in self._of.get(number, ())
-            if visit.position <= split
-        ]
-        for visit, position in behind:
-            same = conditions[:position] == visit.prefix
-            visit.asked |= run.shapes.asked_since(position if same else 0)
-            if run.merged is not None and run.merged is not visit:
-                visit.after.append(run.merged)
+        own = Renaming(
+            {symbol: name for name, symbol in arrival.names.items()}
+            | {
+                f"v{n}": f"f{n - arrival.values}"
+                for n in range(arrival.values, _last(arrival.conditions) + 1)
+            }
+        )
+        known = tuple(project(arrival.conditions, lambda name: _hidden(own.name(name))))
+        arrival = dataclasses.replace(arrival, known=known)
+        texts = frozenset(_written(own(condition)) for condition in known)
+        if arrival.ready < 0:
+            if (arrival.node, texts) in self._arrived:
+                return [], []
+            self._arrived.add((arrival.node, texts))
+        edges = self.edges.get(arrival.node, [])
+        for edge in edges:
+            if edge.texts <= texts:
+                return _follow(arrival, edge, arrival.hints), []
+        found: list[Arrival] = []
+        rest = [arrival]
+        for edge in edges:
+            outer = _outer(arrival.names, arrival.values, edge)
+            conditions = tuple(map(outer, edge.conditions()))
+            left: list[Arrival] = []
+            for part in rest:
+                named = dataclasses.replace(part, symbols={**part.symbols, **_renamed(edge.symbols, outer)})
+                kind, sizes = solve(part.known, conditions, named)
+                if kind != "sat":
+                    left.append(part)
+                    continue
+                found += _follow(named, edge, sizes)
+                left += _without(named, edge, outer, solve)
+            rest = left
+        return found, [dataclasses.replace(part, ready=len(edges)) for part in rest]
 
 
-def fork(site: int) -> None:
-    """Before a statement of the program."""
+class Renaming:
+    """Other names for symbols of values.
+
+    Args:
+        names: New names by old, both as printed.
+    """
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self.names = names
+
+    def name(self, name: str) -> str:
+        """The new name, as printed."""
+        return self.names.get(name, name)
+
+    def __call__(self, condition: Condition) -> Condition:
+        changed = {
+            symbol: _symbol(self.names[old], symbol)
+            for symbol in condition.free_symbols
+            if (old := printed(symbol)) in self.names
+        }
+        return condition.xreplace(changed) if changed else condition
+
+
+def _symbol(name: str, like: sympy.Symbol) -> sympy.Symbol:
+    return sympy_symbol(Unknown(name, integer=bool(like.is_integer), kind="value"))
+
+
+def _outer(names: Mapping[str, str], values: int, edge: Edge) -> Renaming:
+    """From names of an edge to those of a run that goes along it."""
+    return Renaming({**names, **{f"f{n}": f"v{values + n}" for n in range(edge.born)}})
+
+
+def _born_hints(edge: Edge, outer: Renaming) -> dict[str, Number]:
+    return {
+        outer.name(name): hint for name, hint in edge.hints.items() if name[0] == "f" and name in outer.names
+    }
+
+
+def _renamed(symbols: Mapping[str, Symbol], outer: Renaming) -> dict[str, Symbol]:
+    return {outer.name(name): symbol for name, symbol in symbols.items() if not _hidden(name)}
+
+
+def _follow(arrival: Arrival, edge: Edge, sizes: Mapping[str, Number]) -> list[Arrival]:
+    if edge.end is None:
+        return []
+    outer = _outer(arrival.names, arrival.values, edge)
+    new = list(map(outer, edge.conditions()))
+    specialised = [literal.place for _, literal in edge.decided if literal.specialised]
+    return [
+        Arrival(
+            edge.end,
+            edge.site,
+            tuple(dict.fromkeys((*arrival.conditions, *new))),
+            {name: outer.name(inner) for name, inner in edge.leaving.items()},
+            arrival.values + edge.born,
+            {**_born_hints(edge, outer), **sizes},
+            {**arrival.symbols, **_renamed(edge.symbols, outer)},
+            (*arrival.specialised, *specialised),
+            arrival.split,
+        )
+    ]
+
+
+def _without(part: Arrival, edge: Edge, outer: Renaming, solve: Solve) -> Iterator[Arrival]:
+    """What an edge does not cover of an arrival: for each of its conditions, where it is the first not to hold."""
+    prefix = dict.fromkeys(part.conditions)
+    known = dict.fromkeys(part.known)
+    specialised = part.specialised
+    steps: list[tuple[Condition, Literal | None]] = [(condition, None) for condition in edge.implied]
+    for inner, literal in (*edge.decided, *steps):
+        condition = outer(inner)
+        if condition in prefix:
+            continue
+        if literal is None or literal.kind == "guard":
+            if literal is not None and literal.specialised:
+                specialised = (*specialised, literal.place)
+            for denied in (*(n for n in needed(condition) if n not in prefix), condition):
+                other = sympy.Not(denied)
+                kind, sizes = solve(tuple(known), (other,), part)
+                if kind != "unsat":
+                    yield dataclasses.replace(
+                        part,
+                        conditions=(*prefix, other),
+                        known=(*known, other),
+                        hints=sizes,
+                        specialised=specialised,
+                        split=literal or part.split,
+                    )
+        prefix[condition] = known[condition] = None
+
+
+def _holds(condition: Condition, outer: Renaming, sizes: Mapping[str, Number]) -> bool:
+    model = {}
+    for symbol in condition.free_symbols:
+        name = outer.name(printed(symbol))
+        if name not in sizes:
+            return False
+        model[symbol.name] = sizes[name]
+    return evaluate.holds(_function(condition), model) is True
+
+
+@functools.lru_cache(maxsize=8192)
+def _function(condition: Condition) -> Callable[[Mapping[str, Any]], Any]:
+    return evaluate.function(condition)
+
+
+def _hidden(name: str) -> bool:
+    """Whether this is no size, and no name at a node: a value that the state does not show."""
+    return name[0] == "v" and name[1:].isdigit()
+
+
+def _foreign(condition: Condition) -> bool:
+    return any(_hidden(printed(symbol)) for symbol in condition.free_symbols)
+
+
+def _last(conditions: Iterable[Condition]) -> int:
+    """The largest number of a symbol of a value."""
+    names = (printed(symbol) for condition in conditions for symbol in condition.free_symbols)
+    return max((int(name[1:]) for name in names if _hidden(name)), default=-1)
+
+
+def linked(known: Iterable[Condition], asked: set[str]) -> list[Condition]:
+    """What was known about symbols that were asked about, and about those that it links them with."""
+    left = [(condition, {symbol.name for symbol in condition.free_symbols}) for condition in known]
+    reached, found, grown = set(asked), [], True
+    while grown:
+        grown = False
+        for item in list(left):
+            if item[1] & reached:
+                reached |= item[1]
+                found.append(item[0])
+                left.remove(item)
+                grown = True
+    return found
+
+
+def fork(site: int) -> int:
+    """Before a statement of the program: how many statements have been left behind."""
     run = current()
-    if run is not None:
-        run.forks[id(sys._getframe(1)), site] = (len(run.shapes.literals), run.operations)
+    if run is None:
+        return 0
+    frame = sys._getframe(1)
+    run.forks[id(frame), site] = (
+        len(run.shapes.literals), run.operations, run.shapes.questions, run.shapes.value_questions,
+    )  # fmt: skip
+    return run.passes
 
 
-def join(site: int) -> None:
-    """After a statement of the program.
+def join(site: int) -> int:
+    """After a statement of the program: how many statements have been left behind.
 
     Raises:
         Stop: If what follows was followed before.
     """
     run = current()
     if run is None or run.plain:
-        return
+        return 0
+    run.passes += 1
     frame = sys._getframe(1)
     before = run.forks.pop((id(frame), site), None)
-    if before is None or not _forked(run, *before):
+    if before is not None and not run.memory.alone:
+        _look(run, frame, (frame.f_code.co_filename, site), before)
+    return run.passes
+
+
+def _look(run: Run, frame: types.FrameType, site: Any, before: tuple[int, int, int, int]) -> None:
+    memory, shapes = run.memory, run.shapes
+    literals, operations, questions, value_questions = before
+    if site not in memory.sites:
+        if not any(literal.kind == "guard" for literal in shapes.literals[literals:]):
+            return
+        memory.sites.add(site)
+    if run.visits:
+        about_values = shapes.value_questions > value_questions
+        worth = shapes.questions > questions and run.operations - operations >= WORTH
+        if not worth and not about_values:
+            return
+    elif site != run.beyond[1]:
         return
-    count = run.joins[site] = run.joins.get(site, 0) + 1
-    if not _split_off(run):
+    visit = _visit(run, frame, site)
+    if visit is None:
         return
-    found = _key(run, frame, site, count)
-    if found is None:
+    if not run.visits:
+        if visit.node == run.beyond[0]:
+            shapes.asked_anew()  # what was asked before belongs to edges of other runs
+            run.visits.append(visit)
         return
-    key, known = found
-    seen = run.memory.visits.setdefault(key, [])
-    for visit in seen:
-        if visit.run != run.number and covers(visit, known):
-            run.merged = visit
-            raise Stop(None, "merged")
-    literals = run.shapes.literals
-    visit = Visit(run.number, known, len(literals), tuple(literal.condition for literal in literals))
-    seen.append(visit)
-    run.visits.append(visit)
+    memory.passed(run, visit)
+    if memory.leads_to_the_end(visit, shapes.hints):
+        run.merged = visit
+        raise Stop(None, "merged")
 
 
-def covers(visit: Visit, known: frozenset[tuple[str, frozenset[str]]]) -> bool:
-    """Whether what follows a visit holds for all that is known now: whether it assumed nothing more that it asked about."""
-    more = visit.known - known
-    if not more:
-        return True
-    asked = visit.follows()
-    linked = True
-    while linked:
-        linked = False
-        for _, symbols in visit.known | known:
-            if symbols & asked and not symbols <= asked:
-                asked |= symbols
-                linked = True
-    return not any(symbols & asked for _, symbols in more)
-
-
-def _split_off(run: Run) -> bool:
-    """Whether the run has passed the decision that made it another one."""
-    if run.split is None:
-        return True
-    return any(literal.condition == run.split for literal in run.shapes.literals)
-
-
-def _forked(run: Run, literals: int, operations: int) -> bool:
-    """Whether something worth looking at was decided since."""
-    new = [literal for literal in run.shapes.literals[literals:] if literal.kind == "guard"]
-    if not new:
-        return False
-    return run.operations - operations >= WORTH or any(_about_values(run, literal) for literal in new)
-
-
-def _about_values(run: Run, literal: Literal) -> bool:
-    return any(printed(symbol) in run.shapes.fresh for symbol in literal.condition.free_symbols)
-
-
-def _key(
-    run: Run, frame: types.FrameType, site: int, count: int
-) -> tuple[Any, frozenset[tuple[str, frozenset[str]]]] | None:
+def _visit(run: Run, frame: types.FrameType, site: Any) -> Visit | None:
     try:
         with run.shapes.unrecorded():
             state = Snapshot(frame, run.places)
     except TooLarge:
         return None
+    text = state.text() + "".join(induction.text() for induction in run.inductions)
     renamed: dict[str, str] = {}
-    shape = tuple((key, _text(node, renamed)) for key, node in sorted(state.roots.items()))
-    known = []
-    for literal in run.shapes.literals:
-        names = {symbol.name for symbol in literal.condition.free_symbols}
-        sizes = any(not _VALUE.fullmatch(name) for name in names)
-        if sizes or any(name in renamed for name in names):
-            text = _renamed(str(literal.condition), renamed)
-            known.append((text, frozenset(renamed.get(name, name) for name in names)))
+    text = _NAMES.sub(lambda match: renamed.setdefault(match.group(1), f"w{len(renamed)}"), text)
     settings = (torch.is_grad_enabled(), torch.get_default_dtype(), torch.is_autocast_enabled())
-    return (site, count, _stack(run, frame), shape, settings), frozenset(known)
+    sizes = sorted(name for name, symbol in run.shapes.symbols.items() if symbol.kind == "size")
+    where = (site, _stack(run, frame), [tuple(at) for at in run.rounds], sizes, settings)
+    key = hashlib.sha256(f"{where}{text}".encode("utf-8", "surrogatepass")).hexdigest()
+    literals = run.shapes.literals
+    known = project(
+        (literal.condition for literal in literals), lambda name: _hidden(name) and name not in renamed
+    )
+    return Visit(
+        key,
+        site,
+        len(literals),
+        run.shapes.values,
+        {name: symbol for symbol, name in renamed.items()},
+        tuple(known),
+    )
 
 
-def _stack(run: Run, frame: types.FrameType | None) -> tuple[Any, ...]:
+def _stack(run: Run, frame: types.FrameType | None) -> list[tuple[Any, ...]]:
+    """Where the program's frames stand; how often a library that one of them called has called the program back."""
     found = []
+    library = False
     while frame is not None:
-        if run.places.own(frame.f_code.co_filename):
-            found.append((frame.f_code.co_filename, frame.f_code.co_firstlineno, frame.f_lasti))
+        code = frame.f_code
+        if run.places.own(code.co_filename):
+            mark = frame.f_locals.get(MARK) if library else None
+            passed = None if mark is None else run.passes - mark
+            found.append((code.co_filename, code.co_firstlineno, frame.f_lasti, passed))
+        library = not run.places.own(code.co_filename)
         frame = frame.f_back
-    return tuple(found)
+    return found
 
 
-def _text(node: Node, renamed: dict[str, str]) -> Any:
-    """A snapshot as a value to compare: symbols of values by the order in which they are met."""
-    value = node.value
-    if node.kind == "tensor":
-        value = _renamed(_written(value), renamed)
-    elif node.kind == "number":
-        value = (type(node.held).__name__, _renamed(str(value), renamed))
-    elif node.kind == "atom" and isinstance(node.held, str):
-        value = node.held if not _VALUE.search(node.held) else ""
-    elif node.kind == "atom" and isinstance(node.held, type):
-        # Each run makes the program's classes anew.
-        value = f"{node.held.__module__}.{node.held.__qualname__}"
-    children = tuple((str(key), _text(child, renamed)) for key, child in node.children.items())
-    return node.kind, str(value) if not isinstance(value, (str, tuple)) else value, children
-
-
-@functools.lru_cache(maxsize=4096)
-def _written(value: Any) -> str:
-    return str(value)
-
-
-def _renamed(text: str, renamed: dict[str, str]) -> str:
-    if "_v" not in text:
-        return text
-    return _VALUE.sub(lambda match: renamed.setdefault(match.group(), f"w{len(renamed)}"), text)
+@functools.lru_cache(maxsize=65536)
+def _written(condition: Condition) -> str:
+    return str(condition)

@@ -18,9 +18,11 @@ ITEM = "@item"
 SLICE = "@slice"
 FORK = "@fork"
 JOIN = "@join"
+MARK = "@mark"  # variable: how many statements had been left behind when the current one began
 PERCENT = "@percent"
 BEGIN = "@begin"
 ROUND = "@round"
+DONE = "@done"
 MADE = "@list"
 
 
@@ -34,6 +36,7 @@ class _Rewriter(ast.NodeTransformer):
     def __init__(self) -> None:
         self.classes = 0
         self.sites = 0
+        self.ends: dict[ast.AST, ast.stmt] = {}  # of a `while`: its last hook
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
         self.classes += 1
@@ -79,11 +82,15 @@ class _Rewriter(ast.NodeTransformer):
             return [statement]
         self.sites += 1
         site = ast.Constant(self.sites)
-        hooks = [ast.Expr(ast.Call(ast.Name(name, ast.Load()), [site], [])) for name in (FORK, JOIN)]
+        hooks = [
+            ast.Assign([ast.Name(MARK, ast.Store())], ast.Call(ast.Name(name, ast.Load()), [site], []))
+            for name in (FORK, JOIN)
+        ]
         for hook in hooks:
             for node in ast.walk(hook):
                 ast.copy_location(node, statement)
-        return [hooks[0], statement, hooks[1]]
+        end = self.ends.pop(statement, None)
+        return [hooks[0], statement, hooks[1]] if end is None else [hooks[0], statement, end, hooks[1]]
 
     def visit_For(self, node: ast.For) -> ast.AST:
         self.generic_visit(node)
@@ -96,7 +103,10 @@ class _Rewriter(ast.NodeTransformer):
         self.sites += 1
         site = ast.copy_location(ast.Constant(self.sites), test)
         node.test = ast.copy_location(ast.BoolOp(ast.And(), [_called(ROUND, [site], test), test]), test)
-        begin = ast.copy_location(ast.Expr(_called(BEGIN, [site], test)), node)
+        begin, done = (
+            ast.copy_location(ast.Expr(_called(name, [site], test)), node) for name in (BEGIN, DONE)
+        )
+        self.ends[node] = done
         return [begin, node]
 
     def visit_ListComp(self, node: ast.ListComp) -> ast.AST:
@@ -168,9 +178,7 @@ _JOINED = (
 
 def _hook(statement: ast.Expr) -> bool:
     call = statement.value
-    return (
-        isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in (FORK, JOIN, BEGIN)
-    )
+    return isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in (BEGIN, DONE)
 
 
 def _called(name: str, arguments: list[ast.expr], at: ast.expr) -> ast.expr:

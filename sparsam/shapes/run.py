@@ -8,7 +8,7 @@ import os
 import sys
 import time
 import traceback as tracebacks
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -77,8 +77,8 @@ class Run:
         operations: Limit of calls of the framework.
         plain: Sizes are plain numbers: to confirm a failure.
         memory: What earlier runs of the same exploration have left: `merging.Memory`.
-        split: The decision that makes this run another one.
-        ancestry: Runs that it split off from, and the position of the split in each.
+        beyond: The node behind which this run is another one, and the statement that ends there: `merging.Visit`. None for
+            a run that is another one from the beginning.
     """
 
     def __init__(
@@ -90,8 +90,7 @@ class Run:
         operations: int = 200_000,
         plain: bool = False,
         memory: Any = None,
-        split: Any = None,
-        ancestry: Sequence[tuple[int, int]] = (),
+        beyond: tuple[str, Any] | None = None,
     ) -> None:
         self.places = places
         self.plain = plain
@@ -109,14 +108,15 @@ class Run:
         self.elsewhere = False  # whether the program means a device that is not here
         self.notes: dict[str, Any] = {}
         self.memory.runs += 1
-        self.number = self.memory.runs
-        self.split = split
-        self.ancestry = tuple(ancestry)
-        self.visits: list[Any] = []  # places where branches come together
-        self.merged: Any = None  # the earlier visit that this run ended at
+        self.beyond = beyond
+        # nodes that it came by, from `beyond` on
+        self.visits: list[Any] = [] if beyond is not None else [merging_root()]
+        self.merged: Any = None  # the node that it ended at, for what follows is known
         self.abstract: set[str] = set()  # symbols for any size whatever, which is more than there can be
-        self.forks: dict[tuple[int, int], tuple[int, int]] = {}
-        self.joins: dict[int, int] = {}
+        self.forks: dict[tuple[int, int], tuple[int, int, int, int]] = {}
+        self.passes = 0  # statements that were left behind
+        self.rounds: list[list[Any]] = []  # of the loops in progress
+        self.inductions: list[Any] = []  # what these will be compared with
         self.loops = 0  # that were summarised
         self.whiles: dict[tuple[int, int], Any] = {}  # by frame and site
 
@@ -162,6 +162,13 @@ def merging_memory() -> Any:
     from sparsam.shapes.merging import Memory
 
     return Memory()
+
+
+def merging_root() -> Any:
+    """The node where the program begins."""
+    from sparsam.shapes.merging import ROOT, Visit
+
+    return Visit(ROOT, None)
 
 
 _current: list[Run] = []
@@ -346,9 +353,11 @@ def execute(
         ending, failure = _failed(error, run)
     finally:
         _current.pop()
-    if not run.plain:
-        run.memory.finished(run, run.ancestry)
-    run.notes["number"] = run.number
+    if not run.plain and ending not in ("diverged", "again") and run.merged is None:
+        run.memory.finished(run)
+    run.notes["visits"] = tuple(run.visits)
+    run.notes["merged"] = run.merged
+    run.notes["values"] = run.shapes.values
     run.notes["abstract"] = frozenset(run.abstract)
     return Outcome(
         ending,

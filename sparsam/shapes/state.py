@@ -9,6 +9,7 @@ import collections
 import ctypes
 import dataclasses
 import pathlib
+import re
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,7 @@ from sparsam.shapes.series import Repeated, Series, symbolic
 # Looked up here, for in a sandbox nothing may be looked up any more.
 _LOCALS_TO_FAST = ctypes.pythonapi.PyFrame_LocalsToFast
 
+_VALUE = re.compile(r"\b(?:s|zf)_v\d+\b")
 LARGEST = 200_000  # nodes of a snapshot
 ATOMS = (
     str, bytes, type(None), type, types.ModuleType, types.BuiltinFunctionType, torch.dtype,
@@ -32,6 +34,9 @@ ATOMS = (
 SKIPPED = (
     torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, types.GeneratorType, types.FrameType,
     types.TracebackType, types.CodeType,
+)  # fmt: skip
+DESCRIPTORS = (
+    types.FunctionType, staticmethod, classmethod, property, types.GetSetDescriptorType, types.MemberDescriptorType,
 )  # fmt: skip
 
 
@@ -75,11 +80,16 @@ class Snapshot:
         with torch._C.DisableTorchFunction():
             self._take(frame, places)
 
-    def _take(self, frame: types.FrameType, places: Places) -> None:
+    def _begin(self, places: Places | None) -> None:
+        self._text: str | None = None
+        self._places = places
         self._seen: dict[int, int] = {}
         self._keep: list[Any] = []
         self.count = 0
         self.roots: dict[Any, Node] = {}
+
+    def _take(self, frame: types.FrameType, places: Places) -> None:
+        self._begin(places)
         modules: dict[int, dict[str, Any]] = {}
         depth = 0
         at: types.FrameType | None = frame
@@ -100,6 +110,16 @@ class Snapshot:
         for key in rest:
             node = node.children.get(key) if node is not None else None
         return node
+
+    def text(self) -> str:
+        """All of it, for comparison with states of other runs. Sizes and numbers stand for themselves."""
+        if self._text is None:
+            parts: list[str] = []
+            for key, node in sorted(self.roots.items()):
+                parts.append(f"{key}:")
+                _write(node, parts)
+            self._text = "".join(parts)
+        return self._text
 
     def _root(self, key: Any, names: Mapping[str, Any]) -> None:
         node = Node("dict", None, names)
@@ -142,6 +162,16 @@ class Snapshot:
             return node
         if isinstance(value, SKIPPED):
             return Node("skipped", type(value), value)
+        if isinstance(value, Series):
+            node = Node("object", _identity(value), value)
+            node.children["segments"] = self._node(value._segments)
+            return node
+        if isinstance(value, type) and self._places is not None and self._places.own(_file_of(value)):
+            node = Node("object", _identity(value), value)
+            for name, child in list(vars(value).items()):
+                if not name.startswith("__") and not isinstance(child, DESCRIPTORS):
+                    node.children["." + name] = self._node(child)
+            return node
         if isinstance(value, ATOMS):
             return Node("atom", _identity(value), value)
         if isinstance(value, Mapping):
@@ -177,6 +207,44 @@ class Snapshot:
         if value.is_leaf and value.grad is not None:
             node.children[".grad"] = self._node(value.grad)
         return node
+
+
+def _write(node: Node, parts: list[str]) -> None:
+    value = node.value
+    if node.kind == "number":
+        parts.append(f"{type(node.held).__name__} {value}")
+    elif node.kind == "atom" and isinstance(node.held, str):
+        parts.append(repr(node.held) if not _VALUE.search(node.held) else "''")
+    elif node.kind == "skipped":
+        parts.append(value.__qualname__ + _where(node.held))
+    else:
+        parts.append(f"{node.kind} {value}")
+    if node.children:
+        parts.append("{")
+        for key, child in node.children.items():
+            parts.append(f"{_named(key)}:")
+            _write(child, parts)
+            parts.append(",")
+        parts.append("}")
+
+
+def described(value: Any) -> str:
+    """A value of the state as text, for comparison."""
+    snapshot = Snapshot.__new__(Snapshot)
+    snapshot._begin(None)
+    parts: list[str] = []
+    _write(snapshot._node(value), parts)
+    return "".join(parts)
+
+
+def _named(key: Any) -> Any:
+    return "key" if isinstance(key, tuple) and key and key[0] == "key" else key
+
+
+def _where(value: Any) -> str:
+    """Where a generator stands."""
+    frame = getattr(value, "gi_frame", None)
+    return f" {frame.f_lasti}" if frame is not None else ""
 
 
 class TooLarge(Exception):
@@ -248,6 +316,8 @@ def put(
     try:
         if isinstance(last, tuple) and last[0] == "closure":
             holder.__closure__[last[1]].cell_contents = value
+        elif isinstance(holder, type):
+            setattr(holder, last[1:], value)
         elif isinstance(last, str) and last.startswith(".") and not isinstance(holder, dict):
             object.__setattr__(holder, last[1:], value)  # also where the class is frozen
         else:
@@ -299,6 +369,11 @@ def _slots(kind: type) -> Iterator[str]:
             continue
         slots = base.__dict__.get("__slots__", ())
         yield from (slots,) if isinstance(slots, str) else slots
+
+
+def _file_of(kind: type) -> str:
+    module = sys.modules.get(kind.__module__)
+    return getattr(module, "__file__", None) or ""
 
 
 def _key(key: Any) -> Any:
