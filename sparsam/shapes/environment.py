@@ -135,7 +135,12 @@ class Shapes(ShapeEnv):
         if symbol in self.backed_var_to_val:
             return symbol
         hint = self.hints.get(unknown.name)
-        if hint is None or (low is not None and hint < low) or (high is not None and hint > high):
+        if (
+            hint is None
+            or (unknown.integer and hint != int(hint))
+            or (low is not None and hint < low)
+            or (high is not None and hint > high)
+        ):
             hint = default(low, high)
         self.hints[unknown.name] = hint
         infinite = int_oo if unknown.integer else sympy.oo

@@ -199,28 +199,31 @@ def remainders(region: Arrival, outcome: Outcome) -> list[Arrival]:
         if condition in known:
             continue
         visit = next(visit for visit in reversed(visits) if visit.position <= position)
-
-        def other(denied: sympy.Basic, before: tuple[Place | None, ...]) -> Arrival:
-            return Arrival(
-                visit.node,
-                visit.site,
-                (*prefix, negated(denied)),
-                visit.names,
-                visit.values,
-                outcome.hints,
-                outcome.symbols,
-                before,
-                literal,
-            )
-
-        left += [other(defined, specialised) for defined in needed(condition) if defined not in known]
+        here = Arrival(
+            visit.node,
+            visit.site,
+            tuple(prefix),
+            visit.names,
+            visit.values,
+            outcome.hints,
+            outcome.symbols,
+            specialised,
+            literal,
+        )
+        left += [_but(here, defined, specialised) for defined in needed(condition) if defined not in known]
         if literal.kind == "guard":
-            left.append(
-                other(condition, (*specialised, literal.place) if literal.specialised else specialised)
-            )
+            counted = (*specialised, literal.place) if literal.specialised else specialised
+            left.append(_but(here, condition, counted))
         known.add(condition)
         prefix.append(condition)
     return left
+
+
+def _but(arrival: Arrival, denied: sympy.Basic, specialised: tuple[Place | None, ...]) -> Arrival:
+    """The part of it for which a condition does not hold."""
+    return dataclasses.replace(
+        arrival, conditions=(*arrival.conditions, negated(denied)), specialised=specialised
+    )
 
 
 def _arrived(region: Arrival, outcome: Outcome) -> Arrival:

@@ -248,7 +248,7 @@ class Memory:
             conditions = tuple(map(outer, edge.conditions()))
             left: list[Arrival] = []
             for part in rest:
-                named = dataclasses.replace(part, symbols={**part.symbols, **_renamed(edge.symbols, outer)})
+                named = dataclasses.replace(part, symbols=_symbols(part, edge, outer))
                 kind, sizes = solve(part.known, conditions, named)
                 if kind != "sat":
                     left.append(part)
@@ -297,8 +297,18 @@ def _born_hints(edge: Edge, outer: Renaming) -> dict[str, Number]:
     }
 
 
-def _renamed(symbols: Mapping[str, Symbol], outer: Renaming) -> dict[str, Symbol]:
-    return {outer.name(name): symbol for name, symbol in symbols.items() if not _hidden(name)}
+def _symbols(arrival: Arrival, edge: Edge, outer: Renaming) -> dict[str, Symbol]:
+    """Those of the arrival, and those born along the edge; what it has under these names is of another run."""
+    there = {outer.name(name): (name, symbol) for name, symbol in edge.symbols.items() if not _hidden(name)}
+    return {
+        **{name: symbol for name, (_, symbol) in there.items()},
+        **arrival.symbols,
+        **{
+            name: symbol
+            for name, (inner, symbol) in there.items()
+            if inner in outer.names and inner[0] == "f"
+        },
+    }
 
 
 def _follow(arrival: Arrival, edge: Edge, sizes: Mapping[str, Number]) -> list[Arrival]:
@@ -307,6 +317,9 @@ def _follow(arrival: Arrival, edge: Edge, sizes: Mapping[str, Number]) -> list[A
     outer = _outer(arrival.names, arrival.values, edge)
     new = list(map(outer, edge.conditions()))
     specialised = [literal.place for _, literal in edge.decided if literal.specialised]
+    given = {
+        printed(symbol) for condition in (*arrival.conditions, *new) for symbol in condition.free_symbols
+    }
     return [
         Arrival(
             edge.end,
@@ -314,8 +327,8 @@ def _follow(arrival: Arrival, edge: Edge, sizes: Mapping[str, Number]) -> list[A
             tuple(dict.fromkeys((*arrival.conditions, *new))),
             {name: outer.name(inner) for name, inner in edge.leaving.items()},
             arrival.values + edge.born,
-            {**_born_hints(edge, outer), **sizes},
-            {**arrival.symbols, **_renamed(edge.symbols, outer)},
+            {**sizes, **_born_hints(edge, outer), **{name: sizes[name] for name in given if name in sizes}},
+            _symbols(arrival, edge, outer),
             (*arrival.specialised, *specialised),
             arrival.split,
         )
@@ -458,7 +471,7 @@ def _visit(run: Run, frame: types.FrameType, site: Any) -> Visit | None:
             state = Snapshot(frame, run.places)
     except TooLarge:
         return None
-    text = state.text() + "".join(induction.text() for induction in run.inductions)
+    text = state.text() + state.generators() + "".join(induction.text() for induction in run.inductions)
     renamed: dict[str, str] = {}
     text = _NAMES.sub(lambda match: renamed.setdefault(match.group(1), f"w{len(renamed)}"), text)
     settings = (torch.is_grad_enabled(), torch.get_default_dtype(), torch.is_autocast_enabled())

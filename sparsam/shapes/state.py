@@ -20,6 +20,7 @@ import torch
 
 from sparsam.shapes.mode import device_of
 from sparsam.shapes.places import Places
+from sparsam.shapes.rewrite import JOIN
 from sparsam.shapes.series import Repeated, Series, symbolic
 
 # Looked up here, for in a sandbox nothing may be looked up any more.
@@ -34,6 +35,9 @@ ATOMS = (
 SKIPPED = (
     torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, types.GeneratorType, types.FrameType,
     types.TracebackType, types.CodeType,
+)  # fmt: skip
+ITERATORS = frozenset(
+    {*(type(iter(kind())) for kind in (list, tuple, str, bytes)), type(iter(range(0))), zip, enumerate, map, filter, reversed}
 )  # fmt: skip
 DESCRIPTORS = (
     types.FunctionType, staticmethod, classmethod, property, types.GetSetDescriptorType, types.MemberDescriptorType,
@@ -90,18 +94,21 @@ class Snapshot:
 
     def _take(self, frame: types.FrameType, places: Places) -> None:
         self._begin(places)
-        modules: dict[int, dict[str, Any]] = {}
+        modules: dict[str, dict[str, Any]] = {}
         depth = 0
         at: types.FrameType | None = frame
         while at is not None:
             if places.own(at.f_code.co_filename):
                 if at.f_locals is not at.f_globals:
                     self._root(("local", depth), at.f_locals)
-                modules[id(at.f_globals)] = at.f_globals
+                modules[str(at.f_globals.get("__name__"))] = at.f_globals
                 depth += 1
             at = at.f_back
-        for number, names in enumerate(modules.values()):
-            self._root(("global", number), names)
+        for name, module in list(sys.modules.items()):
+            if isinstance(module, types.ModuleType) and JOIN in vars(module):
+                modules.setdefault(name, vars(module))
+        for name, names in modules.items():
+            self._root(("global", name), names)
 
     def at(self, path: tuple[Any, ...]) -> Node | None:
         """The value at a path, None if there is none."""
@@ -120,6 +127,10 @@ class Snapshot:
                 _write(node, parts)
             self._text = "".join(parts)
         return self._text
+
+    def generators(self) -> str:
+        """Where the generators stand that the state contains, at this moment."""
+        return "".join(map(_where, self._keep))
 
     def _root(self, key: Any, names: Mapping[str, Any]) -> None:
         node = Node("dict", None, names)
@@ -174,6 +185,11 @@ class Snapshot:
             return node
         if isinstance(value, ATOMS):
             return Node("atom", _identity(value), value)
+        if type(value) in ITERATORS:
+            # What is left of it: to look at an iterator does not move it.
+            node = Node("object", _identity(type(value)), value)
+            node.children["left"] = self._node(value.__reduce__()[1:])
+            return node
         if isinstance(value, Mapping):
             node = Node("dict", None, value)
             for key in list(value):
@@ -216,7 +232,7 @@ def _write(node: Node, parts: list[str]) -> None:
     elif node.kind == "atom" and isinstance(node.held, str):
         parts.append(repr(node.held) if not _VALUE.search(node.held) else "''")
     elif node.kind == "skipped":
-        parts.append(value.__qualname__ + _where(node.held))
+        parts.append(value.__qualname__)
     else:
         parts.append(f"{node.kind} {value}")
     if node.children:
@@ -242,9 +258,14 @@ def _named(key: Any) -> Any:
 
 
 def _where(value: Any) -> str:
-    """Where a generator stands."""
-    frame = getattr(value, "gi_frame", None)
-    return f" {frame.f_lasti}" if frame is not None else ""
+    """Where a generator stands, with its numbers and the sizes of its tensors."""
+    frame = value.gi_frame if isinstance(value, types.GeneratorType) else None
+    if frame is None:
+        return ""
+    held = {
+        name: v for name, v in frame.f_locals.items() if symbolic(v) or isinstance(v, (int, torch.Tensor))
+    }
+    return f"{frame.f_lasti} {described(held)}"
 
 
 class TooLarge(Exception):
