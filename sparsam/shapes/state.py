@@ -8,6 +8,7 @@ function of the number of rounds, which one further round has to confirm.
 import collections
 import ctypes
 import dataclasses
+import functools
 import pathlib
 import re
 import sys
@@ -104,9 +105,9 @@ class Snapshot:
                 modules[str(at.f_globals.get("__name__"))] = at.f_globals
                 depth += 1
             at = at.f_back
-        for name, module in list(sys.modules.items()):
-            if isinstance(module, types.ModuleType) and JOIN in vars(module):
-                modules.setdefault(name, vars(module))
+        for name in _rewritten(len(sys.modules)):
+            if name in sys.modules:
+                modules.setdefault(name, vars(sys.modules[name]))
         for name, names in modules.items():
             self._root(("global", name), names)
 
@@ -390,6 +391,16 @@ def _slots(kind: type) -> Iterator[str]:
             continue
         slots = base.__dict__.get("__slots__", ())
         yield from (slots,) if isinstance(slots, str) else slots
+
+
+@functools.lru_cache(maxsize=4)
+def _rewritten(count: int) -> tuple[str, ...]:
+    """Names of the program's modules, when there are so many modules in all."""
+    return tuple(
+        name
+        for name, module in list(sys.modules.items())
+        if isinstance(module, types.ModuleType) and JOIN in vars(module)
+    )
 
 
 def _file_of(kind: type) -> str:

@@ -8,12 +8,37 @@ import random
 import pytest
 
 from sparsam.shapes import program
+from sparsam.shapes.check import check
 from sparsam.shapes.checker import Tensor, check_callable
 from sparsam.shapes.explore import Limits
 from sparsam.shapes.verdict import Verdict
 
 RANGES = {"A": (1, 4), "B": (1, 4)}
-HEAD = "import torch\n\n\ndef coin():\n    return torch.rand(()).item() < 0.5\n\n\n"
+HEAD = """import torch
+
+total = 0
+
+
+class Held:
+    k = 1
+
+
+def coin():
+    return torch.rand(()).item() < 0.5
+
+
+def counted():
+    yield 1
+    for i in range(2, 4):
+        yield i
+
+
+def more():
+    global total
+    total += 1
+
+
+"""
 
 
 class _Taped:
@@ -33,7 +58,8 @@ class _Taped:
 def grown(seed: int) -> str:
     """A random program `run(x, A, B)` whose branches change numbers, flags, lists and the tensor, and then use them."""
     rng = random.Random(seed)
-    lines = ["n, m, flag, kept = 0, A, False, []", "box = {'k': 1}"]
+    lines = ["global total", "n, m, flag, kept, total, Held.k = 0, A, False, [], 0, 1", "box = {'k': 1}"]
+    lines += ["left, made = iter([1, 2, 3, 4, 5, 6, 7, 8]), counted()"]
     for _ in range(rng.randint(3, 5)):
         lines += rng.choice(STEPS)(rng)
     lines += rng.choice(ENDS)(rng)
@@ -60,7 +86,8 @@ def _change(rng: random.Random) -> str:
     return rng.choice(
         [
             f"n += {rng.randint(1, 2)}", "m = B", "m = m + 1", "flag = not flag", "kept.append(n)", "x = x.flip(-1)",
-            "x = x * 2", "x = x[:, :1]", "box['k'] += 1", "x = torch.cat([x, x], 1)",
+            "x = x * 2", "x = x[:, :1]", "box['k'] += 1", "x = torch.cat([x, x], 1)", "Held.k += 1", "more()",
+            "next(left)", "next(made, 5)",
         ]
     )  # fmt: skip
 
@@ -75,6 +102,19 @@ STEPS = (
         f"    if {_condition(rng)}:",
         f"        {_change(rng)}",
     ],
+    lambda rng: [
+        f"for i in range({rng.choice(['A', '3'])}):",
+        "    if coin():",
+        "        continue",
+        f"    {_change(rng)}",
+    ],
+    lambda rng: [
+        "for item in counted():",
+        f"    if {_condition(rng)}:",
+        "        break",
+        f"    {_change(rng)}",
+    ],
+    lambda rng: ["tries = 0", "while tries < 2 and coin():", "    tries += 1", f"    {_change(rng)}"],
     lambda rng: [f"y = x.view(A, -1) if {_condition(rng)} else x", f"{_change(rng)}"],
 )
 ENDS = (
@@ -82,6 +122,9 @@ ENDS = (
     lambda rng: [f"x = torch.zeros(m).expand({rng.randint(1, 4)})"],
     lambda rng: [f"x = x.view(A, {rng.choice([1, 2, 3, 6])})"],
     lambda rng: [f"x = torch.zeros({rng.randint(1, 4)})[len(kept)]"],
+    lambda rng: [f"x = torch.zeros({rng.randint(1, 3)}, 2)[Held.k - 1]"],
+    lambda rng: [f"x = torch.zeros({rng.randint(1, 3)}, 2)[total]"],
+    lambda rng: [f"x = torch.zeros(next(left), 2) @ torch.zeros(2, 1).expand(2, {rng.randint(1, 3)})[:, next(made, 4) - 1]"],
     lambda rng: [f"x = torch.zeros(box['k'], 2) @ torch.zeros({rng.randint(1, 3)}, 1)"],
     lambda rng: ["if flag and n > 1:", "    x = torch.zeros(2, 3) @ torch.zeros(2, 3)"],
     lambda rng: [f"if coin() and n == {rng.randint(0, 3)}:", "    x = torch.zeros(m)[A]"],
@@ -148,3 +191,59 @@ def test_no_fork_of_many_is_lost(tmp_path):
     verdicts = [held(seed, tmp_path)[0] for seed in range(100, 160)]
     assert {Verdict.PROVED, Verdict.ERROR} <= set(verdicts)
     assert sum(v is Verdict.UNKNOWN for v in verdicts) < 15
+
+
+def checked_lines(tmp_path, name: str, text: str):
+    """The report of a few lines as a program."""
+    path = tmp_path / f"{name}.py"
+    path.write_text(text)
+    module = program.load(name, str(path))
+    return check_callable(module.run, {"x": Tensor((2, 3))}, {}, own=lambda file: file == str(path))
+
+
+def test_independent_numbers_add_in_each_pass(tmp_path):
+    """Six numbers that data know, each asked about in two passes: all 64 cases are covered by far fewer runs."""
+    lines = ["import torch", "", "", "def run(x):"]
+    lines += [f"    n{i} = torch.rand(()).item()" for i in range(6)]
+    lines += ["    for _ in range(2):"]
+    for i in range(6):
+        lines += [
+            f"        if n{i} < 0.5:",
+            "            x = x * 2",
+            "        else:",
+            "            x = x + 1",
+        ]
+    report = checked_lines(tmp_path, "independent", "\n".join([*lines, "    return x.view(6)", ""]))
+    assert report.verdict is Verdict.PROVED, report.unknowns
+    assert len(report.paths) <= 20
+
+
+HIDDEN = {
+    "iterator": "left = iter([torch.zeros(2), torch.zeros(3)])\n{coin}next(left)\nnext(left).view(2)",
+    "generator": "made = (torch.zeros(n) for n in (2, 3))\n{coin}next(made)\nnext(made).view(2)",
+    "class": "class Held:\n    size = 2\n{coin}Held.size = 3\ntorch.zeros(Held.size).view(2)",
+    "pairs": "left = zip([2, 3], [2, 3])\n{coin}next(left)\ntorch.zeros(next(left)[0]).view(2)",
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_what_no_variable_shows_is_compared_too(name, tmp_path):
+    """A branch that changes nothing but where an iterator stands, or an attribute of a class, is followed."""
+    lines = HIDDEN[name].format(coin="if torch.rand(()).item() < 0.5:\n    ").splitlines()
+    report = checked_lines(
+        tmp_path,
+        f"hidden_{name}",
+        "\n".join(["import torch", "", "", "def run(x):", *(f"    {line}" for line in lines), ""]),
+    )
+    assert report.verdict is Verdict.ERROR, report.unknowns
+
+
+def test_what_another_module_holds_is_compared_too(tmp_path):
+    """A branch that changes a global of a module that no frame belongs to is followed."""
+    (tmp_path / "settings.py").write_text("size = 2\n\n\ndef grow():\n    global size\n    size += 1\n")
+    (tmp_path / "uses.py").write_text(
+        "import torch\nimport settings\n\nif torch.rand(()).item() < 0.5:\n    settings.grow()\n"
+        "torch.zeros(settings.size).view(2)\n"
+    )
+    report = check(str(tmp_path / "uses.py"), [], sandboxed=False)
+    assert report.verdict is Verdict.ERROR, report.unknowns
