@@ -76,7 +76,7 @@ def main(names: Sequence[str]) -> None:
         print(row)
     notes = [
         "torch raises: where the program fails when it runs, for some length of its data sets (vae: fewer than 128 test"
-        " images; stochastic-resnet: fewer than 10 training images)",
+        " images; stochastic-resnet: fewer than 10 training images; fast_neural_style: a style image of fewer than 8 pixels)",
         "PyTea with the configurations of its authors, which fix these lengths; seconds of both with their start",
         *([f"PyTea skipped: {reason}"] if reason else []),
     ]

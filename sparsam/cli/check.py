@@ -57,6 +57,14 @@ def _check(
         str | None,
         typer.Option("--explain", metavar="CODE", help="What a diagnostic means, and how to mend it."),
     ] = None,
+    lsp: Annotated[
+        bool,
+        typer.Option(
+            "--lsp",
+            help="Serve an editor: the Language Server Protocol on standard input and output. What is checked with which "
+            "arguments stands in the editor's settings.",
+        ),
+    ] = False,
     seconds: Annotated[
         float,
         typer.Option("--seconds", metavar="S", min=1, help="Time for one program; the rest is unknown."),
@@ -78,6 +86,16 @@ def _check(
         form = "json"
     if explain is not None:
         print(show.explain(explain))
+        return 0
+    if lsp:
+        if targets or arg:
+            raise Usage(
+                "with --lsp, what is checked stands in the editor's settings; give neither targets nor --arg.",
+                code="lsp-target",
+            )
+        from sparsam.shapes import editor
+
+        editor.serve(["--paths", str(paths), "--memory", str(memory)], seconds=seconds)
         return 0
     if not targets:
         raise Usage("nothing to check: name a script, as in sparsam check train.py.", code="missing-target")

@@ -3,10 +3,11 @@
 import ast
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sparsam.errors import Refused
+from sparsam.shapes.commands import commands_of
 
 DTYPES = frozenset(
     {
@@ -68,6 +69,8 @@ class ScriptArgument:
         choices: Source of each allowed value, () for any.
         takes_value: False for switches (`store_true`).
         line: Where it is declared.
+        under: Sub-commands that it stands behind; None where the source does not tell.
+        selects: Whether it chooses a sub-command.
     """
 
     names: tuple[str, ...]
@@ -79,6 +82,8 @@ class ScriptArgument:
     choices: tuple[str, ...] = ()
     takes_value: bool = True
     line: int = 0
+    under: tuple[str, ...] | None = ()
+    selects: bool = False
 
     @property
     def shown(self) -> str:
@@ -214,7 +219,20 @@ def script_arguments(tree: ast.Module) -> tuple[ScriptArgument, ...]:
 
     Only literal names are seen; what is built at run time, or by a library, is not.
     """
-    found = []
+    selectors, owners = commands_of(tree)
+    found = [
+        ScriptArgument(
+            names=(one.name.replace("-", "_"),),
+            flag=one.name,
+            required=one.required,
+            positional=True,
+            choices=one.choices,
+            line=one.line,
+            under=one.under,
+            selects=True,
+        )
+        for one in selectors
+    ]
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call) or not node.args:
             continue
@@ -225,10 +243,29 @@ def script_arguments(tree: ast.Module) -> tuple[ScriptArgument, ...]:
             continue
         names = [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
         if len(names) == len(node.args) and all(names):
-            found.append(
-                _declared(names, node, click=called != "add_argument", positional=called == "argument")
-            )
+            one = _declared(names, node, click=called != "add_argument", positional=called == "argument")
+            found += [dataclasses.replace(one, under=under) for under in owners.get(node, ((),))]
     return tuple(sorted(found, key=lambda one: one.line))
+
+
+def chosen_commands(
+    declared: Sequence[ScriptArgument], given: Mapping[str, Argument] | Iterable[str]
+) -> tuple[str, ...]:
+    """The sub-commands that the given arguments choose, the outermost first."""
+    if not isinstance(given, Mapping):
+        return ()
+    path: tuple[str, ...] = ()
+    while True:
+        selector = next((one for one in declared if one.selects and one.under == path), None)
+        value = given.get(selector.names[0]) or given.get(selector.flag) if selector is not None else None
+        if value is None or not value.text:
+            return path
+        path = (*path, value.text)
+
+
+def behind(declared: Sequence[ScriptArgument], path: tuple[str, ...]) -> tuple[ScriptArgument, ...]:
+    """The arguments that a command line with these sub-commands can have."""
+    return tuple(one for one in declared if one.under is None or path[: len(one.under)] == one.under)
 
 
 def _of_click(func: ast.expr) -> bool:

@@ -1,14 +1,14 @@
 """From a program and its arguments to what a run calls, and the symbols that exist before it runs."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from sparsam.errors import Refused
 from sparsam.shapes import program as programs
-from sparsam.shapes.arguments import Argument
+from sparsam.shapes.arguments import Argument, ScriptArgument, behind, chosen_commands
 from sparsam.shapes.environment import Unknown
 from sparsam.shapes.run import Run
 from sparsam.shapes.source import Program
@@ -57,8 +57,11 @@ class Entry:
     # -- scripts ------------------------------------------------------------------------------------------------------
 
     def _script(self, run: Run, symbols: dict[str, Any]) -> None:
+        declared = self._declared()
         run.notes["options"] = {
-            argument.name: symbols[argument.name] for argument in self.arguments if argument.kind == "range"
+            _read_as(argument, declared): symbols[argument.name]
+            for argument in self.arguments
+            if argument.kind == "range"
         }
         source = self.program.text if self.program.kind == "notebook" else None
         package = self.program.module.rpartition(".")[0] if self.program.kind == "package" else None
@@ -70,27 +73,40 @@ class Entry:
                 f"the range of {name} did not reach the program: its command line is not argparse's",
             )
 
+    def _commands(self) -> tuple[str, ...]:
+        return chosen_commands(self.program.arguments, {one.name: one for one in self.arguments})
+
+    def _declared(self) -> dict[str, ScriptArgument]:
+        """What the script declares, by each of its names."""
+        possible = behind(self.program.arguments, self._commands())
+        return {name: option for option in possible for name in option.names}
+
     def command_line(self, run: Run) -> list[str]:
-        """The words after the program's name."""
-        known = {name: option for option in self.program.arguments for name in option.names}
-        words: list[str] = []
-        last: list[str] = []
+        """The words after the program's name: of the program itself, then a sub-command and what belongs to it."""
+        commands, declared = self._commands(), self._declared()
+        options: list[list[str]] = [[] for _ in range(len(commands) + 1)]
+        positional: list[list[tuple[int, str]]] = [[] for _ in options]
         for argument in self.arguments:
             if argument.kind in ("tensor", "sizes"):
                 continue
-            option = known.get(argument.name)
+            option = declared.get(argument.name.replace("-", "_"))
+            if option is not None and option.selects:
+                continue
+            level = len(commands) if option is None or option.under is None else len(option.under)
             value = self._word(argument, run)
+            flag = option.flag if option is not None else f"--{argument.name.replace('_', '-')}"
             if option is not None and option.positional:
-                last.append(value)
+                positional[level].append((option.line, value))
             elif argument.kind == "flag" or (option is not None and not option.takes_value):
                 if value not in ("False", "false", "0"):
-                    words.append(
-                        option.flag if option is not None else f"--{argument.name.replace('_', '-')}"
-                    )
+                    options[level].append(flag)
             else:
-                flag = option.flag if option is not None else f"--{argument.name.replace('_', '-')}"
-                words += [flag, value]
-        return words + last
+                options[level] += [flag, value]
+        words: list[str] = []
+        for level, command in enumerate((*commands, None)):
+            words += options[level] + [value for _, value in sorted(positional[level])]
+            words += [command] if command is not None else []
+        return words
 
     def _word(self, argument: Argument, run: Run) -> str:
         if argument.kind == "range":
@@ -137,6 +153,12 @@ class Entry:
                 )
             return torch.empty(sizes, dtype=dtype, device=argument.device or "cpu")
         return {"True": True, "False": False, "None": None}.get(argument.text, argument.text)
+
+
+def _read_as(argument: Argument, declared: Mapping[str, ScriptArgument]) -> str:
+    """The name under which the program reads an argument of its command line."""
+    name = argument.name.replace("-", "_")
+    return declared[name].names[0] if name in declared else name
 
 
 def call(function: Any, values: dict[str, Any], owner: Any = None) -> Any:

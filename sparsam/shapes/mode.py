@@ -11,7 +11,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-from sparsam.shapes import eager, strictness
+from sparsam.shapes import eager, spans, strictness
 from sparsam.shapes.environment import Shapes
 
 Rule = Callable[..., Any]
@@ -54,8 +54,10 @@ class Mode(FakeTensorMode):
         """Runs one operator."""
         kwargs = kwargs or {}
         strictness.refuse(func, args, kwargs, self)
+        spans.refuse(func, args, kwargs, self.run)
         answer = self._answer(func, types, args, kwargs)
         eager.refuse(func, args, kwargs, answer, elsewhere=self.run.elsewhere)
+        spans.follow(func, args, kwargs, answer)
         return answer
 
     def _answer(self, func: Any, types: Sequence[type], args: Sequence[object], kwargs: Any) -> object:

@@ -21,6 +21,8 @@ from sparsam.shapes import notebook
 from sparsam.shapes.arguments import (
     Argument,
     ScriptArgument,
+    behind,
+    chosen_commands,
     parse_argument,
     parse_arguments,
     script_arguments,
@@ -96,12 +98,18 @@ class Program:
             for part in parts[:-1]
         )
 
-    def missing(self, given: Iterable[str]) -> tuple[ScriptArgument, ...]:
-        """The arguments that the script demands and that are not among the given names."""
-        names = {name.lstrip("-").replace("-", "_") for name in given}
-        return tuple(a for a in self.arguments if a.required and not names.intersection(a.names))
+    def missing(self, given: Mapping[str, Argument] | Iterable[str]) -> tuple[ScriptArgument, ...]:
+        """The arguments that the script demands and that are not among the given names.
 
-    def demand(self, given: Iterable[str] = ()) -> None:
+        Those of sub-commands count where the given arguments choose them.
+        """
+        names = {name.lstrip("-").replace("-", "_") for name in given}
+        possible = behind(self.arguments, chosen_commands(self.arguments, given))
+        return tuple(
+            a for a in possible if a.required and a.under is not None and not names.intersection(a.names)
+        )
+
+    def demand(self, given: Mapping[str, Argument] | Iterable[str] = ()) -> None:
         """Refuse what there is no use in running.
 
         Raises:
@@ -136,7 +144,14 @@ class Program:
                 "cells": tuple(value["cells"]),
                 "dropped": tuple((line, text) for line, text in value["dropped"]),
                 "arguments": tuple(
-                    ScriptArgument(**{**a, "names": tuple(a["names"]), "choices": tuple(a["choices"])})
+                    ScriptArgument(
+                        **{
+                            **a,
+                            "names": tuple(a["names"]),
+                            "choices": tuple(a["choices"]),
+                            "under": None if a["under"] is None else tuple(a["under"]),
+                        }
+                    )
                     for a in value["arguments"]
                 ),
                 "files": tuple(Path(f) for f in value["files"]),

@@ -10,7 +10,7 @@ class Published:
     Args:
         script: In its folder.
         arguments: Those of its configuration.
-        at: File and line of the finding; "" if it is right.
+        at: File and line of each finding; "" if it is right.
         below: What the witness must be: a symbol of which the meaning has this word, and a bound that it is below.
     """
 
@@ -26,7 +26,9 @@ PROGRAMS = {
     "imagenet": Published("main.py", ("data=./data", "epochs=1")),
     "fast_neural_style": Published(
         "neural_style/neural_style.py",
-        ("subcommand=train", "epochs=1", "cuda=0", "dataset=./", "save_model_dir=./", "image_size=64"),
+        ("subcommand=train", "epochs=1", "cuda=0", "dataset=./none", "save_model_dir=./", "image_size=64"),
+        "vgg.py:30 vgg.py:32 vgg.py:34",
+        ("image file", 8),
     ),
     "time_sequence_prediction": Published("train.py", ("steps=1",)),
     "word_language_model": Published("main.py", ("epochs=1",)),

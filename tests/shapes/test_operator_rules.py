@@ -93,6 +93,15 @@ CASES: dict[str, tuple[Callable[[random.Random], list[Any]], Callable[[random.Ra
     "embedding": (sized("vd", "i"), lambda r: lambda w, i: F.embedding(i.long(), w)),
     "index_select": (sized("abc", "i"), lambda r: (lambda d: lambda x, i: x.index_select(d, i.long()))(r.randint(0, 2))),
     "empty kernel": (bent(sized("1ct", "ock", low=1)), lambda r: lambda x, w: F.conv1d(x, w, padding=2)),
+    "batch norm": (
+        bent(sized("bch", "c", "c", "c", "c")),
+        lambda r: (lambda t: lambda x, m, v, w, b: F.batch_norm(x, m, v, w, b, training=t))(r.random() < 0.7),
+    ),
+    "batch norm of vectors": (bent(sized("bc", "c")), lambda r: lambda x, w: F.batch_norm(x, None, None, w, training=True)),
+    "batch norm's statistics": (
+        sized("bchw", "c", low=1),
+        lambda r: (lambda t: lambda x, m: torch.native_batch_norm(x, m, None, m, m, t, 0.1, 1e-5))(r.random() < 0.5),
+    ),
     "chunk cat": (sized("ab", "ab"), lambda r: lambda x, y: torch._chunk_cat([x, y], 0, 2)),
 }  # fmt: skip
 

@@ -147,7 +147,9 @@ def test_published_program_is_judged_as_it_runs(name):
     else:
         assert report.verdict is Verdict.ERROR, said(report)
         places = [f.failure.place for f in report.findings]
-        assert [f"{Path(place.file).name}:{place.line}" for place in places] == [program.at], said(report)
+        assert [f"{Path(place.file).name}:{place.line}" for place in places] == program.at.split(), said(
+            report
+        )
         if program.below is not None:
             word, bound = program.below
             names = {symbol.name for symbol in report.symbols if word in symbol.meaning}

@@ -461,3 +461,47 @@ def test_many_mutated_sources_never_crash_the_reader(tmp_path, record_property):
     print(f"slowest {slowest:.2f} s, {outcomes}")  # noqa: T201
     assert slowest < 5
     assert {"read", "syntax", "too-deep", "encoding", "nul"} <= set(outcomes)
+
+
+COMMANDS = """
+import argparse, torch
+
+def common(parser):
+    parser.add_argument("--seed", type=int, required=True)
+
+p = argparse.ArgumentParser()
+p.add_argument("--device", default="cpu")
+p.add_argument("root")
+commands = p.add_subparsers(dest="task", required=True)
+q = commands.add_parser("train")
+q.add_argument("--batch-size", dest="batch", type=int, required=True)
+group = q.add_argument_group("paths")
+group.add_argument("--out", required=True)
+common(q)
+inner = q.add_subparsers(dest="how")
+inner.add_parser("fast").add_argument("steps", type=int)
+q = commands.add_parser("eval")
+q.add_argument("--batch-size", dest="batch", type=int)
+q.add_argument("--model", required=True)
+args = p.parse_args()
+"""
+
+
+def test_only_the_chosen_sub_command_s_arguments_are_needed(tmp_path):
+    """Of argparse's sub-parsers, those on the way, also where a function of the module fills them in."""
+    write(tmp_path, a__py=COMMANDS)
+    program = read("a.py", folder=tmp_path)
+    assert program == type(program).from_json(program.to_json())
+
+    def missing(*given):
+        return [a.names[0] for a in program.missing(parse_arguments(given))]
+
+    assert missing() == ["root", "task"]
+    assert missing("root=.", "task=eval") == ["model"]
+    assert missing("root=.", "task=train", "out=x") == ["seed", "batch"]
+    assert missing("root=.", "task=train", "out=x", "seed=1", "batch-size=2", "how=fast") == ["steps"]
+    (task,) = [a for a in program.arguments if a.names == ("task",)]
+    assert task.choices == ("train", "eval") and task.example == "task=train"
+    with pytest.raises(Refused) as caught:
+        program.demand(parse_arguments(["root=."]))
+    assert str(caught.value) == "a.py needs the argument task; give it with --arg task=train"

@@ -36,6 +36,11 @@ UNKNOWNS: Mapping[str, tuple[str, str]] = {
         "A shape or a decision depends on the contents of a tensor. Sizes were assumed for it, and not all of them\n"
         "could be covered.",
     ),
+    "index": (
+        "An index that may be past the end",
+        "A tensor of indices has bounds that follow from how it was made, such as a running count of a mask's ones, and the\n"
+        "greatest of them is past the end of what is picked from. Whether the data go that far is not known.",
+    ),
     "missing-module": (
         "A package that is not installed",
         "The program imports a package that is not here; what it would have done is not checked.\n"

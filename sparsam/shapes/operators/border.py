@@ -114,7 +114,17 @@ def formatted(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     return format(0.0 if tensor.is_floating_point() else 0, form)
 
 
+def beside(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`x.data`: what is written through it leaves no trace at the tensor, whose values are not known from here on."""
+    for whole in (args[0], args[0]._base):
+        if whole is not None:
+            whole.span = whole.value_range = None
+    return NotImplemented
+
+
 RULES: dict[Any, Callable[..., Any]] = {
+    torch.Tensor.data.__get__: beside,  # type: ignore[attr-defined]
+    torch.Tensor.data.__set__: beside,  # type: ignore[attr-defined]
     torch.tensor: tensor,
     torch.as_tensor: tensor,
     torch.asarray: tensor,

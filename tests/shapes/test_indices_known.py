@@ -1,0 +1,108 @@
+"""Indices whose bounds follow from how they are made: past the end is an error, maybe past the end is unknown."""
+
+import textwrap
+
+import pytest
+from checking import told
+
+from sparsam.shapes.check import Limits, check
+from sparsam.shapes.verdict import Verdict
+
+HEAD = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+def f(x):
+    table = nn.Embedding(64, 8)
+"""
+
+
+@pytest.fixture
+def judged(tmp_path):
+    """The report of a check of a few lines with a table of 64 rows and x of B×T, T from 1 to the given length."""
+
+    def made(lines, longest=80):
+        file = tmp_path / "lines.py"
+        file.write_text(HEAD + textwrap.indent(textwrap.dedent(lines), "    "))
+        arguments = ["x=B×T:int64", f"T=1..{longest}"]
+        return check(f"{file}:f", arguments, sandboxed=False, limits=Limits(seconds=60))
+
+    return made
+
+
+PAST = {  # lines: the longest T that they are right for
+    "table(torch.arange(x.shape[1]).unsqueeze(0) + 0)": 64,
+    "table(torch.arange(1, x.shape[1] + 1).expand(x.shape[0], -1))": 63,
+    "table(torch.arange(128).expand((1, -1))[:, 3 : x.shape[1] + 3])": 61,
+    "table(torch.arange(x.shape[1]).repeat(x.shape[0], 1).to(torch.int32).long())": 64,
+    "table(2 * torch.ones_like(x) + x.shape[1])": 61,
+    "torch.index_select(torch.zeros(2, 64), 1, torch.arange(x.shape[1]))": 64,
+    "torch.gather(torch.zeros(1, 64), 1, torch.arange(x.shape[1])[None])": 64,
+    "torch.zeros(64)[torch.arange(x.shape[1])]": 64,
+    "torch.zeros(64)[torch.arange(-x.shape[1], 0)]": 64,
+    "F.cross_entropy(torch.zeros(3, 64), torch.full((3,), x.shape[1] - 1))": 64,
+}
+
+
+@pytest.mark.parametrize("line", PAST)
+def test_index_past_the_end_is_an_error_and_no_other(line, judged):
+    """Proved up to the last length that fits; one longer is an error with a length that fails."""
+    fits = judged(line, PAST[line])
+    assert fits.verdict is Verdict.PROVED, told(fits)
+    longer = judged(line, PAST[line] + 9)
+    assert longer.verdict is Verdict.ERROR, told(longer)
+    (finding,) = longer.findings
+    assert finding.witness["T"] > PAST[line] and finding.confirmed
+
+
+MAYBE = {
+    """
+    mask = x.ne(1).int()
+    table(torch.cumsum(mask, 1).type_as(mask) * mask + 1)
+    """: 62,
+    "table(torch.cat([torch.arange(x.shape[1]), torch.arange(5)]))": 64,
+    "table(torch.zeros(3, x.shape[1]).argmax(1))": 64,
+}
+
+
+@pytest.mark.parametrize("lines", MAYBE)
+def test_bounds_that_only_hold_leave_an_index_unknown(lines, judged):
+    """Whether the data go as far as the bound is not known; where the bound fits, all is proved."""
+    fits = judged(lines, MAYBE[lines])
+    assert fits.verdict is Verdict.PROVED, told(fits)
+    longer = judged(lines, MAYBE[lines] + 1)
+    assert longer.verdict is Verdict.UNKNOWN, told(longer)
+    assert {unknown.code for unknown in longer.unknowns} == {"index"}
+
+
+WRITTEN = [
+    "p = torch.arange(100); p.fill_(0)",
+    "p = torch.full((3, 4), 100); p[:] = 1",
+    "p = torch.full((3, 4), 100); p[p > 3] = 1",
+    "p = torch.full((3, 4), 100); q = p.view(-1); q.zero_()",
+    "q = torch.full((3, 4), 100); p = q.view(-1); q.zero_()",
+    "p = torch.full((3, 4), 100); p.detach().clamp_(max=3)",
+    "p = torch.full((3, 4), 100); p.data.zero_()",
+    "p = torch.full((3,), 100); p.data = torch.zeros(3, dtype=torch.long)",
+    "p = torch.full((3,), 100); torch.clamp(p, max=3, out=p)",
+    "p = torch.full((3,), 100); p.numpy()[:] = 1",
+    "p = torch.randint(0, 100, (3,)); p %= 4",
+    "p = torch.randint(0, 100, (x.shape[0], 3)); p = p[:, 0]; p.remainder_(4)",
+    "p = torch.arange(100); p = torch.where(p > 3, 0, p).clamp(max=3)",
+    "p = torch.arange(64, 100)[:0]",
+    "p = torch.full((3,), -100).masked_fill(torch.ones(3, dtype=torch.bool), 1)",
+]
+
+
+@pytest.mark.parametrize("line", WRITTEN)
+def test_values_that_were_written_since_are_not_held_against_an_index(line, judged):
+    """No alarm from bounds that a write, whatever way it took, has made untrue."""
+    report = judged(f"{line}\ntable(p)")
+    assert report.verdict is Verdict.PROVED, told(report)
+
+
+def test_ids_that_come_with_the_data_are_taken_to_be_in_range(judged):
+    """Of an argument's values nothing is known."""
+    report = judged("table(x)")
+    assert report.verdict is Verdict.PROVED, told(report)
