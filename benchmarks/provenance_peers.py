@@ -32,7 +32,7 @@ import sparsam.provenance as records
 HERE = Path(__file__).resolve().parent
 SHARED = workflows.SHARED
 ROUNDS = int(os.environ.get("ROUNDS", "7"))
-PATIENCE = 60
+PATIENCE = int(os.environ.get("PATIENCE", "60"))
 """Seconds for a process; four times as long for fine-tuning."""
 
 HEAD = """

@@ -12,6 +12,7 @@ from typing import Any
 
 from sparsam.errors import InputOutput
 from sparsam.provenance import ingest, tables, views, walks
+from sparsam.provenance.capture import start
 from sparsam.provenance.decisions import Account, take
 from sparsam.provenance.graph import Call, Entity, History, Program, tell
 from sparsam.provenance.ids import entity_id, program_id
@@ -51,6 +52,7 @@ def indexed(
     """
     from sparsam.provenance.adapters import imported
 
+    start.settle()
     base = Path(folder if folder is not None else runs_folder())
     if imported.names(base):
         return recorded(base)

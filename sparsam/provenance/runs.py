@@ -114,6 +114,7 @@ def merged(folder: str | os.PathLike[str] | None = None, runs: Sequence[str] | N
     Raises:
         InputOutput: ``runs-missing`` where nothing was recorded, or no run of such a name.
     """
+    start.settle()
     base = Path(folder if folder is not None else runs_folder())
     known = names_of_runs(base)
     wanted = list(known if runs is None else runs)

@@ -11,13 +11,16 @@ import itertools
 import os
 import stat
 from _thread import _local
-from time import monotonic, time_ns
+from collections import deque
+from time import time_ns
 
-from sparsam.provenance.writer import Log, Writer
+from sparsam.provenance import spelled
+from sparsam.provenance.spelled import plain as _text
+from sparsam.provenance.writer import FLUSH_AFTER, Log, Writer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
 CLASSES = (
@@ -54,16 +57,40 @@ class Selection:
             code,
             max(1, every),
         )
+        self._out = _fits(("*",) if "file" in off else exclude if code else (*exclude, *PROGRAM))
+        self._within = _fits(include)
 
     def wants(self, path: str) -> bool:
         """Whether a file at this absolute path is recorded."""
-        if "file" in self.off:
-            return False
-        if any(fnmatch.fnmatchcase(path, pattern) for pattern in self.exclude):
-            return False
-        if not self.code and any(fnmatch.fnmatchcase(path, pattern) for pattern in PROGRAM):
-            return False
-        return not self.include or any(fnmatch.fnmatchcase(path, pattern) for pattern in self.include)
+        return not self._out(path) and (not self.include or self._within(path))
+
+
+def _fits(patterns: tuple[str, ...]) -> Callable[[str], bool]:
+    """Whether a path fits one of these, as ``fnmatchcase`` says; nearly all are a beginning, an end or a part."""
+    starts: list[str] = []
+    ends: list[str] = []
+    parts: list[str] = []
+    others: list[str] = []
+    for pattern in patterns:
+        text = pattern.strip("*")
+        plain = not set(text) & set("*?[")
+        for list_of, form in ((starts, f"{text}*"), (ends, f"*{text}"), (parts, f"*{text}*")):
+            if plain and pattern == form:
+                list_of.append(text)
+                break
+        else:
+            others.append(pattern)
+    first, last = tuple(starts), tuple(ends)
+
+    def fits(path: str) -> bool:
+        if path.startswith(first) or path.endswith(last):
+            return True
+        for part in parts:
+            if part in path:
+                return True
+        return any(fnmatch.fnmatchcase(path, pattern) for pattern in others) if others else False
+
+    return fits
 
 
 class Handle:
@@ -96,20 +123,27 @@ class Tracker:
         self._numbers = itertools.count(1)
         self._scopes = _local()
         runs = os.path.dirname(log.folder)
-        self._root = os.path.dirname(runs) if os.path.basename(runs) == "runs" else log.folder
+        root = os.path.dirname(runs) if os.path.basename(runs) == "runs" else log.folder
+        self._root = root + os.sep
         self._wanted: dict[str, bool] = {}
+        self._places: dict[str, str] = {}
         self._folders: dict[str, str] = {}
         self._links = False
         self._opens: dict[str, int] = {}
         self._left_out: dict[str, int] = {}
-        self._objects: dict[tuple[Handle, str, str, str], list[Any]] = {}
-        self._told = monotonic()
+        self._objects: deque[tuple[Handle, str, str, str, int, float, int]] = deque()
+        self._told = time_ns()
         self.epoch = 0
 
     # files
 
     def path_of(self, file: Any) -> str | None:
         """The absolute path of what is recorded; None for what is not (also for descriptors)."""
+        found = self.look(file)
+        return None if found is None else found[0]
+
+    def look(self, file: Any) -> tuple[str, os.stat_result | None] | None:
+        """The absolute path of what is recorded, and what lies there; None for what is not (also for descriptors)."""
         if isinstance(file, int):
             return None
         try:
@@ -119,33 +153,42 @@ class Tracker:
         if ("/site-packages/" in name or "/dist-packages/" in name) and not self.selection.code:
             return None  # thousands while large libraries are imported: no look at the disk for them
         try:
-            path = self._real(name)
+            path = self._place(name)
         except (OSError, ValueError):  # no current folder, or a name that no system knows
+            return None
+        try:
+            found: os.stat_result | None = os.lstat(path)
+            if found is not None and stat.S_ISLNK(found.st_mode):
+                path = os.path.realpath(path)
+                found = os.stat(path)
+        except OSError:
+            found = None
+        except ValueError:
             return None
         wanted = self._wanted.get(path)
         if wanted is None:
-            inside = path.startswith(self._root + os.sep)  # our own
-            wanted = not inside and self.selection.wants(path)
+            wanted = not path.startswith(self._root) and self.selection.wants(path)  # our own, and others
             if len(self._wanted) < 100_000:
                 self._wanted[path] = wanted
-        return path if wanted else None
+        return (path, found) if wanted else None
 
-    def _real(self, name: str) -> str:
-        """Absolute, without symbolic links; names are looked up once, but for whether they are links themselves."""
+    def _place(self, name: str) -> str:
+        """Absolute, the folder without symbolic links; each is looked up once."""
         full = name if name.startswith("/") else f"{os.getcwd()}/{name}"
-        path = self._folders.get(full)
+        path = self._places.get(full)
         if path is None:
-            folder, last = os.path.split(full)
-            real = os.path.realpath(folder)
-            self._links = self._links or real != folder
-            path = os.path.realpath(full) if last in ("", ".", "..") else os.path.join(real, last)
-            if len(self._folders) < 10_000:
-                self._folders[full] = path
-        try:
-            if stat.S_ISLNK(os.lstat(path).st_mode):
-                return os.path.realpath(path)
-        except OSError:
-            pass
+            folder, _, last = full.rpartition("/")
+            if last in ("", ".", ".."):
+                return os.path.realpath(full)
+            real = self._folders.get(folder)
+            if real is None:
+                real = os.path.join(os.path.realpath(folder or "/"), "")
+                self._links = self._links or real != f"{folder}/"
+                if len(self._folders) < 10_000:
+                    self._folders[folder] = real
+            path = real + last
+            if len(self._places) < 10_000:
+                self._places[full] = path
         return path
 
     def forked(self) -> None:
@@ -155,21 +198,18 @@ class Tracker:
         self._objects.clear()
         self.log.forked()
 
-    def _own(self, handle: Handle) -> bool:
-        """Whether a handle is of this process; one that was inherited is told of once more when it is used."""
-        if handle.epoch != self.epoch:
-            handle.epoch, handle.number, handle.wrote = self.epoch, next(self._numbers), False
-            handle.reads = handle.writes = handle.bytes_read = handle.bytes_write = 0
-            handle.seconds_read = handle.seconds_write = 0.0
-            self.log.add(
-                "open", handle=handle.number, path=_text(handle.path), mode=handle.mode, inherited=True
-            )
-        return True
+    def _own(self, handle: Handle) -> None:
+        """A handle that was inherited is told of once more when it is used."""
+        handle.epoch, handle.number, handle.wrote = self.epoch, next(self._numbers), False
+        handle.reads = handle.writes = handle.bytes_read = handle.bytes_write = 0
+        handle.seconds_read = handle.seconds_write = 0.0
+        self.log.add("open", handle=handle.number, path=_text(handle.path), mode=handle.mode, inherited=True)
 
-    def forget_folders(self) -> None:
+    def forget_folders(self, *, new_link: bool = False) -> None:
         """Where names have changed, links may lead elsewhere."""
-        if self._links:
+        if self._links or new_link:
             self._folders.clear()
+            self._places.clear()
 
     def touched(self, path: Any) -> None:
         """A file has another time of change by the program's own word; its bytes are as they were."""
@@ -214,26 +254,17 @@ class Tracker:
         seconds: float = 0.0,
     ) -> Handle:
         """A file was opened. ``mode`` holds r for reading, w for writing, or both."""
-        handle = Handle(next(self._numbers), path, mode, self.scope_now, self.epoch)
-        facts: dict[str, Any] = {"handle": handle.number, "path": _text(path), "mode": mode}
-        if created:
-            facts["created"] = True
-        if emptied:
-            facts["emptied"] = True
+        stack = getattr(self._scopes, "stack", None)
+        scope = stack[-1] if stack else None
+        number = next(self._numbers)
+        handle = Handle(number, path, mode, scope, self.epoch)
         if created or emptied:
             handle.wrote = True
         if found is not None:
             handle.node = found.st_dev, found.st_ino
-            facts["inode"] = list(handle.node)
-            if not (created or emptied):
-                facts |= {"size": found.st_size, "changed": found.st_mtime_ns}
-        if handle.scope is not None:
-            facts["scope"] = handle.scope
-        if through != "python":
-            facts["through"] = through
-        if seconds and "duration" not in self.selection.off:
-            facts["seconds"] = round(seconds, 9)
-        self.log.add("open", **facts)
+        if "duration" in self.selection.off:
+            seconds = 0.0
+        self.log.say(spelled.opened, (number, path, mode, created, emptied, found, scope, through, seconds))
         return handle
 
     def failed(self, path: str, mode: str, error: OSError) -> None:
@@ -244,7 +275,8 @@ class Tracker:
 
     def wrote(self, handle: Handle, size: int, seconds: float = 0.0) -> None:
         """Bytes went out."""
-        self._own(handle)
+        if handle.epoch != self.epoch:
+            self._own(handle)
         handle.writes += 1
         handle.bytes_write += size
         handle.seconds_write += seconds
@@ -254,14 +286,16 @@ class Tracker:
 
     def read(self, handle: Handle, size: int, seconds: float = 0.0) -> None:
         """Bytes came in."""
-        self._own(handle)
+        if handle.epoch != self.epoch:
+            self._own(handle)
         handle.reads += 1
         handle.bytes_read += size
         handle.seconds_read += seconds
 
     def synced(self, handle: Handle, seconds: float = 0.0) -> None:
         """The file was flushed to its disk."""
-        self._own(handle)
+        if handle.epoch != self.epoch:
+            self._own(handle)
         self.log.add("fsync", handle=handle.number, seconds=round(seconds, 9))
 
     def closed(self, handle: Handle, found: os.stat_result | None = None) -> None:
@@ -269,37 +303,18 @@ class Tracker:
         if handle.closed or handle.epoch != self.epoch:
             return
         handle.closed = True
-        facts: dict[str, Any] = {"handle": handle.number}
-        if self._objects and (these := self.tell_objects(handle)):
-            facts["objects"] = these
-        times = "duration" not in self.selection.off
-        if "call" not in self.selection.off:
-            if handle.reads:
-                facts |= {"reads": handle.reads, "bytes_read": handle.bytes_read}
-                if times:
-                    facts["seconds_read"] = round(handle.seconds_read, 9)
-            if handle.writes:
-                facts |= {"writes": handle.writes, "bytes_write": handle.bytes_write}
-                if times:
-                    facts["seconds_write"] = round(handle.seconds_write, 9)
-        elif handle.writes:
-            facts["writes"] = 1
+        these = self.tell_objects(handle) if self._objects else ()
+        if not handle.wrote:
+            found = None
+        elif found is None:
+            try:
+                found = os.stat(handle.path)
+            except OSError:
+                found = None
+        off = self.selection.off
+        self.log.say(spelled.closed, (handle, these, found, "call" not in off, "duration" not in off))
         if handle.wrote:
-            if found is None:
-                try:
-                    found = os.stat(handle.path)
-                except OSError:
-                    found = None
-            if found is not None:
-                facts |= {"size": found.st_size, "changed": found.st_mtime_ns}
-                if handle.node not in (None, (found.st_dev, found.st_ino)):
-                    facts["inode"] = [
-                        found.st_dev,
-                        found.st_ino,
-                    ]  # a library wrote it aside, and put it in its place
-        self.log.add("close", **facts)
-        if handle.wrote:
-            self.log.flush()
+            self.log.flush_soon()
 
     def used(self, path: str | os.PathLike[str], *, through: str = "given") -> None:
         """A file was read, in one piece: for libraries that open files by themselves, and for users."""
@@ -377,45 +392,40 @@ class Tracker:
             return None
         folder, last = os.path.split(os.path.abspath(name))
         place = os.path.join(os.path.realpath(folder), last)
-        inside = place.startswith(self._root + os.sep)
+        inside = place.startswith(self._root)
         return place if not inside and self.selection.wants(place) else None
 
     def object(
-        self, handle: Handle, kind: str, name: str, call: str, *, size: int = 0, seconds: float = 0.0
+        self, handle: Handle, kind: str, name: str, call: str, size: int = 0, seconds: float = 0.0
     ) -> None:
         """A call on an object in a file: a group, dataset, attribute, datatype or link.
 
-        Calls are counted, and told together before anything is closed, and once a second.
+        Calls are gathered, and told together before anything is closed, and once a second.
         """
         if kind in self.selection.off:
             return
-        self._own(handle)
-        if not handle.wrote and call in ("create", "write"):
+        if handle.epoch != self.epoch:
+            self._own(handle)
+        if not handle.wrote and (call == "create" or call == "write"):
             handle.wrote = True
             self.log.add("writing", handle=handle.number)
-        key = handle, kind, name, call
-        entry = self._objects.get(key)
-        if entry is None:
-            self._objects[key] = [1, size, seconds, time_ns()]
-        else:
-            entry[0] += 1
-            entry[1] += size
-            entry[2] += seconds
-        if self.log.eager or monotonic() - self._told > 1.0 or len(self._objects) > 4096:
+        now = time_ns()
+        told = (handle, kind, name, call, size, seconds, now)
+        self._objects.append(told)
+        if len(self._objects) > 4096 or self.log.eager or not 0 <= now - self._told < FLUSH_AFTER:
             self.tell_objects()
 
-    def tell_objects(self, closing: Handle | None = None) -> list[list[Any]]:
+    def tell_objects(self, closing: Handle | None = None) -> Sequence[tuple[Any, ...]]:
         """Write down the calls on objects since the last time; those of a handle that is being closed are given back."""
-        these, self._objects = self._objects, {}
-        self._told = monotonic()
-        told: dict[Handle, list[list[Any]]] = {}
-        times = "duration" not in self.selection.off
-        for (handle, kind, name, call), (count, size, seconds, first) in these.items():
-            facts = [kind, name, call, count, size, round(seconds, 9) if times else 0, first]
-            told.setdefault(handle, []).append(facts)
-        mine = told.pop(closing, []) if closing is not None else []
+        self._told = time_ns()
+        told: dict[Handle, list[tuple[Any, ...]]] = {}
+        these = self._objects
+        while these:
+            one = these.popleft()
+            told.setdefault(one[0], []).append(one)
+        mine = told.pop(closing, ()) if closing is not None else ()
         for handle, calls in told.items():
-            self.log.add("objects", handle=handle.number, calls=calls)
+            self.log.say(spelled.objects, (handle.number, calls, "duration" not in self.selection.off))
         return mine
 
     # what users say
@@ -473,6 +483,7 @@ class Tracker:
         self.tell_objects()
         self.tell_left_out()
         self.log.add("end", status=status)
+        self.log.settle()
         self.log.flush()
 
 
@@ -495,15 +506,6 @@ class Scope:
         if self.id in stack:  # left by another thread than the one that entered it
             stack.remove(self.id)
         self._tracker.log.add("scope-end", id=self.id)
-
-
-def _text(path: str) -> str:
-    """A path as text that any JSON reader takes: bytes that are no UTF-8 become backslash escapes."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return path
 
 
 def runs_folder(start: str | os.PathLike[str] | None = None) -> str:

@@ -11,7 +11,7 @@ import os
 import struct
 import time
 import zlib
-from _thread import allocate_lock, get_ident
+from _thread import allocate_lock, get_ident, start_new_thread
 from collections import deque
 
 from sparsam.errors import InputOutput
@@ -22,25 +22,28 @@ if TYPE_CHECKING:
     from typing import Any
 
 # bound before anything is put in place of them, by sparsam or by the program's tests
-_write, _fstat, _close, _open, _truncate, _time, _tick, _getpid = (
+_write, _fstat, _close, _open, _truncate, _time = (
     os.write,
     os.fstat,
     os.close,
     os.open,
     os.ftruncate,
     time.time_ns,
-    time.monotonic,
-    os.getpid,
 )
 
 MAGIC = b"sparsam log 1\n"
 SUFFIX = ".log"
 HEAD = struct.Struct("<IIQ")
-_length_and_sum, _number = struct.Struct("<II").pack, struct.Struct("<Q").pack
+_head, _number = HEAD.pack, struct.Struct("<Q").pack
 LARGEST = 1 << 24
 """Of a payload, in bytes; a longer one is damage."""
 FLUSH_BYTES = 1 << 16
-FLUSH_SECONDS = 1.0
+FLUSH_AFTER = 10**9
+"""Nanoseconds."""
+SOON = 0.1
+"""Seconds in which what is due is flushed, while much of it comes."""
+AT_ONCE = 2
+"""How often it is flushed at once before much has come."""
 BATCH = 128
 """Records that are encoded together: one at a time, between a program's own work, each would find the caches cold."""
 _encoder = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), check_circular=False, allow_nan=False)
@@ -93,6 +96,17 @@ class Writer(tuple["str | int", ...]):
         return f"{host}-{self.pid}-{self.started}{SUFFIX}"
 
 
+_forks = [0]
+
+
+def _forked() -> None:
+    _forks[0] += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
 class Log:
     """The log of this process in a folder.
 
@@ -113,14 +127,14 @@ class Log:
             ) from error
         self._lock = allocate_lock()
         self._owner = 0
-        self._queue: deque[tuple[int, str, dict[str, Any]]] = deque()
+        self._queue: deque[tuple[int, str | Callable[..., str], Any]] = deque()
         self._begin(parent)
 
     def _begin(self, parent: Writer | None) -> None:
         self.writer = Writer(
             os.uname().nodename if hasattr(os, "uname") else "host", os.getpid(), time.time_ns()
         )
-        self._pid = self.writer.pid
+        self._forks = _forks[0]
         self.parent = parent
         self.eager = (
             parent is not None
@@ -133,7 +147,9 @@ class Log:
         self._counted = 0  # records in _waiting
         self._file: int | None = None
         self._node = (0, 0)
-        self._flushed = _tick()
+        self._flushed = self._clock = self.writer.started
+        self._at_once = AT_ONCE
+        self._waker: _Waker | None = None
 
     @property
     def path(self) -> str:
@@ -145,10 +161,15 @@ class Log:
 
         Never waits: a signal handler or a finalizer that comes in while a record is being made leaves its own in the queue.
         """
-        if _getpid() != self._pid:  # forked without notice
+        self.say(kind, facts)
+
+    def say(self, what: str | Callable[..., str], values: Any) -> None:
+        """Append one record like :meth:`add`; a function makes its text of these values later, when it is written."""
+        if _forks[0] != self._forks:
             self.forked()
-        self._queue.append((_time(), kind, facts))
-        late = _tick() - self._flushed >= FLUSH_SECONDS
+        now = _time()
+        self._queue.append((now, what, values))
+        late = not 0 <= now - self._flushed < FLUSH_AFTER
         if len(self._queue) < BATCH and not late and not self.eager:
             return
         while self._queue and self._lock.acquire(False):
@@ -162,24 +183,35 @@ class Log:
                 self._lock.release()
 
     def _drain(self) -> None:
-        while self._queue:
-            now, kind, facts = self._queue.popleft()
-            self._put(kind, facts, now)
+        queue = self._queue
+        while queue:
+            now, what, values = queue.popleft()
+            if isinstance(what, str):
+                self._put(what, values, now)
+            else:
+                self._put_text(what(*values), now)
 
     def _put(self, kind: str, facts: dict[str, Any], now: int) -> None:
+        try:
+            text = _dumps([kind, facts])
+        except (TypeError, ValueError, RecursionError):
+            text = _dumps([kind, {key: _plain(value) for key, value in facts.items()}])
+        self._put_text(text[1:-1], now)
+
+    def _put_text(self, text: str, now: int) -> None:
+        self._clock = now
         if now < self._last:  # a clock that is set back does not turn the order round
             now = self._last
         self._last = now
         number = self._number
-        try:
-            payload = _dumps([now, kind, facts]).encode()
-        except (TypeError, ValueError, RecursionError):
-            payload = _dumps([now, kind, {key: _plain(value) for key, value in facts.items()}]).encode()
-        if len(payload) > LARGEST:
-            payload = _dumps([now, "dropped", {"kind": kind, "bytes": len(payload)}]).encode()
-        body = _number(number) + payload
-        self._waiting += _length_and_sum(len(payload), zlib.crc32(body)) + body
-        self._number += 1
+        payload = f"[{now},{text}]".encode()
+        size = len(payload)
+        if size > LARGEST:
+            kind = text[1 : text.index('"', 1)]
+            payload = _dumps([now, "dropped", {"kind": kind, "bytes": size}]).encode()
+            size = len(payload)
+        self._waiting += _head(size, zlib.crc32(payload, zlib.crc32(_number(number))), number) + payload
+        self._number = number + 1
         self._counted += 1
 
     def flush(self) -> None:
@@ -197,8 +229,30 @@ class Log:
             self._owner = 0
             self._lock.release()
 
+    def flush_soon(self) -> None:
+        """Flush now, or within a tenth of a second where there was much to flush lately, whatever the program does.
+
+        A flush takes as long as a small file's whole life. So a program that closes one file after the other has them written
+        down together, by a thread that lives as long as that goes on.
+        """
+        if self._waker is not None:
+            return
+        if not 0 <= _time() - self._flushed < SOON * 1e9:
+            self._at_once = AT_ONCE
+        if self._at_once:
+            self._at_once -= 1
+        elif _Waker.begin(self):
+            return
+        self.flush()
+
+    def settle(self) -> None:
+        """Flush what is due, and end the thread that would have done it."""
+        waker = self._waker
+        if waker is not None:
+            waker.end()
+
     def _flush(self) -> None:
-        self._flushed = _tick()
+        self._flushed = self._clock
         if not self._waiting:
             return
         if self.lost > self._said_lost:
@@ -252,11 +306,62 @@ class Log:
 
     def close(self) -> None:
         """Flush, and let go of the file."""
+        self.settle()
         self.flush()
         if os.getpid() == self.writer.pid and self._file is not None:
             with _no_matter:
                 _close(self._file)
             self._file = None
+
+
+class _Waker:
+    """A thread that flushes a log as long as records come, and once more."""
+
+    def __init__(self, log: Log) -> None:
+        self._log, self._wake, self._ended = log, allocate_lock(), allocate_lock()
+        self._wake.acquire()
+        self._ended.acquire()
+
+    @classmethod
+    def begin(cls, log: Log) -> bool:
+        """Whether there is such a thread now."""
+        import signal
+
+        made, started = cls(log), False
+        log._waker = made
+        mask = getattr(signal, "pthread_sigmask", None)
+        before = mask(signal.SIG_BLOCK, ()) if mask is not None else ()
+        try:
+            if mask is not None:  # signals to the program are for its own threads
+                mask(signal.SIG_BLOCK, signal.valid_signals())
+            start_new_thread(made._run, ())
+            started = True
+        except RuntimeError:  # no more threads are to be had
+            pass
+        finally:
+            if not started:
+                log._waker = None
+            if mask is not None:
+                mask(signal.SIG_SETMASK, before)
+        return started
+
+    def _run(self) -> None:
+        log = self._log
+        while not self._wake.acquire(True, SOON):
+            if not log._queue and not log._waiting:
+                break
+            log.flush()
+        log._waker = None  # from here on another one is begun
+        log.flush()
+        self._ended.release()
+
+    def end(self) -> None:
+        """It flushes at once, and is gone."""
+        try:
+            self._wake.release()
+        except RuntimeError:  # somebody else has just done so
+            return
+        self._ended.acquire(True, 1.0)
 
 
 def _plain(value: Any) -> Any:

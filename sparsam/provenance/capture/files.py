@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _real_open = _io.open
+_readinto, _read, _readall, _write = io.FileIO.readinto, io.FileIO.read, io.FileIO.readall, io.FileIO.write
 _inside = _local()
 _open_files: WeakSet[Any] = WeakSet()
 """Buffers around files of ours; what is left in them at the end is written before the last record."""
@@ -43,34 +44,46 @@ class TrackedFile(io.FileIO):
 
     def readinto(self, buffer: Any) -> int | None:
         """As in ``io``."""
+        handle = self._handle
+        if handle is None:
+            return _readinto(self, buffer)
         started = perf_counter()
-        count = super().readinto(buffer)
-        if self._handle is not None and _tracker is not None:
-            _tracker.read(self._handle, count or 0, perf_counter() - started)
+        count = _readinto(self, buffer)
+        if _tracker is not None:
+            _tracker.read(handle, count or 0, perf_counter() - started)
         return count
 
     def read(self, size: int | None = -1) -> bytes | Any:
         """As in ``io``."""
+        handle = self._handle
+        if handle is None:
+            return _read(self, -1 if size is None else size)
         started = perf_counter()
-        found = super().read(-1 if size is None else size)
-        if self._handle is not None and _tracker is not None:
-            _tracker.read(self._handle, len(found or b""), perf_counter() - started)
+        found = _read(self, -1 if size is None else size)
+        if _tracker is not None:
+            _tracker.read(handle, len(found or b""), perf_counter() - started)
         return found
 
     def readall(self) -> bytes | Any:
         """As in ``io``."""
+        handle = self._handle
+        if handle is None:
+            return _readall(self)
         started = perf_counter()
-        found = super().readall()
-        if self._handle is not None and _tracker is not None:
-            _tracker.read(self._handle, len(found or b""), perf_counter() - started)
+        found = _readall(self)
+        if _tracker is not None:
+            _tracker.read(handle, len(found or b""), perf_counter() - started)
         return found
 
     def write(self, content: Any) -> int | Any:
         """As in ``io``."""
+        handle = self._handle
+        if handle is None:
+            return _write(self, content)
         started = perf_counter()
-        count = super().write(content)
-        if self._handle is not None and _tracker is not None:
-            _tracker.wrote(self._handle, count or 0, perf_counter() - started)
+        count = _write(self, content)
+        if _tracker is not None:
+            _tracker.wrote(handle, count or 0, perf_counter() - started)
         return count
 
     def truncate(self, size: int | None = None) -> int:
@@ -109,15 +122,6 @@ TrackedFile.__name__, TrackedFile.__qualname__, TrackedFile.__module__ = (
 )  # nobody shall notice
 
 
-def _before(path: str, mode: str) -> os.stat_result | None:
-    if mode[0] == "r":
-        return None
-    try:
-        return os.stat(path)
-    except OSError:
-        return None
-
-
 def tracked_open(
     file: Any,
     mode: str = "r",
@@ -149,13 +153,12 @@ def tracked_open(
         finally:
             _inside.on = False
     by_number = isinstance(file, int) or opener is not None
-    path = None if by_number else tracker.path_of(file)
+    path, before = (None if by_number else tracker.look(file)) or (None, None)
     if path is not None and path.endswith(".py") and _loads_code():
         path = None  # a module that is imported
     if path is None and not by_number:
         return _real_open(file, mode, buffering, encoding, errors, newline, closefd, opener)
     kind = mode.replace("b", "").replace("t", "")
-    before = None if path is None else _before(path, kind)
     started = perf_counter()
     _inside.on = True
     try:
@@ -303,17 +306,13 @@ def _os_open(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = N
     tracker, real = _tracker, _originals[os, "open"]
     if dir_fd is not None and tracker is not None:
         return _opened_within(tracker, path, flags, mode, dir_fd)
-    place = (
-        tracker.path_of(path)
-        if tracker is not None and dir_fd is None and not getattr(_inside, "on", False)
-        else None
-    )
-    if place is None:
+    seen = tracker.look(path) if tracker is not None and not getattr(_inside, "on", False) else None
+    if seen is None:
         return int(real(path, flags, mode, dir_fd=dir_fd))
     assert tracker is not None
+    place, before = seen
     writes = flags & (os.O_WRONLY | os.O_RDWR)
     kind = "rw" if flags & os.O_RDWR else "w" if writes else "r"
-    before = _before(place, "w") if flags & (os.O_CREAT | os.O_TRUNC) else None
     _inside.on = True
     try:
         number = int(real(path, flags, mode, dir_fd=dir_fd))
@@ -555,9 +554,14 @@ def _audited(event: str, args: tuple[Any, ...]) -> None:
             _inside.on = False
     elif event == "os.exec":
         tracker.tell_objects()
+        tracker.log.settle()
         tracker.log.flush()
+    elif event in STARTS:
+        tracker.log.settle()
 
 
+STARTS = frozenset(("subprocess.Popen", "os.posix_spawn", "os.system", "os.startfile"))
+"""Other programs, which may ask what this one has done so far."""
 _hooked = False
 ABLE: tuple[set[Any], ...] = (
     os.supports_dir_fd,
@@ -591,7 +595,7 @@ def install(tracker: Tracker) -> None:
     replaced[os, "mkdir"] = _told("mkdir", lambda t, a: t.made_folder(a[0]))
     replaced |= {(os, name): _told(name, _truncated) for name in ("truncate", "ftruncate")}
     replaced |= {(os, "dup"): _os_dup, (os, "dup2"): _os_dup2, (os, "utime"): _told("utime", _touched)}
-    replaced[os, "symlink"] = _told("symlink", lambda t, a: t.forget_folders())
+    replaced[os, "symlink"] = _told("symlink", lambda t, a: t.forget_folders(new_link=True))
     one_open = _Stand(tracked_open, _real_open)
     for (owner, name), new in replaced.items():
         old = _originals[owner, name] = getattr(owner, name)

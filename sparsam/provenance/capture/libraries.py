@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
+    Place = tuple[Handle, str, bytes]
+    """Of an object of h5py: the handle of its file, its name in it, and HDF5's name of the file."""
+
 _undo: list[Callable[[], None]] = []
 
 
@@ -193,87 +196,89 @@ def _matrix_market(module: ModuleType) -> None:
 
 
 def _h5py(module: ModuleType) -> None:
-    """Files, and groups, datasets, attributes, committed types and links in them, each with its calls."""
+    """Files, and groups, datasets, attributes, committed types and links in them, each with its calls.
+
+    Every object that h5py makes keeps where it is: HDF5 takes longer to tell it than all the rest of a wrapper.
+    """
     open_files: dict[bytes, Handle] = {}
+    moved: set[Handle] = set()  # files in which something has got another name
+    kinds: dict[type, str] = {}
     file_name, object_name, file_id = module.h5f.get_name, module.h5i.get_name, module.h5f.FileID
 
-    def known(thing: Any) -> tuple[Handle, str] | None:
-        """The handle of an object's file, and the object's name: looked up once for each object that h5py makes."""
-        facts = thing.__dict__
-        found = facts.get("_sparsam")
+    def known(thing: Any, near: Place | None = None) -> Place | None:
+        """Where an object is; ``near``: where the group is that it was found in."""
+        found = thing.__dict__.get("_sparsam")
         if found is None or found[0].closed:
             try:
-                handle = open_files.get(file_name(thing._id))
+                file = file_name(thing._id)
+                handle = near[0] if near is not None and near[2] == file else open_files.get(file)
                 name = (object_name(thing._id) or b"").decode("utf-8", "replace")
             except Exception:  # closed, or no file of its own
                 return None
             if handle is None:
                 return None
-            found = facts["_sparsam"] = (handle, name)
+            found = thing.__dict__["_sparsam"] = (handle, name, file)
         return found  # type: ignore[no-any-return]
 
-    def tell(
-        owner: tuple[Handle, str] | None, kind: str, name: str, call: str, started: float, size: int = 0
-    ) -> None:
-        tracker = files._tracker
-        if tracker is not None and owner is not None:
-            tracker.object(owner[0], kind, name, call, size=size, seconds=perf_counter() - started)
+    def born(made: Any, owner: Any, name: Any) -> Place | None:
+        """Where an object is that was just made: in its group, and in no other file, if its name is a plain one."""
+        mine = owner.__dict__.get("_sparsam")
+        if mine is None or mine[0].closed or mine[0] in moved or name.__class__ is not str or "/" in name:
+            return known(made)
+        found = made.__dict__["_sparsam"] = (mine[0], within(mine[1], name), mine[2])
+        return found
 
-    def within(owner: tuple[Handle, str], name: Any) -> str:
+    def within(group: str, name: Any) -> str:
         text = name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
-        return text if text.startswith("/") else f"{owner[1].rstrip('/')}/{text}"
+        return text if text.startswith("/") else f"{group.rstrip('/')}/{text}"
 
     def opening(old: Any) -> Any:
         def call(self: Any, name: Any, mode: Any = "r", *args: Any, **more: Any) -> Any:
-            if isinstance(name, file_id):  # h5py's own way from an object to its file
+            tracker = files._tracker
+            if tracker is None or isinstance(
+                name, file_id
+            ):  # the latter: h5py's own way from an object to its file
                 return old(self, name, mode, *args, **more)
-            tracker = _tracker()
-            path = (
-                tracker.path_of(name)
-                if tracker is not None and isinstance(name, str | bytes | os.PathLike)
-                else None
-            )
-            before = None
-            if path is not None:
-                try:
-                    before = os.stat(path)
-                except OSError:
-                    before = None
-            claimed = path is not None and claims.claim(path)
+            seen = tracker.look(name) if isinstance(name, (str, bytes, os.PathLike)) else None
+            if seen is None:
+                return old(self, name, mode, *args, **more)
+            path, before = seen
+            claimed = claims.claim(path)
             try:
                 found = old(self, name, mode, *args, **more)
             finally:
                 if claimed:
-                    claims.release(str(path))
-            if tracker is not None and path is not None:
-                writes = mode in ("w", "w-", "x", "a", "r+")
-                now = before
-                if before is None or mode == "w":
-                    try:
-                        now = os.stat(path)
-                    except OSError:
-                        now = before
-                emptied = mode == "w" and before is not None
-                handle = tracker.opened(
-                    path, "r" if not writes else "rw" if mode in ("a", "r+") else "w", created=writes and before is None,
-                    emptied=emptied, found=before if before is not None and not emptied else now, through="h5py",
-                )  # fmt: skip
-                open_files[file_name(self.id)] = handle
+                    claims.release(path)
+            writes = mode in ("w", "w-", "x", "a", "r+")
+            now = before
+            if before is None:
+                try:
+                    now = os.stat(path)
+                except OSError:
+                    now = None
+            handle = tracker.opened(
+                path, "r" if not writes else "rw" if mode in ("a", "r+") else "w", created=writes and before is None,
+                emptied=mode == "w" and before is not None, found=now, through="h5py",
+            )  # fmt: skip
+            file = file_name(self._id)
+            open_files[file] = handle
+            self.__dict__["_sparsam"] = (handle, "/", file)
             return found
 
         return call
 
     def closing(old: Any) -> Any:
         def call(self: Any) -> Any:
-            try:
-                name = file_name(self.id) if self.id.valid else None
-            except Exception:
-                name = None
+            owner = known(self)
             found = old(self)
-            handle = open_files.pop(name, None) if name is not None else None
-            tracker = _tracker()
-            if handle is not None and tracker is not None:
-                tracker.closed(handle)
+            if owner is not None:
+                handle, _, file = owner
+                if open_files.get(file) is handle:
+                    del open_files[file]
+                moved.discard(handle)
+                tracker = files._tracker
+                if tracker is not None:
+                    tracker.closed(handle)
             return found
 
         return call
@@ -282,9 +287,20 @@ def _h5py(module: ModuleType) -> None:
         def call(self: Any) -> Any:
             started = perf_counter()
             found = old(self)
-            tracker, owner = _tracker(), known(self)
+            seconds = perf_counter() - started
+            tracker, owner = files._tracker, known(self)
             if tracker is not None and owner is not None:
-                tracker.synced(owner[0], perf_counter() - started)
+                tracker.synced(owner[0], seconds)
+            return found
+
+        return call
+
+    def moving(old: Any) -> Any:
+        def call(self: Any, *args: Any, **more: Any) -> Any:
+            found = old(self, *args, **more)
+            owner = known(self)
+            if owner is not None:
+                moved.add(owner[0])
             return found
 
         return call
@@ -294,12 +310,16 @@ def _h5py(module: ModuleType) -> None:
             def call(self: Any, name: Any, *args: Any, **more: Any) -> Any:
                 started = perf_counter()
                 found = old(self, name, *args, **more)
-                owner = None if name is None else known(found)  # without a name now, it gets one later
+                seconds, tracker = perf_counter() - started, files._tracker
+                if name is None or tracker is None:  # without a name now, it gets one later
+                    return found
+                owner = born(found, self, name)
                 if owner is not None:
-                    tell(owner, kind, owner[1], "create", started)
-                    data = more.get("data", args[2] if len(args) > 2 else None)
-                    if wrote and data is not None:
-                        tell(owner, kind, owner[1], "write", started, int(getattr(data, "nbytes", 0)))
+                    tracker.object(owner[0], kind, owner[1], "create", 0, seconds)
+                    content = more.get("data", args[2] if len(args) > 2 else None)
+                    if wrote and content is not None:
+                        size = int(getattr(content, "nbytes", 0))
+                        tracker.object(owner[0], kind, owner[1], "write", size, seconds)
                 return found
 
             return call
@@ -312,8 +332,11 @@ def _h5py(module: ModuleType) -> None:
         def call(self: Any, name: Any) -> Any:
             started = perf_counter()
             found = old(self, name)
-            owner = known(found) if hasattr(found, "__dict__") else known(self)
-            if owner is not None:
+            seconds, tracker = perf_counter() - started, files._tracker
+            mine = self.__dict__.get("_sparsam")
+            whole = hasattr(found, "__dict__")
+            owner = known(found, mine) if whole else known(self)
+            if owner is not None and tracker is not None:
                 kind = (
                     "dataset"
                     if isinstance(found, dataset)
@@ -321,35 +344,34 @@ def _h5py(module: ModuleType) -> None:
                     if isinstance(found, group)
                     else "datatype"
                 )
-                tell(
-                    owner,
-                    kind,
-                    owner[1] if hasattr(found, "__dict__") else within(owner, name),
-                    "open",
-                    started,
+                tracker.object(
+                    owner[0], kind, owner[1] if whole else within(owner[1], name), "open", 0, seconds
                 )
             return found
 
         return call
 
+    def kind_of(given: type) -> str:
+        types = getattr(sys.modules.get("numpy"), "dtype", ())
+        if issubclass(given, (module.SoftLink, module.ExternalLink, module.HLObject)):
+            return "link"
+        return "datatype" if issubclass(given, types) else "dataset"
+
     def setting(old: Any) -> Any:
         def call(self: Any, name: Any, value: Any) -> Any:
             started = perf_counter()
             found = old(self, name, value)
+            seconds, tracker = perf_counter() - started, files._tracker
             owner = known(self)
-            if owner is not None:
-                links = (module.SoftLink, module.ExternalLink, module.HLObject)
-                types = getattr(sys.modules.get("numpy"), "dtype", ())
-                kind = (
-                    "link"
-                    if isinstance(value, links)
-                    else "datatype"
-                    if isinstance(value, types)
-                    else "dataset"
-                )
-                tell(owner, kind, within(owner, name), "create", started)
+            if owner is not None and tracker is not None:
+                kind = kinds.get(value.__class__)
+                if kind is None:
+                    kind = kinds[value.__class__] = kind_of(value.__class__)
+                path = within(owner[1], name)
+                tracker.object(owner[0], kind, path, "create", 0, seconds)
                 if kind == "dataset":
-                    tell(owner, kind, within(owner, name), "write", started, int(getattr(value, "nbytes", 0)))
+                    size = int(getattr(value, "nbytes", 0))
+                    tracker.object(owner[0], kind, path, "write", size, seconds)
             return found
 
         return call
@@ -359,24 +381,36 @@ def _h5py(module: ModuleType) -> None:
             def call(self: Any, *args: Any, **more: Any) -> Any:
                 started = perf_counter()
                 found = old(self, *args, **more)
-                moved = found if call_name == "read" else args[1] if len(args) > 1 else None
+                seconds, tracker = perf_counter() - started, files._tracker
                 owner = known(self)
-                if owner is not None:
-                    tell(owner, "dataset", owner[1], call_name, started, int(getattr(moved, "nbytes", 0)))
+                if owner is not None and tracker is not None:
+                    content = found if call_name == "read" else args[1] if len(args) > 1 else None
+                    size = int(getattr(content, "nbytes", 0))
+                    tracker.object(owner[0], "dataset", owner[1], call_name, size, seconds)
                 return found
 
             return call
 
         return make
 
+    def attaching(old: Any) -> Any:
+        def call(self: Any, parent: Any) -> None:
+            old(self, parent)
+            owner = getattr(parent, "_sparsam", None)
+            if owner is not None:
+                self._sparsam = owner
+
+        return call
+
     def attribute(call_name: str) -> Callable[[Any], Any]:
         def make(old: Any) -> Any:
             def call(self: Any, name: Any, *args: Any, **more: Any) -> Any:
                 started = perf_counter()
                 found = old(self, name, *args, **more)
+                seconds, tracker = perf_counter() - started, files._tracker
                 owner = known(self)
-                if owner is not None:
-                    tell(owner, "attribute", f"{owner[1]}@{name}", call_name, started)
+                if owner is not None and tracker is not None:
+                    tracker.object(owner[0], "attribute", f"{owner[1]}@{name}", call_name, 0, seconds)
                 return found
 
             return call
@@ -388,10 +422,12 @@ def _h5py(module: ModuleType) -> None:
     _replace(module.File, "flush", flushing)
     _replace(module.Group, "create_dataset", creating("dataset", True))
     _replace(module.Group, "create_group", creating("group"))
+    _replace(module.Group, "move", moving)
     _replace(module.Group, "__getitem__", getting)
     _replace(module.Group, "__setitem__", setting)
     _replace(module.Dataset, "__getitem__", data("read"))
     _replace(module.Dataset, "__setitem__", data("write"))
+    _replace(module.AttributeManager, "__init__", attaching)
     for name, call_name in (
         ("create", "create"),
         ("__getitem__", "read"),

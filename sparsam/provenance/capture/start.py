@@ -184,8 +184,15 @@ _forks: list[bool] = []
 
 def _watch_forks() -> None:
     if not _forks and hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=_forked)
+        os.register_at_fork(before=settle, after_in_child=_forked)
         _forks.append(True)
+
+
+def settle() -> None:
+    """Records of this process that are due are on disk, and no thread is about to write them."""
+    tracker = files.current()
+    if tracker is not None:
+        tracker.log.settle()
 
 
 def _forked() -> None:
