@@ -19,10 +19,12 @@ import torch
 from sparsam.shapes.environment import printed
 from sparsam.shapes.run import Run, Stop, current
 from sparsam.shapes.series import Repeated, Segment, as_series, symbolic
-from sparsam.shapes.state import Change, Node, Snapshot, TooLarge, described, differences, put
+from sparsam.shapes.spans import Span, span_of
+from sparsam.shapes.state import SPAN, Change, Node, Snapshot, TooLarge, described, differences, put
 from sparsam.shapes.verdict import Unknown
 
 LONG = 64  # rounds of a loop of known length that are run one by one …
+LARGE = 2**62  # no index is as large
 HEAVY = 150  # … unless a round calls the framework this often
 
 
@@ -217,6 +219,7 @@ class Step:
     Args:
         path: Where.
         kind: "affine" (a number grows by the same amount), "sizes" (those of a tensor do), "any" (they change otherwise),
+            "span" (the bounds of its numbers change),
             "unknown" (a number that only data know), "growth" (a list gets one more equal item), "text".
         base: Value after two rounds.
         delta: Per round.
@@ -297,6 +300,9 @@ class Rounds:
 
     def _step(self, change: Change) -> Step | None:
         path, before, after = change.path, change.before, change.after
+        if path[-1] == SPAN:
+            tensor = self.state.at(path[:-1])
+            return None if tensor is None else Step(path[:-1], "span", tensor.held, None)
         if change.kind == "number" and before is not None and after is not None:
             delta = _difference(before.value, after.value)
             if self._uneven(path):
@@ -362,6 +368,8 @@ class Rounds:
             return self.run.shapes.value(f"{_name(step.path)} after some rounds", integer=whole)
         if step.kind == "any":
             return self._anything(step)
+        if step.kind == "span":
+            return self._tensor(step.base, list(step.base.shape))
         if step.kind == "sizes":
             sizes = [
                 size + done * _number(delta, self.run) if delta != 0 else size
@@ -439,6 +447,9 @@ class Rounds:
 
     def _tensor(self, base: torch.Tensor, sizes: list[Any]) -> torch.Tensor:
         made = torch.empty(sizes, dtype=base.dtype, device=base.device)
+        if span_of(base) is not None:
+            # Some bounds, but which is not known: what looks something up with it cannot be proved.
+            made.span = Span(-LARGE, LARGE)  # type: ignore[attr-defined]
         return made.requires_grad_() * 1 if base.requires_grad else made
 
     def _confirm(self, head: Snapshot) -> None:
@@ -456,7 +467,7 @@ class Rounds:
                     raise Stop(None, "again")
             if step is None:
                 raise self._unknown(f"{_name(change.path)} changes in later rounds alone")
-            if step.kind in ("unknown", "text"):
+            if step.kind in ("unknown", "text", "span") or change.path[-1] == SPAN:
                 continue
             if not self._as_said(step, change):
                 raise self._again(step.path, f"{_name(change.path)} does not grow evenly")
@@ -473,7 +484,9 @@ class Rounds:
             return Step(change.path, "text", None, None)
         for length in range(len(change.path), 0, -1):
             step = steps.get(change.path[:length])
-            if step is not None and (length == len(change.path) or step.kind == "growth"):
+            if step is not None and (
+                length == len(change.path) or step.kind == "growth" or change.path[length:] == (SPAN,)
+            ):
                 return step
         return None
 

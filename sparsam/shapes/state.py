@@ -23,6 +23,7 @@ from sparsam.shapes.mode import device_of
 from sparsam.shapes.places import Places
 from sparsam.shapes.rewrite import JOIN
 from sparsam.shapes.series import Repeated, Series, symbolic
+from sparsam.shapes.spans import span_of
 
 # Looked up here, for in a sandbox nothing may be looked up any more.
 _LOCALS_TO_FAST = ctypes.pythonapi.PyFrame_LocalsToFast
@@ -37,6 +38,7 @@ SKIPPED = (
     torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, types.GeneratorType, types.FrameType,
     types.TracebackType, types.CodeType,
 )  # fmt: skip
+SPAN = ".span"  # of a tensor of whole numbers: their bounds
 ITERATORS = frozenset(
     {*(type(iter(kind())) for kind in (list, tuple, str, bytes)), type(iter(range(0))), zip, enumerate, map, filter, reversed}
 )  # fmt: skip
@@ -223,6 +225,9 @@ class Snapshot:
         node = Node("tensor", (sizes, value.dtype, device_of(value), value.grad_fn is not None), value)
         if value.is_leaf and value.grad is not None:
             node.children[".grad"] = self._node(value.grad)
+        if value.dtype in (torch.int64, torch.int32):
+            span = span_of(value)
+            node.children[SPAN] = Node("atom", None if span is None else described(dataclasses.astuple(span)), span)
         return node
 
 
