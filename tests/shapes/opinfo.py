@@ -194,6 +194,7 @@ def with_sizes(case: Case, sizes: Iterator[Any], *, strides: bool) -> Any:
     Args:
         strides: Keep unusual strides and what lies before the first element, as numbers.
     """
+    found: dict[int, torch.Tensor] = {}  # a tensor that is given twice stays one
 
     def made(value: Any) -> Any:
         if not _symbolic(value):
@@ -207,7 +208,7 @@ def with_sizes(case: Case, sizes: Iterator[Any], *, strides: bool) -> Any:
             fresh = torch.empty_strided(shape, value.stride(), **kind)
         else:
             fresh = torch.empty(shape, **kind)
-        return fresh.requires_grad_() if value.requires_grad else fresh
+        return found.setdefault(id(value), fresh.requires_grad_() if value.requires_grad else fresh)
 
     return tree_map(made, case.arguments)
 

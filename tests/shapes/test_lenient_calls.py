@@ -71,6 +71,38 @@ def test_an_empty_kernel_is_an_error_where_there_are_channels(tmp_path):
     assert check(f"{file}:f", [*sizes, "C=0..0"], sandboxed=False).verdict is Verdict.PROVED
 
 
+MASKED = {
+    "x.masked_select(m), x.masked_select(m)": Verdict.PROVED,
+    "x.masked_select(m), x[0].masked_select(m)": Verdict.PROVED,
+    "x.masked_select(m), x[m]": Verdict.PROVED,
+    "x.masked_select(m), x.masked_select(x > 1)": Verdict.ERROR,
+}
+
+
+@pytest.mark.parametrize("pair", MASKED)
+def test_one_mask_chooses_as_many_of_two_tensors(pair, tmp_path):
+    """What a mask chooses of two tensors can be put together, and what two masks choose cannot."""
+    file = tmp_path / "piece.py"
+    file.write_text(f"{HEAD}def f(x):\n    m = x > 0\n    return torch.stack([{pair}])\n")
+    assert check(f"{file}:f", ["x=N×3", "N=1..9"], sandboxed=False).verdict is MASKED[pair]
+
+
+@pytest.mark.parametrize(
+    "sizes", [((3, 2), (3,)), ((3, 2), (2,)), ((2, 3, 2), (3,)), ((3,), (3,)), ((3, 2), ())]
+)
+def test_least_squares_of_wrong_dimensions(sizes):
+    """`lstsq` takes matrices, and right sides for their rows."""
+    with substituted():
+        assert difference(trial(torch.linalg.lstsq, *map(torch.ones, sizes))) == ""
+
+
+@pytest.mark.parametrize("sizes", [(), (5,), (5, 3), (1, 5, 3)])
+def test_tables_of_wrong_dimensions(sizes):
+    """A table of an embedding has rows and columns."""
+    with substituted():
+        assert difference(trial(F.embedding, torch.zeros(2, dtype=torch.long), torch.ones(sizes))) == ""
+
+
 @pytest.mark.parametrize("spatial", [2, 3])
 @pytest.mark.parametrize("samples", [torch.float32, torch.float64])
 @pytest.mark.parametrize("pictures", [torch.float32, torch.float64])
