@@ -1,6 +1,6 @@
 """The shape checker on torch's own lists of calls that must be refused, and of valid calls.
 
-    python benchmarks/shapes_opinfo.py [--samples 4] [--opened 1] [--store]
+    python benchmarks/shapes_opinfo.py [--samples 4] [--opened 1] [--row NAME] [--store]
 
 Each sample of `torch.testing._internal` (operators and modules) is a program of one call whose tensor sizes are symbols
 that can have the sample's sizes only. An error counts as found if it is reported at the call with the exception's class
@@ -9,7 +9,9 @@ the sample's: a witness must then fail, and what is proved must run, on tensors 
 """
 
 import argparse
+import json
 import random
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -26,6 +28,14 @@ from sparsam.shapes.explore import Limits
 from sparsam.shapes.unmodelled import UNMODELLED
 from sparsam.shapes.verdict import Verdict
 
+KINDS = (
+    "operators, to be refused", "modules, to be refused", "modules, valid", "operators, valid", "modules, with ranges",
+    "operators, with ranges",
+)  # fmt: skip
+NOTES = (
+    "refused for data: without data the framework cannot run the call at all, so nothing says that sizes are wrong",
+    "error for other values: the call reads a number from a tensor, and would be refused if that were another",
+)
 TRIES = 6  # random sizes that what is proved is held against
 
 
@@ -62,10 +72,16 @@ def valid(name: str, cases: Iterable[opinfo.Case]) -> dict[str, Any]:
         count["calls"] += 1
         count[str(report.verdict)] += 1
         if report.verdict is Verdict.ERROR:
-            print("false alarm:", case.name, case.number, report.findings[0].message, flush=True)
+            sizes = len(opinfo.sizes_of(case))
+            other = all(len(finding.witness) > sizes for finding in report.findings)
+            count["for other values"] += other
+            count["false alarms"] += not other
+            print("for other values:" if other else "false alarm:", case.name, case.number, report.findings[0].message,
+                  flush=True)  # fmt: skip
     return {
         "samples": name, "calls": count["calls"], "proved": count["proved"], "unknown": count["unknown"],
-        "false alarms": count["error"], "s": time.perf_counter() - started,
+        "error for other values": count["for other values"], "false alarms": count["false alarms"],
+        "s": time.perf_counter() - started,
     }  # fmt: skip
 
 
@@ -97,28 +113,41 @@ def opened(name: str, cases: Iterable[opinfo.Case]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def row(kind: str, given: argparse.Namespace) -> dict[str, Any]:
+    """One line of the table."""
+    if kind == "operators, to be refused":
+        return errors(kind, opinfo.operator_errors())
+    if kind == "modules, to be refused":
+        return errors(kind, opinfo.module_errors())
+    samples = opinfo.module_samples if kind.startswith("modules") else opinfo.operator_samples
+    return (
+        valid(kind, samples(given.samples)) if kind.endswith("valid") else opened(kind, samples(given.opened))
+    )
+
+
 def main() -> None:
-    """All tables."""
+    """All tables, each line in a process of its own: torch's kernels are asked about much that is wrong."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--samples", type=int, default=4, help="valid samples of each operator")
     parser.add_argument("--opened", type=int, default=1, help="of them with ranges")
+    parser.add_argument("--row", choices=KINDS, help="this line alone")
     parser.add_argument("--store", action="store_true")
     given = parser.parse_args()
-    rows = [
-        errors("operators, to be refused", opinfo.operator_errors()),
-        errors("modules, to be refused", opinfo.module_errors()),
-        valid("modules, valid", opinfo.module_samples(given.samples)),
-        valid("operators, valid", opinfo.operator_samples(given.samples)),
-    ]
-    if given.opened:
-        rows.append(opened("modules, with ranges", opinfo.module_samples(given.opened)))
-        rows.append(opened("operators, with ranges", opinfo.operator_samples(given.opened)))
-    notes = [
-        "refused for data: without data the framework cannot run the call at all, so nothing says that sizes are wrong"
-    ]
-    command = f"python benchmarks/shapes_opinfo.py --samples {given.samples} --opened {given.opened}"
+    if given.row:
+        print(json.dumps(row(given.row, given)))
+        return
+    options = ["--samples", str(given.samples), "--opened", str(given.opened)]
+    rows = []
+    for kind in KINDS[: None if given.opened else 4]:
+        command = [sys.executable, __file__, *options, "--row", kind]
+        *lines, last = subprocess.run(
+            command, stdout=subprocess.PIPE, text=True, check=True
+        ).stdout.splitlines()
+        print(*lines, sep="\n", flush=True)
+        rows.append(json.loads(last))
     if given.store:
-        store("shapes-opinfo", "Shape checks of torch's own samples", command, rows, notes)
+        told = f"python benchmarks/shapes_opinfo.py {' '.join(options)}"
+        store("shapes-opinfo", "Shape checks of torch's own samples", told, rows, NOTES)
     else:
         print(*rows, sep="\n")
 

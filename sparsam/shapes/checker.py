@@ -6,12 +6,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 
 from sparsam.shapes import hooks, operators, program, standins
 from sparsam.shapes.arguments import Argument
+from sparsam.shapes.devices import ABOUT_DEVICES
 from sparsam.shapes.diagnose import explain_failure
 from sparsam.shapes.entry import Entry
 from sparsam.shapes.environment import Number
@@ -103,14 +105,18 @@ def check_entry(
     rules = operators.rules()
 
     memory = Memory()
+    asked = False  # whether the program asks if there is a GPU
 
     def run(
         hints: Mapping[str, Number],
         *,
         plain: bool = False,
         beyond: tuple[str, Any] | None = None,
+        memory: Memory = memory,
+        gpu: bool = False,
     ) -> Outcome:
-        return execute(
+        nonlocal asked
+        outcome = execute(
             entry,
             hints,
             places,
@@ -120,12 +126,31 @@ def check_entry(
             plain=plain,
             memory=memory,
             beyond=beyond,
+            gpu=gpu,
         )
+        asked |= "gpu" in outcome.notes
+        return outcome
 
     with substituted():
         explored = explore(run, declared, solver, memory, limits, progress)
+        if asked:
+            left = limits.seconds - (time.perf_counter() - started)
+            again = Memory()
+            some = dataclasses.replace(limits, paths=GPU_RUNS, seconds=max(left, 1.0))
+            other = explore(partial(run, memory=again, gpu=True), declared, solver, again, some)
+            _with_gpu(explored, other)
     seconds = time.perf_counter() - started
     return report_of(explored, name, seconds, solver, declared)
+
+
+GPU_RUNS = 8  # of a program that asks whether there is a GPU, with the answer that there is one
+
+
+def _with_gpu(explored: Explored, other: Explored) -> None:
+    """Adds what runs with a GPU found of devices: the rest of their ways is neither looked at nor part of the verdict."""
+    explored.failed += [failed for failed in other.failed if ABOUT_DEVICES.search(failed.failure.text)]
+    explored.runs += other.runs
+    explored.operations += other.operations
 
 
 def check_program(

@@ -11,11 +11,12 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-from sparsam.shapes import eager, spans, strictness
+from sparsam.shapes import devices, eager, spans, strictness
 from sparsam.shapes.environment import Shapes
 
 Rule = Callable[..., Any]
 DEVICE = torch.ops.prim.device.default
+META = torch.device("meta")
 SYMBOLS = (torch.SymInt, torch.SymFloat)
 
 
@@ -33,6 +34,7 @@ class Mode(FakeTensorMode):
         self.shapes = shapes
         self.run = run
         self.unmodelled = unmodelled
+        self.inside = 0  # functions and operators of the framework at work
         self.rules: Mapping[Any, Rule] = {}  # by operator; called with (run, operator, args, kwargs)
 
     @classmethod
@@ -40,12 +42,15 @@ class Mode(FakeTensorMode):
         # Nothing is compiled here, and the guard against it costs more than most operators.
         return False
 
+    def __deepcopy__(self, memo: Any) -> "Mode":
+        return self  # a copy of a tensor is one of the same run
+
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Sequence[object] = (), kwargs: Any = None
     ) -> object:
         """Called for each operator."""
         if func is DEVICE:
-            return args[0].device  # type: ignore[attr-defined]
+            return META if self.in_kernel_invocation else args[0].fake_device  # type: ignore[attr-defined]
         return self.dispatch(func, types, args, kwargs)
 
     def dispatch(
@@ -53,11 +58,23 @@ class Mode(FakeTensorMode):
     ) -> object:
         """Runs one operator."""
         kwargs = kwargs or {}
-        strictness.refuse(func, args, kwargs, self)
-        spans.refuse(func, args, kwargs, self.run)
-        answer = self._answer(func, types, args, kwargs)
-        eager.refuse(func, args, kwargs, answer, elsewhere=self.run.elsewhere)
+        where = devices.named(kwargs.get("device"))
+        if where is not None:
+            kwargs = {**kwargs, "device": devices.CPU}
+            self.run.elsewhere = True
+        self.inside += 1
+        try:
+            if self.run.elsewhere and self.run.placed:
+                devices.refuse(func, args, kwargs)
+            strictness.refuse(func, args, kwargs, self)
+            spans.refuse(func, args, kwargs, self.run)
+            answer = self._answer(func, types, args, kwargs)
+            eager.refuse(func, args, kwargs, answer, elsewhere=self.run.elsewhere)
+        finally:
+            self.inside -= 1
         spans.follow(func, args, kwargs, answer)
+        if self.run.elsewhere:
+            devices.carry(func, args, kwargs, answer, where)
         return answer
 
     def _answer(self, func: Any, types: Sequence[type], args: Sequence[object], kwargs: Any) -> object:
@@ -97,8 +114,8 @@ def _makes_view(func: Any) -> bool:
 
 
 def device_of(tensor: torch.Tensor) -> torch.device:
-    """The device of a tensor, without a call of the framework where it has no data."""
-    return tensor.fake_device if type(tensor) is FakeTensor else tensor.device
+    """The device that the program takes a tensor to be on, without a call of the framework where it has no data."""
+    return devices.shown(tensor)
 
 
 def has_symbols(arguments: Any) -> bool:

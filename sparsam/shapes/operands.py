@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from sparsam.shapes.devices import shown
 from sparsam.shapes.naming import words
 from sparsam.shapes.verdict import Operand
 
@@ -28,7 +29,7 @@ def operand(name: str, value: Any) -> tuple[Operand, ...]:
                 "tensor",
                 tuple(size_text(size) for size in value.shape),
                 str(value.dtype).removeprefix("torch."),
-                str(value.device),
+                str(shown(value)),
             ),
         )
     if isinstance(value, (list, tuple)) and value:

@@ -16,6 +16,7 @@ import torch
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from sparsam.errors import Refused
+from sparsam.shapes import devices
 from sparsam.shapes.environment import Divergence, Literal, Number, Shapes
 from sparsam.shapes.mode import Mode, device_of
 from sparsam.shapes.naming import in_names
@@ -76,6 +77,7 @@ class Run:
         seconds: Time limit of the run.
         operations: Limit of calls of the framework.
         plain: Sizes are plain numbers: to confirm a failure.
+        gpu: What the program is told when it asks whether there is a GPU.
         memory: What earlier runs of the same exploration have left: `merging.Memory`.
         beyond: The node behind which this run is another one, and the statement that ends there: `merging.Visit`. None for
             a run that is another one from the beginning.
@@ -89,11 +91,13 @@ class Run:
         seconds: float = 60.0,
         operations: int = 200_000,
         plain: bool = False,
+        gpu: bool = False,
         memory: Any = None,
         beyond: tuple[str, Any] | None = None,
     ) -> None:
         self.places = places
         self.plain = plain
+        self.gpu = gpu
         self.shapes = Shapes(hints, places.innermost, plain=plain, inside=self._inside)
         self.memory = memory if memory is not None else merging_memory()
         self.mode = Mode(self, self.shapes, no_rule)
@@ -106,6 +110,7 @@ class Run:
         )
         self.aten = ""
         self.elsewhere = False  # whether the program means a device that is not here
+        self.placed = True  # whether the program has seen no device of a tensor that may lie on another
         self.notes: dict[str, Any] = {}
         self.memory.runs += 1
         self.beyond = beyond
@@ -186,6 +191,8 @@ GETTERS = frozenset(
 
 
 DEVICE = torch._C.TensorBase.device.__get__
+IS_CUDA = torch._C.TensorBase.is_cuda.__get__  # type: ignore[attr-defined]
+SET_DATA = torch.Tensor.data.__set__  # type: ignore[attr-defined]
 READS = frozenset(
     getattr(torch.Tensor, name)
     for name in (
@@ -239,13 +246,19 @@ class Watch(TorchFunctionMode):
             if func == DEVICE:
                 return device_of(args[0])
             return func(*args, **kwargs)
+        if run.elsewhere and func == IS_CUDA:
+            return args[0].device.type == "cuda"
+        if func is torch.device and args and type(args[0]) is int:
+            return devices.named(args[0])
         run.tick()
-        if "device" in kwargs and _elsewhere(kwargs["device"]):
-            kwargs = {**kwargs, "device": "cpu"}
-            run.elsewhere = True
-        if func is torch.Tensor.to and any(map(_elsewhere, args[1:])):
-            args = (args[0], *("cpu" if _elsewhere(arg) else arg for arg in args[1:]))
-            run.elsewhere = True
+        target, args, kwargs = devices.asked(func, args, kwargs, run.elsewhere)
+        if target is None:
+            return self._called(func, args, kwargs)
+        run.elsewhere = True
+        return devices.put(self._called(func, args, kwargs), target, (args, kwargs))
+
+    def _called(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        run = self.run
         rule = self.rules.get(func) if func not in self.busy else None
         try:
             if rule is not None:
@@ -257,7 +270,14 @@ class Watch(TorchFunctionMode):
                     self.busy.pop()
                 if answer is not NotImplemented:
                     return answer
-            return called(func, args, kwargs)
+            run.mode.inside += 1
+            try:
+                answer = called(func, args, kwargs)
+            finally:
+                run.mode.inside -= 1
+            if run.elsewhere and func == SET_DATA:
+                devices.mark(args[0], devices.place(args[1]))
+            return answer
         except Exception as error:
             told = _as_told_by_eager(error)
             if run.call is None or run.call[0] is not error:
@@ -274,13 +294,6 @@ def _as_told_by_eager(error: Exception) -> Exception:
     if type(error) is ValueError and str(error).startswith("Cannot view a tensor with shape"):
         return RuntimeError(str(error)).with_traceback(error.__traceback__)
     return error
-
-
-def _elsewhere(device: Any) -> bool:
-    """Whether a device is one that this framework may be built without; what is on it is checked on the CPU."""
-    if isinstance(device, int) and not isinstance(device, bool):
-        return False
-    return isinstance(device, (str, torch.device)) and str(device).partition(":")[0] in ("cuda", "mps", "xpu")
 
 
 @contextlib.contextmanager
@@ -318,7 +331,7 @@ def execute(
         hints: Sizes to run with.
         places: Which files are the program's.
         rules: Hand-written rules, by function of the framework.
-        limits: `seconds`, `operations`, `plain`, `memory` of `Run`.
+        limits: `seconds`, `operations`, `plain`, `gpu`, `memory` of `Run`.
     """
     run = Run(hints, places, **limits)
     started = time.perf_counter()
@@ -353,6 +366,8 @@ def execute(
         ending, failure = _failed(error, run)
     finally:
         _current.pop()
+        if getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None) is not None:
+            torch.set_default_device(None)
     if not run.plain and ending not in ("diverged", "again") and run.merged is None:
         run.memory.finished(run)
     run.notes["visits"] = tuple(run.visits)
@@ -438,7 +453,7 @@ def _calls_the_framework(step: TracebackType) -> bool:
 THROUGH = frozenset(
     {"through", "item", "call", "percent", "picked", "int_", "float_", "round_", "list_", "tuple_", "length"}
 )
-CALLERS = (Watch.__torch_function__.__code__, called.__code__, Mode.dispatch.__code__)
+CALLERS = (Watch.__torch_function__.__code__, Watch._called.__code__, called.__code__, Mode.dispatch.__code__)
 
 
 def _unmodelled(error: BaseException, run: Run) -> bool:

@@ -5,6 +5,7 @@ be refused. Each becomes a program whose tensors have symbols for sizes, and `pl
 on tensors without data and plain sizes.
 """
 
+import copy
 import dataclasses
 import itertools
 import warnings
@@ -83,7 +84,7 @@ def operator_errors(every: int = 1) -> Iterator[Case]:
 
 
 def operator_samples(most: int, every: int = 1) -> Iterator[Case]:
-    """Valid calls of every so many-th operator, at most so many of each."""
+    """Calls of every so many-th operator that eager torch takes, at most so many of each."""
     from torch.testing._internal.common_methods_invocations import op_db
 
     for op in op_db[::every]:
@@ -94,7 +95,9 @@ def operator_samples(most: int, every: int = 1) -> Iterator[Case]:
         samples = op.sample_inputs("cpu", dtype, requires_grad=False)
         for number, sample in enumerate(itertools.islice(samples, most)):
             arguments = (sample.input, tuple(sample.args), dict(sample.kwargs))
-            yield Case(_name(op), number, _operator(op.get_op()), arguments)
+            case = Case(_name(op), number, _operator(op.get_op()), arguments)
+            if taken(case):
+                yield case
 
 
 def _name(op: Any) -> str:
@@ -120,7 +123,7 @@ def module_errors() -> Iterator[Case]:
 
 
 def module_samples(most: int) -> Iterator[Case]:
-    """Valid uses of every module, in training and, where that differs, not in training."""
+    """Uses of every module that eager torch takes, in training and, where that differs, not in training."""
     from torch.testing._internal.common_modules import module_db
 
     for info in module_db:
@@ -129,8 +132,9 @@ def module_samples(most: int) -> Iterator[Case]:
                 info, device="cpu", dtype=torch.float32, requires_grad=False, training=training
             )
             for number, sample in enumerate(itertools.islice(samples, most)):
-                if sample.forward_input is not None:
-                    yield Case(info.name, number, _module(info.module_cls, training=training), _parts(sample))
+                case = Case(info.name, number, _module(info.module_cls, training=training), _parts(sample))
+                if sample.forward_input is not None and taken(case):
+                    yield case
 
 
 def _parts(sample: Any) -> Any:
@@ -155,6 +159,17 @@ def plain(case: Case) -> Exception | None:
     return None
 
 
+def taken(case: Case) -> bool:
+    """Whether eager torch takes a call of the lists of valid ones, which are made for other precisions, too."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            called(case.call, copy.deepcopy(case.arguments))
+        except Exception:
+            return False
+    return True
+
+
 def sizes_of(case: Case) -> list[int]:
     """Sizes of all tensors of the call, in order."""
     found: list[int] = []
@@ -177,19 +192,23 @@ def with_sizes(case: Case, sizes: Iterator[Any], *, strides: bool) -> Any:
     """The arguments with these sizes for the tensors, in order.
 
     Args:
-        strides: Keep unusual strides, as numbers.
+        strides: Keep unusual strides and what lies before the first element, as numbers.
     """
+    found: dict[int, torch.Tensor] = {}  # a tensor that is given twice stays one
 
     def made(value: Any) -> Any:
         if not _symbolic(value):
             return value
         shape = [next(sizes) for _ in value.shape]
         kind = {"dtype": value.dtype, "device": value.device}
-        if strides and not value.is_contiguous():
+        if strides and value.storage_offset():
+            whole = torch.empty(value.untyped_storage().nbytes() // value.itemsize, **kind)
+            fresh = whole.as_strided(shape, value.stride(), value.storage_offset())
+        elif strides and not value.is_contiguous():
             fresh = torch.empty_strided(shape, value.stride(), **kind)
         else:
             fresh = torch.empty(shape, **kind)
-        return fresh.requires_grad_() if value.requires_grad else fresh
+        return found.setdefault(id(value), fresh.requires_grad_() if value.requires_grad else fresh)
 
     return tree_map(made, case.arguments)
 

@@ -45,10 +45,6 @@ def test_module_calls_to_be_refused_are_found():
     assert count > 30 and not missed
 
 
-# False alarms that are known: torch's rule wants the samples in the picture's precision, its kernel does not.
-ALARMS = {"nn.FractionalMaxPool2d", "nn.FractionalMaxPool3d"}
-
-
 def test_operator_calls_to_be_refused_are_found():
     """Of every twelfth operator, of which one may be missed."""
     count, missed = refused(opinfo.operator_errors(12))
@@ -58,7 +54,7 @@ def test_operator_calls_to_be_refused_are_found():
 def test_valid_module_calls_raise_no_alarm():
     """One of each sixth module."""
     count, wrong = alarms(list(opinfo.module_samples(1))[::6])
-    assert count > 15 and set(wrong) <= ALARMS, wrong
+    assert count > 15 and not wrong
 
 
 @LONG
@@ -75,4 +71,4 @@ def test_all_calls_to_be_refused_are_found():
 def test_valid_operator_calls_raise_no_alarm():
     """One of each second operator."""
     count, wrong = alarms(opinfo.operator_samples(1, 2))
-    assert count > 250 and set(wrong) <= ALARMS, wrong
+    assert count > 250 and not wrong

@@ -10,7 +10,7 @@ import torch
 from torch.testing._internal.common_methods_invocations import op_db  # before anything is substituted
 from torch.utils._pytree import tree_map
 
-from sparsam.shapes import operators
+from sparsam.shapes import eager, operators
 from sparsam.shapes.check import check
 from sparsam.shapes.checker import substituted
 from sparsam.shapes.places import Places
@@ -143,6 +143,22 @@ def test_sizes_are_split_where_kernels_refuse_them(name, tmp_path):
     assert size in {finding.witness["N"] for finding in report.findings}
     for finding in report.findings:
         assert finding.confirmed
+
+
+def test_kernels_that_trust_numbers_are_asked_with_true_sizes(monkeypatch):
+    """The kernel of a group norm, which does not compare its numbers with its tensor, is given those of the tensor."""
+    given = []
+    tried = eager._tried
+    monkeypatch.setattr(eager, "_tried", lambda func, leaves, spec, sizes: given.append((func, sizes)) or tried(
+        func, leaves, spec, sizes
+    ))  # fmt: skip
+    monkeypatch.setattr(eager, "_answers", {})
+    layer = torch.nn.functional.group_norm
+    with substituted():
+        picture = torch.zeros(300, 320, 2, 9)
+        assert ours(dtype_probe.Trial("", "", layer, (picture, (2,), {}))).failure is None
+    asked = [sizes for func, sizes in given if "group_norm" in str(func)]
+    assert asked and all([sizes(size) for size in (18, 300, 320)] == [18, 300, 320] for sizes in asked)
 
 
 def test_empty_tensors_of_any_type_are_taken_where_kernels_take_them(tmp_path):

@@ -66,7 +66,7 @@ def tensor_rank(call: Call) -> Answer | None:
     spatial = next((int(name[-2]) for name in call.names if re.search(r"[12]d$", name)), 2)
     expected = said or f"{spatial + 1}D or {spatial + 2}D"
     given = call.shape()
-    if call.said("mat2|batch2|b must") and call.tensors:
+    if call.said("mat2|batch2|b must|'weight' must") and call.tensors:
         given = call.tensors[-1].shape
     if given is None:
         rank = call.said(r"got (?:an input of dimension )?(\d)D?\b")

@@ -10,7 +10,6 @@ from typing import Any
 from sparsam.shapes.operators import (
     autograd,
     border,
-    convolving,
     copies,
     counting,
     data,
@@ -31,7 +30,6 @@ from sparsam.shapes.operators import (
 MODULES = (
     autograd,
     border,
-    convolving,
     copies,
     counting,
     data,

@@ -32,4 +32,21 @@ def bincount(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
     return torch.empty(size, dtype=dtype, device=values.device)
 
 
-RULES = {torch.bincount: bincount, torch.Tensor.bincount: bincount}
+def masked_select(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`masked_select`: the same mask chooses as many of every tensor, as an index does."""
+    tensor, mask = args
+    if not mask.dim() or mask.dim() < tensor.dim():
+        return NotImplemented
+    if not all(
+        size == chosen or size == 1
+        for size, chosen in zip(reversed(tensor.shape), reversed(mask.shape), strict=False)
+    ):
+        return NotImplemented
+    return torch.ops.aten.index.Tensor(tensor.expand(mask.shape), [mask])
+
+
+RULES = {
+    torch.bincount: bincount,
+    torch.Tensor.bincount: bincount,
+    torch.ops.aten.masked_select.default: masked_select,
+}

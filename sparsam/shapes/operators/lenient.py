@@ -22,7 +22,26 @@ def nearest(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     return picture.new_empty([*picture.shape[:2], *size])
 
 
+def where(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A condition may be bytes, as it was before there were truth values."""
+    if args[0].dtype is not torch.uint8:
+        return NotImplemented
+    return func(args[0].bool(), *args[1:], **kwargs)
+
+
+def embedding_bag(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Rows and offsets of two types are both turned into the wider of the two, whatever it is."""
+    weight, rows, offsets, *others = args
+    if rows.dtype == offsets.dtype:
+        return NotImplemented
+    both = torch.promote_types(rows.dtype, offsets.dtype)
+    return func(weight, rows.to(both), offsets.to(both), *others, **kwargs)
+
+
 RULES = {
+    torch.ops.aten.where.self: where,
+    torch.ops.aten._embedding_bag.default: embedding_bag,
+    torch.ops.aten._embedding_bag_forward_only.default: embedding_bag,
     torch.ops.aten.nll_loss_forward.default: nll_loss,
     torch.ops.aten.nll_loss2d_forward.default: nll_loss,
     torch.ops.aten.upsample_nearest1d.default: nearest,

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from sparsam.shapes.devices import CPU, place
 from sparsam.shapes.operators import indexing
 from sparsam.shapes.run import Run
 from sparsam.shapes.series import Repeated, symbolic
@@ -51,6 +52,10 @@ def pack(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     if lengths.dim() != 1 or lengths.shape[0] != batch:
         raise RuntimeError(
             f"Expected `len(lengths)` to be equal to batch_size, but got {lengths.shape[0]} (batch_size={batch})"
+        )
+    if (place(lengths) or CPU) != CPU:
+        raise RuntimeError(
+            f"'lengths' argument should be a 1D CPU int64 tensor, but got 1D {place(lengths)} Long tensor"
         )
     rows = run.shapes.value("rows of packed sequences", 1)
     sizes = torch.empty((steps,), dtype=torch.int64)

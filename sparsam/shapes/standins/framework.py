@@ -1,4 +1,4 @@
-"""Choices that the framework makes by size and that change no size: which kernel convolves, on which device a tensor is."""
+"""Choices that the framework makes by size and that change no size: which kernel convolves; and where a tensor lies."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
+from sparsam.shapes.devices import place, shown
+from sparsam.shapes.mode import META
 from sparsam.shapes.run import current
 from sparsam.shapes.series import symbolic
 
@@ -21,7 +23,21 @@ def _chosen(real: Callable[..., Any]) -> Callable[..., Any]:
     return select
 
 
+def _device(self: FakeTensor) -> torch.device:
+    """`x.device`: for the program where it put the tensor, for the framework at work where it is."""
+    mode = self.fake_mode
+    if mode.in_kernel_invocation:
+        return META
+    if getattr(mode, "inside", 0):
+        return self.fake_device
+    run = current()
+    if run is not None and run.elsewhere and place(self) is None:
+        run.placed = False
+    return shown(self)
+
+
 def patches() -> Iterator[tuple[Any, str, Any]]:
     """(owner, attribute, stand-in) for all of this module."""
+    yield FakeTensor, "device", property(_device)
     yield FakeTensor, "tolist", lambda self: torch.Tensor.tolist(self)
     yield torch._C, "_select_conv_backend", _chosen(torch._C._select_conv_backend)

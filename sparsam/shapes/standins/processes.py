@@ -1,6 +1,11 @@
-"""Processes, machines and devices: all runs in this process, once, as the only one of its kind, on the CPU."""
+"""Processes, machines and devices: all runs in this process, once, as the only one of its kind, on the CPU.
+
+A program that asks whether there is a GPU is told no; it is run a few times more where it is told that there is one, to
+see which tensors it leaves behind.
+"""
 
 import multiprocessing
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,6 +14,7 @@ import torch
 import torch.multiprocessing
 import torch.utils.model_zoo
 
+from sparsam.shapes.devices import named
 from sparsam.shapes.run import current
 from sparsam.shapes.standins.network import state_from_url
 from sparsam.shapes.standins.packages import Absent
@@ -165,6 +171,30 @@ def _same(value: Any, *args: Any, **kwargs: Any) -> Any:
     return value
 
 
+def on_gpu(self: torch.Tensor, device: Any = None, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """`x.cuda()`."""
+    return self.to("cuda" if device is None else device)
+
+
+def _numbered(real: Callable[..., Any]) -> Callable[..., Any]:
+    """What `module.to(…)` asks about its arguments, of which a number is one of a GPU."""
+
+    def parsed(*args: Any, **kwargs: Any) -> Any:
+        if args and type(args[0]) is int:
+            args = (named(args[0]), *args[1:])
+        return real(*args, **kwargs)
+
+    return parsed
+
+
+class Generator(torch.Generator):
+    """A source of chance, which is on the CPU whatever device is named."""
+
+    def __new__(cls, device: Any = "cpu") -> "Generator":
+        here = "cpu" if named(device) is not None else device
+        return super().__new__(cls, device=here)  # type: ignore[call-arg]
+
+
 def compiled(model: Any = None, *args: Any, **kwargs: Any) -> Any:
     """`torch.compile`, `torch.jit.script`: what is compiled does the same."""
     return (lambda function: function) if model is None else model
@@ -198,7 +228,28 @@ class _Event:
         return 1.0
 
 
+def _has_gpu() -> bool:
+    """What the program is told when it asks whether there is a GPU; the framework, asking for itself, is told no."""
+    run = current()
+    if run is None or not run.places.own(sys._getframe(2).f_code.co_filename):
+        return False
+    run.notes["gpu"] = run.gpu
+    return run.gpu
+
+
+def is_available() -> bool:
+    """`torch.cuda.is_available()`."""
+    return _has_gpu()
+
+
+def device_count() -> int:
+    """`torch.cuda.device_count()`: one or none."""
+    return int(_has_gpu())
+
+
 _CUDA: dict[str, Any] = {
+    "is_available": is_available,
+    "device_count": device_count,
     "set_device": _nothing,
     "synchronize": _nothing,
     "empty_cache": _nothing,
@@ -247,8 +298,9 @@ def patches() -> Iterator[tuple[Any, str, Any]]:
         yield owner, name.rpartition(".")[2], Replica
     for name, value in _CUDA.items():
         yield torch.cuda, name, value
-    yield torch.nn.Module, "cuda", _same
-    yield torch.Tensor, "cuda", _same
+    yield torch.Tensor, "cuda", on_gpu
+    yield torch._C._nn, "_parse_to", _numbered(torch._C._nn._parse_to)
+    yield torch, "Generator", Generator
     yield torch, "compile", compiled
     yield torch.nn.Module, "compile", _nothing
     for name in ("script", "freeze", "optimize_for_inference"):

@@ -23,15 +23,20 @@ def adaptive(a: dict[str, Any]) -> None:
 
 
 def convolution(a: dict[str, Any]) -> None:
-    """A kernel has a size, and a transposed convolution gives something."""
+    """A kernel has a size unless it is for no channels at all, and a transposed convolution gives something."""
     tensor, weight = a["self"], a["weight"]
     kernel = weight.shape[2:]
     for size in kernel:
         torch._check(
-            size != 0,
+            size != 0 or (not a["transposed"] and weight.shape[1] == 0),
             lambda: f"kernel size should be greater than zero, but got {' x '.join(str(k) for k in kernel)}",
         )
-    if not a["transposed"] or tensor.dim() != weight.dim():
+    if not a["transposed"]:
+        return
+    torch._check(
+        weight.shape[1] != 0, lambda: f"non-empty weight tensor expected, but got {tuple(weight.shape)}"
+    )
+    if tensor.dim() != weight.dim():
         return
     count = len(kernel)
     stride, padding, dilation, more = (

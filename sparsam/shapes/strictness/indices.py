@@ -160,7 +160,8 @@ def index_select(a: dict[str, Any]) -> None:
 
 
 def embedding(a: dict[str, Any]) -> None:
-    """A table without rows is asked for none."""
+    """A table has rows and columns; without rows it is asked for none."""
+    torch._check(a["weight"].dim() == 2, lambda: "'weight' must be 2-D")
     if a["weight"].shape[0] == 0:
         torch._check(
             numel(a["indices"]) == 0, lambda: "index_select(): self indexing axis dim should be positive"

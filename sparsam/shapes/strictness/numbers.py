@@ -207,7 +207,22 @@ def masked_select(a: dict[str, Any]) -> None:
         )
 
 
+def lstsq(a: dict[str, Any]) -> None:
+    """There are rows and columns, and a right side for each row."""
+    tensor, other = a["self"], a["b"]
+    torch._check(tensor.dim() >= 2, lambda: "torch.linalg.lstsq: input must have at least 2 dimensions.")
+    torch._check(other.dim() >= 1, lambda: "torch.linalg.lstsq: other must have at least 1 dimension.")
+    lacking = tensor.dim() - other.dim()
+    torch._check(
+        0 <= lacking <= 1,
+        lambda: (
+            "torch.linalg.lstsq: input.dim() must be greater or equal to other.dim() and (input.dim() - other.dim()) <= 1"
+        ),
+    )
+
+
 CHECKS: Mapping[str, Check] = {
+    "aten::linalg_lstsq": lstsq,
     "aten::max.dim": along,
     "aten::min.dim": along,
     "aten::mode": along,
