@@ -1,0 +1,62 @@
+"""Kinds of lines of public modules that once were unknown or a false alarm."""
+
+import textwrap
+
+import pytest
+
+from sparsam.shapes.check import Limits, check
+from sparsam.shapes.verdict import Verdict
+from tests.shapes.checking import told
+
+LINES = {
+    "parameters of a distribution": "torch.distributions.Normal(x, x.exp()).rsample() + x",
+    "a choice by its odds": "x + torch.distributions.Categorical(logits=x).sample().unsqueeze(-1)",
+    "the largest of all": "F.max_pool2d(x, kernel_size=x.size()[2:]).view(x.size(0), 4)",
+    "the average of all": "F.avg_pool2d(x, x.shape[2:]).view(len(x), 4)",
+    "a filter in the frequencies": "torch.fft.irfft2(torch.fft.rfft2(x) * 2, s=x.shape[-2:]) + x",
+    "a grid": "F.grid_sample(x, F.affine_grid(torch.zeros(len(x), 2, 3), x.size())) + x",
+    "parts joined again": "torch.cat(x.split(2), 0) + x",
+    "items joined again": "torch.stack(x.unbind(0)) + torch.stack(tensors=torch.unbind(x), dim=0) + x",
+}
+
+
+def verdict_of(folder, line):
+    """Of a function of a tensor of four dimensions, three of which are symbols."""
+    (folder / "lines.py").write_text(
+        textwrap.dedent(f"""
+        import torch
+        import torch.nn.functional as F
+
+        def forward(x):
+            return {line}
+        """)
+    )
+    return check(
+        f"{folder}/lines.py:forward",
+        ["x=B×4×H×W", "B=1..6", "H=3..12", "W=3..12"],
+        sandboxed=False,
+        limits=Limits(seconds=60.0),
+    )
+
+
+@pytest.mark.parametrize("kind", LINES)
+def test_line_is_proved(kind, tmp_path):
+    """For all sizes, because it runs with all."""
+    report = verdict_of(tmp_path, LINES[kind])
+    assert report.verdict is Verdict.PROVED, told(report)
+
+
+@pytest.mark.parametrize(
+    ("line", "witness"),
+    [
+        ("F.max_pool2d(x, x.size()[2:]).view(x.size(0), 5)", {}),
+        ("F.avg_pool2d(x, x.shape[2]) + x[..., :1, :1].expand(-1, -1, 1, 2)", {}),
+        ("torch.cat(x.split(2)) + x[:-1]", {}),
+        ("torch.fft.rfft2(x) + x", {"W": 3}),
+    ],
+)
+def test_line_is_wrong(line, witness, tmp_path):
+    """What these lines make has the sizes that it has."""
+    report = verdict_of(tmp_path, line)
+    assert report.verdict is Verdict.ERROR, told(report)
+    assert witness.items() <= dict(report.findings[0].witness).items()
