@@ -16,6 +16,8 @@ LINES = {
     "a filter in the frequencies": "torch.fft.irfft2(torch.fft.rfft2(x) * 2, s=x.shape[-2:]) + x",
     "a grid": "F.grid_sample(x, F.affine_grid(torch.zeros(len(x), 2, 3), x.size())) + x",
     "parts joined again": "torch.cat(x.split(2), 0) + x",
+    "pairs of unlike items": "(rows(x) @ rows(x).T)[~torch.eye(len(x), dtype=torch.bool)].view(len(x), -1)",
+    "pairs selected": "(rows(x) @ rows(x).T).masked_select((1 - torch.eye(len(x))).bool()).view(len(x), len(x) - 1)",
     "items joined again": "torch.stack(x.unbind(0)) + torch.stack(tensors=torch.unbind(x), dim=0) + x",
 }
 
@@ -27,13 +29,20 @@ def verdict_of(folder, line):
         import torch
         import torch.nn.functional as F
 
+        def rows(x):
+            return x.flatten(1)
+
+        def changed(mask):
+            mask[0] = False
+            return mask
+
         def forward(x):
             return {line}
         """)
     )
     return check(
         f"{folder}/lines.py:forward",
-        ["x=B×4×H×W", "B=1..6", "H=3..12", "W=3..12"],
+        ["x=B×4×H×W", "B=2..6", "H=3..12", "W=3..12"],
         sandboxed=False,
         limits=Limits(seconds=60.0),
     )
@@ -53,6 +62,8 @@ def test_line_is_proved(kind, tmp_path):
         ("F.avg_pool2d(x, x.shape[2]) + x[..., :1, :1].expand(-1, -1, 1, 2)", {}),
         ("torch.cat(x.split(2)) + x[:-1]", {}),
         ("torch.fft.rfft2(x) + x", {"W": 3}),
+        ("(rows(x) @ rows(x).T)[~torch.eye(len(x), dtype=torch.bool)].view(len(x), len(x))", {}),
+        ("rows(x)[:, :len(x)][changed(torch.eye(len(x), dtype=torch.bool))].view(len(x))", {}),
     ],
 )
 def test_line_is_wrong(line, witness, tmp_path):
