@@ -70,33 +70,31 @@ def masked_select(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
     return tensor[mask]
 
 
-def _rules() -> dict[Any, Callable[..., Any]]:
-    of_tensors = torch.Tensor
-    found: dict[Any, Callable[..., Any]] = {torch.eye: eye}
-    for name in (
-        "bool",
-        "float",
-        "double",
-        "half",
-        "long",
-        "int",
-        "to",
-        "type",
-        "type_as",
-        "clone",
-        "contiguous",
-        "cpu",
-    ):
-        found[getattr(of_tensors, name)] = same
-    for function in (
-        of_tensors.__invert__, of_tensors.bitwise_not, of_tensors.logical_not, torch.bitwise_not, torch.logical_not
-    ):  # fmt: skip
-        found[function] = other
-    for function in (of_tensors.__rsub__, torch.rsub):
-        found[function] = from_one
-    for function in (of_tensors.masked_select, torch.masked_select):
-        found[function] = masked_select
-    return found
+COPIES = (
+    "bool",
+    "float",
+    "double",
+    "half",
+    "long",
+    "int",
+    "to",
+    "type",
+    "type_as",
+    "clone",
+    "contiguous",
+    "cpu",
+)
 
-
-RULES = _rules()
+RULES: dict[Any, Callable[..., Any]] = {
+    torch.eye: eye,
+    **{getattr(torch.Tensor, name): same for name in COPIES},
+    torch.Tensor.__invert__: other,
+    torch.Tensor.bitwise_not: other,
+    torch.Tensor.logical_not: other,
+    torch.bitwise_not: other,
+    torch.logical_not: other,
+    torch.Tensor.__rsub__: from_one,
+    torch.rsub: from_one,
+    torch.Tensor.masked_select: masked_select,
+    torch.masked_select: masked_select,
+}
