@@ -322,6 +322,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3600)
     parser.add_argument("--detail", type=Path, help="a line of JSON for each module")
     parser.add_argument("--store", action="store_true")
+    parser.add_argument("--note", action="append", default=[], help="stored below the table")
     given = parser.parse_args()
     if not given.checkout:
         print("skipped: no checkout of pytorch-jit-paritybench (SPARSAM_PARITYBENCH or --checkout)")
@@ -337,15 +338,15 @@ def main() -> None:
     known = {found["file"] for found in every}
     started = time.monotonic()
     for file in files:
+        if sum("verdict" in found for found in every) >= given.modules:
+            break
+        if time.monotonic() - started > given.seconds:
+            break
         if file.stem in known:
             continue
         every += in_child(str(file)) or [{"file": file.stem, "empty": True}]
         if given.detail:
             given.detail.write_text("".join(json.dumps(found) + "\n" for found in every))
-        if sum("verdict" in found for found in every) >= given.modules:
-            break
-        if time.monotonic() - started > given.seconds:
-            break
     judged = [found for found in every if "verdict" in found]
     verdicts = Counter(found["verdict"] for found in judged)
     reasons = Counter(code for found in judged for code in {u[0] for u in found["unknowns"]})
@@ -371,6 +372,7 @@ def main() -> None:
         f"{skipped} modules do not run here in plain torch; the check of {raising.total()} that raise says error of "
         f"{raising['error']}, unknown of {raising['unknown']}, proved of {raising['proved']}",
         f"at most {PER_FILE} modules of a file; {SECONDS:g} s of the processor for each",
+        *given.note,
     ]
     command = f"python benchmarks/shapes_corpus.py --modules {given.modules}"
     if given.store:

@@ -3,10 +3,14 @@
 import textwrap
 
 import pytest
+from checking import checked, told
 
 from sparsam.shapes.check import Limits, check
 from sparsam.shapes.verdict import Verdict
-from tests.shapes.checking import told
+
+pytestmark = pytest.mark.slow
+
+pytest.importorskip("torch")
 
 LINES = {
     "parameters of a distribution": "torch.distributions.Normal(x, x.exp()).rsample() + x",
@@ -71,3 +75,18 @@ def test_line_is_wrong(line, witness, tmp_path):
     report = verdict_of(tmp_path, line)
     assert report.verdict is Verdict.ERROR, told(report)
     assert witness.items() <= dict(report.findings[0].witness).items()
+
+
+def test_what_has_no_odds_is_not_drawn(tmp_path):
+    """Of values with a probability of 0 nothing is said, and yes and no stay a mask."""
+    report = checked(
+        tmp_path,
+        """
+        import numpy as np
+        import torch
+        torch.zeros(2, 4).view(2, int(np.random.choice([3, 4], p=[0, 1])))
+        mask = torch.from_numpy(np.random.choice([True, False], 5, p=[0.5, 0.5]))
+        torch.zeros(5, 2)[mask].view(-1, 2)
+        """,
+    )
+    assert report.verdict is Verdict.PROVED, told(report)
