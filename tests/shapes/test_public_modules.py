@@ -90,3 +90,24 @@ def test_what_has_no_odds_is_not_drawn(tmp_path):
         """,
     )
     assert report.verdict is Verdict.PROVED, told(report)
+
+
+def test_slices_of_arrays_up_to_chance(tmp_path):
+    """Bounds that are cut to the size of the array stay unknown numbers, and the array keeps its size."""
+    text = """
+        import argparse
+        import numpy as np
+        import torch
+        parser = argparse.ArgumentParser()
+        parser.add_argument('--height', type=int, default=9)
+        height = parser.parse_args().height
+        mask = np.ones((height, 6), np.float32)
+        row = np.random.randint(height)
+        first, last = np.clip(row - 2, 0, height), np.clip(row + 2, 0, height)
+        mask[first:last, 1:3] = 0.0
+        torch.zeros(4, height, 6) * torch.from_numpy(mask)
+        """
+    report = checked(tmp_path, text, "height=1..100")
+    assert report.verdict is Verdict.PROVED, told(report)
+    report = checked(tmp_path, text.replace("(4, height, 6)", "(4, height, 5)"), "height=1..100")
+    assert report.verdict is Verdict.ERROR, told(report)
