@@ -22,6 +22,7 @@ LINES = {
     "parts joined again": "torch.cat(x.split(2), 0) + x",
     "pairs of unlike items": "(rows(x) @ rows(x).T)[~torch.eye(len(x), dtype=torch.bool)].view(len(x), -1)",
     "pairs selected": "(rows(x) @ rows(x).T).masked_select((1 - torch.eye(len(x))).bool()).view(len(x), len(x) - 1)",
+    "plain sizes packed": "packed(torch.zeros(4, 4, 4)).sum() + x",
     "items joined again": "torch.stack(x.unbind(0)) + torch.stack(tensors=torch.unbind(x), dim=0) + x",
 }
 
@@ -35,6 +36,12 @@ def verdict_of(folder, line):
 
         def rows(x):
             return x.flatten(1)
+
+        def packed(x):
+            normed = torch.nn.BatchNorm1d(4).eval()(x.view(16, 4)).view(4, 4, 4)
+            lengths = torch.ones([4], dtype=torch.int64)
+            rows, _ = torch.nn.LSTM(4, 3)(torch.nn.utils.rnn.pack_padded_sequence(normed, lengths), None)
+            return torch.nn.utils.rnn.pad_packed_sequence(rows)[0]
 
         def changed(mask):
             mask[0] = False
