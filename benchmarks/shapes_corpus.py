@@ -356,7 +356,7 @@ def main() -> None:
             "modules": len(judged), "batch free": sum("B" in found.get("free", ()) for found in judged),
             "last size free": sum("W" in found.get("free", ()) for found in judged),
             "proved": verdicts["proved"], "unknown": verdicts["unknown"], "error": verdicts["error"],
-            "false alarms": sum(not why and not data for *_, data, why in errors),
+            "errors torch denies": sum(not why and not data for *_, data, why in errors),
             "errors for data": sum(not why and bool(data) for *_, data, why in errors),
             "proved and raising": sum(bool(found.get("missed")) for found in judged),
             "unknown by reason": ", ".join(f"{code} {count}" for code, count in reasons.most_common()),
