@@ -4,12 +4,17 @@
 
 The checkout (jansel/pytorch-jit-paritybench at e0644af) lies outside of this project. Each generated file names modules,
 how they are built and what they take. A file is loaded in a process of its own that the kernel closes off. A module
-counts if it runs in plain torch; its batch size is a symbol from 1 to 8 where torch also takes batches of 2 and 3, else
-all sizes are as given. A false alarm is an error whose witness runs in plain torch.
+counts if it runs in plain torch. Its batch size is a symbol from 1 to 8 where torch also takes a batch of 3, and the last
+size of pictures and sequences a symbol up to 8 more where torch also takes one more; other sizes are as given. A false
+alarm is an error whose witness runs in plain torch, unless it says that data have to be so; what is proved is run in plain
+torch with the smallest and the largest sizes. Times are of the processor, so that a loaded machine changes no verdict.
+
+With `--detail FILE` a run goes on where the one before, of the same file, has stopped.
 """
 
 import argparse
 import contextlib
+import importlib
 import importlib.abc
 import importlib.machinery
 import io
@@ -24,7 +29,7 @@ import types
 import unittest
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 from unittest.mock import MagicMock
@@ -34,15 +39,24 @@ import torch
 from tables import store
 
 from sparsam.shapes import kernel, program
-from sparsam.shapes.checker import check_entry, prepare
+from sparsam.shapes.checker import check_entry, prepare, report_of
 from sparsam.shapes.environment import Unknown
-from sparsam.shapes.explore import Limits
+from sparsam.shapes.explore import Explored, Limits
 from sparsam.shapes.places import Places
 from sparsam.shapes.run import Run
+from sparsam.shapes.solver import Solver
+from sparsam.shapes.verdict import Report, Verdict
+from sparsam.shapes.verdict import Unknown as Unfollowed
 
 BATCH = (1, 8)
-SECONDS = 20.0  # for one module in plain torch, and for its check
+WIDER = 8  # than the last size that the collection gives
+SECONDS = 20.0  # of the processor, for the check of a module
+PLAIN = 10.0  # … and for a call of it in plain torch
 PER_FILE = 4
+
+
+class Late(KeyboardInterrupt):
+    """The time is over: of a class that a run of the checker lets pass."""
 
 
 class Absent(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -100,88 +114,140 @@ def stubs(file: str) -> None:
         _paritybench_base=unittest.TestCase,
     )
     sys.modules["_paritybench_helpers"] = shell
+    sys.modules["torch.utils.tensorboard"] = Shell("torch.utils.tensorboard")  # which imports what is absent
     sys.meta_path.append(Absent(file))
 
 
 @contextlib.contextmanager
 def at_most(seconds: float) -> Iterator[None]:
-    """Raises TimeoutError within after so many seconds."""
+    """Raises Late within after so many seconds of the processor, and again each second until it is heard."""
 
     def late(*_: Any) -> None:
-        raise TimeoutError(f"took more than {seconds:g} s")
+        raise Late(f"took more than {seconds:g} s")
 
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    before = signal.signal(signal.SIGPROF, late)
+    signal.setitimer(signal.ITIMER_PROF, seconds, 1.0)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
-def resized(value: Any, batch: Any) -> Any:
-    """The inputs with another batch size."""
-    return torch.utils._pytree.tree_map(
-        lambda t: t.new_zeros((batch, *t.shape[1:])) if isinstance(t, torch.Tensor) and t.dim() else t, value
-    )
+def resized(value: Any, sizes: Mapping[str, Any]) -> Any:
+    """The inputs with another batch size B and another last size W, as far as these are given."""
+
+    def other(tensor: Any) -> Any:
+        if not isinstance(tensor, torch.Tensor) or not tensor.dim() or not sizes:
+            return tensor
+        shape = list(tensor.shape)
+        if "B" in sizes:
+            shape[0] = sizes["B"]
+        if "W" in sizes and tensor.dim() > 2:
+            shape[-1] = sizes["W"]
+        return tensor.new_zeros(shape)
+
+    return torch.utils._pytree.tree_map(other, value)
 
 
-def runs(case: Any, batch: int | None) -> str:
-    """Why the module does not run in plain torch with this batch size; "" if it does."""
-    kind, init, forward, _ = case
+def module_of(case: Any) -> torch.nn.Module:
+    """The module as the collection builds it."""
+    kind, init, _, _ = case
+    args, kwargs = init()
+    made: torch.nn.Module = kind(*args, **kwargs).eval()
+    return made
+
+
+def runs(case: Any, sizes: Mapping[str, int]) -> str:
+    """Why the module does not run in plain torch with these sizes; "" if it does."""
+    *_, forward, _ = case
     try:
-        with at_most(SECONDS), torch.no_grad():
+        with at_most(PLAIN), torch.no_grad():
             torch.manual_seed(0)
-            args, kwargs = init()
-            module = kind(*args, **kwargs).eval()
-            inputs, named = forward()
-            if batch is not None:
-                inputs, named = resized((inputs, named), batch)
+            module = module_of(case)
+            inputs, named = resized(forward(), sizes)
             module(*inputs, **named)
     except BaseException as error:
-        if isinstance(error, KeyboardInterrupt):
+        if isinstance(error, KeyboardInterrupt) and not isinstance(error, Late):
             raise
         return f"{type(error).__name__}: {error}".split("\n")[0][:160]
     return ""
 
 
+def free_sizes(case: Any) -> list[Unknown]:
+    """Sizes of the inputs that may be others, because torch takes another."""
+    tensors = [t for t in torch.utils._pytree.tree_leaves(case[2]()) if isinstance(t, torch.Tensor)]
+    first = {t.shape[0] for t in tensors if t.dim()}
+    last = {t.shape[-1] for t in tensors if t.dim() > 2}
+    found, tried = [], {}
+    if len(first) == 1 and not runs(case, {"B": 3}):
+        found.append(Unknown("B", *BATCH))
+        tried["B"] = 3
+    if len(last) == 1:
+        size = last.pop()
+        if not runs(case, {**tried, "W": size + 1}):
+            found.append(Unknown("W", size, size + WIDER))
+    return found
+
+
 def checked(case: Any, path: str) -> dict[str, Any]:
     """What plain torch and the checker say of one module."""
-    kind, init, forward, _ = case
+    kind, _, forward, _ = case
     found: dict[str, Any] = {"module": kind.__name__, "file": Path(path).stem}
-    reason = runs(case, None)
+    reason = runs(case, {})
     if reason:
-        return {**found, "skipped": reason}
-    leading = {
-        t.shape[0]
-        for t in torch.utils._pytree.tree_leaves(forward())
-        if isinstance(t, torch.Tensor) and t.dim()
-    }
-    free = len(leading) == 1 and not runs(case, 2) and not runs(case, 3)
-    declared = [Unknown("B", *BATCH)] if free else []
+        found["skipped"] = reason
+        if "Mock" not in reason and not reason.startswith("Late"):
+            report = report_in_time(lambda run: module_of(case)(*forward()[0], **forward()[1]), [], path)
+            found["raising"] = str(report.verdict)
+        return found
+    declared = free_sizes(case)
 
     def entry(run: Run) -> Any:
-        args, kwargs = init()
-        module = kind(*args, **kwargs).eval()
-        inputs, named = forward()
-        if free:
-            inputs, named = resized((inputs, named), run.shapes.declare(declared[0]))
+        module = module_of(case)
+        inputs, named = resized(forward(), {u.name: run.shapes.declare(u) for u in declared})
         return module(*inputs, **named)
 
-    started = time.perf_counter()
-    with at_most(4 * SECONDS):
-        report = check_entry(
-            entry, declared, Places(lambda file: file == path), limits=Limits(seconds=SECONDS, paths=100)
-        )
-    found |= {"free": free, "verdict": str(report.verdict), "seconds": time.perf_counter() - started}
+    started = time.process_time()
+    report = report_in_time(entry, declared, path)
+    found |= {"verdict": str(report.verdict), "seconds": time.process_time() - started}
+    found["free"] = [unknown.name for unknown in declared]
     found["unknowns"] = [
         (u.code, u.reason[:200], u.place.source.strip()[:100] if u.place else "") for u in report.unknowns
     ]
+    if report.verdict is Verdict.PROVED and declared:
+        ends = [{u.name: u.low for u in declared}, {u.name: u.high for u in declared}]
+        found["missed"] = [why for sizes in ends if (why := runs(case, sizes))]
     for finding in report.findings:
-        batch = finding.witness.get("B") if free else None
-        why = runs(case, int(batch) if batch is not None else None)
-        found.setdefault("errors", []).append((finding.message[:200], batch, why))
+        sizes = {name: int(finding.witness[name]) for name in found["free"] if name in finding.witness}
+        data = sorted(set(finding.witness) - set(found["free"]))
+        found.setdefault("errors", []).append((finding.message[:200], sizes, data, runs(case, sizes)))
     return found
+
+
+def report_in_time(entry: Any, declared: list[Unknown], path: str) -> Report:
+    """What the checker says; of a check that takes too long, what it had found by then."""
+    partial = Explored()
+
+    def progress(explored: Explored) -> None:
+        nonlocal partial
+        partial = explored
+
+    solver = Solver()
+    wall = 100 * SECONDS  # never reached: the processor's time is
+    try:
+        with at_most(SECONDS):
+            return check_entry(
+                entry,
+                declared,
+                Places(lambda file: file == path),
+                limits=Limits(seconds=wall, run_seconds=wall, paths=100),
+                solver=solver,
+                progress=progress,
+            )
+    except Late as late:
+        partial.unknown(Unfollowed("time", str(late)))
+        return report_of(partial, "", SECONDS, solver, declared)
 
 
 def of_file(path: str, out: int) -> None:
@@ -192,26 +258,29 @@ def of_file(path: str, out: int) -> None:
 
     stubs(path)
     warnings.simplefilter("ignore")
-    kernel.confine(seconds=200, memory=3 << 30, file_bytes=0)
+    kernel.confine(seconds=PER_FILE * 5 * SECONDS, memory=3 << 30, file_bytes=0)
     sys.stdout = sys.stderr = io.StringIO()
     try:
-        with at_most(60):
+        with at_most(3 * SECONDS):
             module = program.load("generated_" + str(abs(hash(path))), path)
     except BaseException as error:
         say({"file": Path(path).stem, "unloaded": f"{type(error).__name__}: {error}"[:160]})
         return
     done = 0
     for case in getattr(module, "TESTCASES", ()):
+        if not isinstance(case[0], type):
+            continue  # a mock of what is absent
+        name = {"module": case[0].__name__, "file": Path(path).stem}
+        say({**name, "begun": True})
         try:
             found = checked(case, path)
-        except BaseException as error:
+        except BaseException:
             found = {
-                "module": case[0].__name__,
-                "file": Path(path).stem,
+                **name,
                 "crash": traceback.format_exc()[-600:],
+                "verdict": "unknown",
+                "unknowns": [("crash", traceback.format_exc()[-200:], "")],
             }
-            if isinstance(error, TimeoutError):
-                found = {**found, "verdict": "unknown", "unknowns": [("time", "over the limit", "")]}
         say(found)
         done += "skipped" not in found
         if done == PER_FILE:
@@ -234,9 +303,14 @@ def in_child(path: str) -> list[dict[str, Any]]:
     with os.fdopen(source, "rb") as stream:
         lines = stream.read().decode().splitlines()
     _, status = os.waitpid(child, 0)
-    found = [json.loads(line) for line in lines]
+    said = [json.loads(line) for line in lines]
+    found = [one for one in said if "begun" not in one]
     if status:
-        found.append({"file": Path(path).stem, "ended": f"status {status}"})
+        ended = {"file": Path(path).stem, "ended": f"status {status}"}
+        if said and "begun" in said[-1]:
+            ended |= {"module": said[-1]["module"], "verdict": "unknown"}
+            ended["unknowns"] = [("ended", f"the process ended with status {status}", "")]
+        found.append(ended)
     return found
 
 
@@ -248,6 +322,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3600)
     parser.add_argument("--detail", type=Path, help="a line of JSON for each module")
     parser.add_argument("--store", action="store_true")
+    parser.add_argument("--note", action="append", default=[], help="stored below the table")
     given = parser.parse_args()
     if not given.checkout:
         print("skipped: no checkout of pytorch-jit-paritybench (SPARSAM_PARITYBENCH or --checkout)")
@@ -255,46 +330,64 @@ def main() -> None:
     files = sorted(Path(given.checkout).glob("generated/test_*.py"))
     random.Random(0).shuffle(files)
     prepare()
+    for name in ("scipy.stats", "sklearn.metrics"):  # once for all files, many of which import them
+        importlib.import_module(name)
     every: list[dict[str, Any]] = []
+    if given.detail and given.detail.exists():
+        every += map(json.loads, given.detail.read_text().splitlines())
+    known = {found["file"] for found in every}
     started = time.monotonic()
     for file in files:
-        every += in_child(str(file))
-        if given.detail:
-            given.detail.write_text("".join(json.dumps(found) + "\n" for found in every))
         if sum("verdict" in found for found in every) >= given.modules:
             break
         if time.monotonic() - started > given.seconds:
             break
+        if file.stem in known:
+            continue
+        every += in_child(str(file)) or [{"file": file.stem, "empty": True}]
+        if given.detail:
+            given.detail.write_text("".join(json.dumps(found) + "\n" for found in every))
     judged = [found for found in every if "verdict" in found]
     verdicts = Counter(found["verdict"] for found in judged)
     reasons = Counter(code for found in judged for code in {u[0] for u in found["unknowns"]})
     errors = [error for found in judged for error in found.get("errors", ())]
     rows = [
         {
-            "modules": len(judged), "batch free": sum(bool(found.get("free")) for found in judged),
+            "modules": len(judged), "batch free": sum("B" in found.get("free", ()) for found in judged),
+            "last size free": sum("W" in found.get("free", ()) for found in judged),
             "proved": verdicts["proved"], "unknown": verdicts["unknown"], "error": verdicts["error"],
-            "false alarms": sum(not why for *_, why in errors),
+            "errors torch denies": sum(not why and not data for *_, data, why in errors),
+            "errors for data": sum(not why and bool(data) for *_, data, why in errors),
+            "proved and raising": sum(bool(found.get("missed")) for found in judged),
             "unknown by reason": ", ".join(f"{code} {count}" for code, count in reasons.most_common()),
             "median s": sorted(found.get("seconds", 0.0) for found in judged)[len(judged) // 2],
             "longest s": max(found.get("seconds", 0.0) for found in judged),
         }
     ]  # fmt: skip
     skipped = sum("skipped" in found for found in every)
+    raising = Counter(found["raising"] for found in every if "raising" in found)
     unloaded = sum("unloaded" in found for found in every)
     notes = [
         f"of {len({found['file'] for found in every})} files, {unloaded} could not be loaded",
-        f"{skipped} modules do not run here in plain torch",
-        f"at most {PER_FILE} modules of a file; {SECONDS:g} s for each",
+        f"{skipped} modules do not run here in plain torch; the check of {raising.total()} that raise says error of "
+        f"{raising['error']}, unknown of {raising['unknown']}, proved of {raising['proved']}",
+        f"at most {PER_FILE} modules of a file; {SECONDS:g} s of the processor for each",
+        *given.note,
     ]
     command = f"python benchmarks/shapes_corpus.py --modules {given.modules}"
     if given.store:
         store("shapes-corpus", "Shape checks of public modules", command, rows, notes)
     else:
         print(rows, notes)
-    for found in judged:
-        for message, batch, why in found.get("errors", ()):
+    for found in every:
+        if found.get("raising") == "proved":
+            print("raises and is proved:", found["file"], found["module"], found["skipped"])
+        for message, sizes, data, why in found.get("errors", ()):
             if not why:
-                print("false alarm:", found["file"], found["module"], batch, message)
+                kind = "error for data:" if data else "false alarm:"
+                print(kind, found["file"], found["module"], sizes, data, message)
+        for why in found.get("missed", ()):
+            print("proved and raising:", found["file"], found["module"], why)
 
 
 if __name__ == "__main__":

@@ -227,7 +227,9 @@ class Snapshot:
             node.children[".grad"] = self._node(value.grad)
         if value.dtype in (torch.int64, torch.int32):
             span = span_of(value)
-            node.children[SPAN] = Node("atom", None if span is None else described(dataclasses.astuple(span)), span)
+            node.children[SPAN] = Node(
+                "atom", None if span is None else described(dataclasses.astuple(span)), span
+            )
         return node
 
 

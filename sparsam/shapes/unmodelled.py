@@ -44,17 +44,24 @@ ARGUMENT_TEXTS = (
 
 def says_so(error: BaseException) -> bool:
     """Whether a layer of the framework itself says that there is no such thing, whatever the sizes."""
+    return _raised_in("nn", error)
+
+
+def _raised_in(folder: str, error: BaseException) -> bool:
+    """Whether a `raise` of the framework's own Python below this folder raised."""
     step = error.__traceback__
     while step is not None and step.tb_next is not None:
         step = step.tb_next
-    layers = os.path.join(TORCH, "nn") + os.sep
-    return step is not None and step.tb_frame.f_code.co_filename.startswith(layers) and explicit_raise(step)
+    place = os.path.join(TORCH, folder) + os.sep
+    return step is not None and step.tb_frame.f_code.co_filename.startswith(place) and explicit_raise(step)
 
 
 def no_rule(error: BaseException) -> bool:
     """Whether an exception says that there is no symbolic rule, rather than that sizes are wrong."""
     if isinstance(error, UNMODELLED):
         return True
+    if isinstance(error, ValueError) and _raised_in("distributions", error):
+        return False  # which names the class of the tensor that it refuses
     text = str(error)
     if isinstance(error, TypeError) and any(part in text for part in ARGUMENT_TEXTS):
         # The framework lists the types that it got: a tensor is no news among them, a symbol is.

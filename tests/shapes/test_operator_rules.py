@@ -1,5 +1,6 @@
 """Hand-written rules against plain torch: the same sizes and dtype, or the same exception, for sampled sizes."""
 
+import copy
 import os
 import random
 from collections.abc import Callable
@@ -102,6 +103,41 @@ CASES: dict[str, tuple[Callable[[random.Random], list[Any]], Callable[[random.Ra
         sized("bchw", "c", low=1),
         lambda r: (lambda t: lambda x, m: torch.native_batch_norm(x, m, None, m, m, t, 0.1, 1e-5))(r.random() < 0.5),
     ),
+    "average over all": (sized("bchw"), lambda r: lambda x: F.avg_pool2d(x, x.shape[2:])),
+    "average windows": (
+        sized("bchw", high=9),
+        lambda r: (lambda s, p, c, a: lambda x: F.avg_pool2d(x, (x.shape[1], 2), s, p, c, a))(
+            r.choice([1, 2, 3]), r.choice([0, 1, 2]), r.random() < 0.5, r.random() < 0.5
+        ),
+    ),
+    "average of a signal": (sized("bct"), lambda r: lambda x: F.avg_pool1d(x, x.shape[-1], stride=x.shape[0])),
+    "largest of all": (
+        sized("bchw"),
+        lambda r: (lambda i: lambda x: F.max_pool2d(x, kernel_size=x.size()[2:], return_indices=i))(r.random() < 0.5),
+    ),
+    "largest in windows": (
+        sized("cdhw", high=9),
+        lambda r: (lambda s, p, d, c: lambda x: F.max_pool3d(x, (x.shape[0], 2, 1), s, p, d, c))(
+            r.choice([1, 2, 3]), r.choice([0, 1]), r.choice([1, 2]), r.random() < 0.5
+        ),
+    ),
+    "largest of a signal": (sized("bct"), lambda r: lambda x: F.max_pool1d(x, x.shape[2]).squeeze(2)),
+    "fourier": (sized("abc"), lambda r: (lambda d: lambda x: torch.fft.ifft2(torch.fft.fft2(x, dim=d)))((0, r.randint(1, 2)))),
+    "fourier of reals": (sized("abc"), lambda r: lambda x: torch.fft.irfft2(torch.fft.rfft2(x), s=x.shape[-2:])),
+    "half of the frequencies": (sized("abc"), lambda r: lambda x: [torch.fft.hfft(torch.fft.rfft(x)), torch.fft.ihfft(x)]),
+    "combinations": (
+        sized("n"),
+        lambda r: (lambda n, again: lambda x: torch.combinations(x, n, again))(r.randint(0, 4), r.random() < 0.5),
+    ),
+    "one-hot": (sized("ab"), lambda r: lambda x: F.one_hot(x.long())),
+    "affine grid": (bent(sized("b23", "bchw")), lambda r: lambda m, x: F.affine_grid(m, x.size(), align_corners=False)),
+    "affine grid in space": (bent(sized("b34", "bcdhw")), lambda r: lambda m, x: F.affine_grid(m, x.shape, align_corners=True)),
+    "factor recomputed": (
+        sized("bchw"),
+        lambda r: (lambda f: lambda x: F.interpolate(x, scale_factor=f, recompute_scale_factor=True))(r.choice([0.5, 1.7, 2])),
+    ),
+    "deep copy": (sized("ab"), lambda r: lambda x: copy.deepcopy([x, x])),
+    "one-hot of so many": (sized("ab"), lambda r: lambda x: F.one_hot(x.long(), x.shape[0])),
     "chunk cat": (sized("ab", "ab"), lambda r: lambda x, y: torch._chunk_cat([x, y], 0, 2)),
 }  # fmt: skip
 
@@ -135,6 +171,7 @@ def by_rule(call: Callable[..., Any], shapes: list[Any]) -> Any:
         found.append(seen(call(*tensors)))
 
     outcome = execute(entry, hints, PLACES, operators.rules())
+    assert not any(literal.specialised for literal in outcome.literals), outcome.literals
     assert not any(unknown.code == "crash" for unknown in outcome.unknowns), outcome.notes
     if outcome.ending == "end":
         return found[0]

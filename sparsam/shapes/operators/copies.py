@@ -1,4 +1,4 @@
-"""Copies of views (`diagonal_copy`, also behind `diag`): the view, and then its copy."""
+"""Copies of views (`diagonal_copy`, also behind `diag`): the view, and then its copy; and copies of whole tensors."""
 
 from collections.abc import Callable
 from typing import Any
@@ -63,4 +63,18 @@ def split_with_sizes(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[st
     return NotImplemented
 
 
-RULES = {**_rules(), aten.split_with_sizes.default: split_with_sizes}
+def deepcopy(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`copy.deepcopy`, which asks for the number of bytes."""
+    tensor, memory = args
+    if not has_symbols(tensor) or not tensor.is_leaf or id(tensor) in memory:
+        return NotImplemented
+    made = tensor.detach().clone().requires_grad_(tensor.requires_grad)
+    memory[id(tensor)] = made
+    return made
+
+
+RULES = {
+    **_rules(),
+    aten.split_with_sizes.default: split_with_sizes,
+    torch.Tensor.__deepcopy__: deepcopy,
+}

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from sparsam.shapes.run import Run
+from sparsam.shapes.series import symbolic
 
 
 def bincount(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -45,8 +46,49 @@ def masked_select(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
     return torch.ops.aten.index.Tensor(tensor.expand(mask.shape), [mask])
 
 
+def combinations(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`torch.combinations` of n: n over r rows, or with repetition n + r - 1 over r.
+
+    The framework picks them by a mask, and would not know that it picks as many each time.
+    """
+    values, *others = args
+    each = others[0] if others else kwargs.get("r", 2)
+    repeated = others[1] if len(others) > 1 else kwargs.get("with_replacement", False)
+    if values.dim() != 1 or not isinstance(each, int) or each < 0:
+        return NotImplemented
+    if each == 0:
+        return values.new_empty(0)
+    rows = values.shape[0] + (each - 1 if repeated else 0)
+    count: Any = 1
+    for i in range(each):
+        if not repeated and rows <= i:
+            return values.new_empty((0, each))
+        count = count * (rows - i) // (i + 1)
+    made = values.new_empty((count, each))
+    return made.requires_grad_() * 1 if values.requires_grad else made
+
+
+def one_hot(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`F.one_hot` with a number of classes that is a symbol, or none: then as many as the largest value asks for."""
+    values, *others = args
+    classes = others[0] if others else kwargs.get("num_classes", -1)
+    if not symbolic(classes) and classes != -1:
+        return NotImplemented
+    func(values.new_empty([1] * values.dim()), 1)  # refuses other types
+    if symbolic(classes):
+        torch._check(
+            classes > 0, lambda: f"Class values must be smaller than num_classes, which is {classes}"
+        )
+    else:
+        torch._check(values.numel() > 0, lambda: "Can not infer total number of classes from empty tensor.")
+        classes = run.shapes.value("classes that the data ask for", 1)
+    return values.new_empty((*values.shape, classes))
+
+
 RULES = {
     torch.bincount: bincount,
     torch.Tensor.bincount: bincount,
     torch.ops.aten.masked_select.default: masked_select,
+    torch.combinations: combinations,
+    torch._C._nn.one_hot: one_hot,
 }

@@ -53,7 +53,15 @@ def ctc_loss(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
     return probabilities.new_empty(batch), probabilities.new_empty(batch, time, 2 * widest + 1)
 
 
+def all_or_any(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`_is_all_true` and `_is_any_true`, with which `torch.distributions` looks at what it is given."""
+    torch._check(args[0].dtype is torch.bool, lambda: f"expected bool, got {args[0].dtype}")
+    return args[0].new_empty(())
+
+
 RULES = {
+    torch.ops.aten._is_all_true.default: all_or_any,
+    torch.ops.aten._is_any_true.default: all_or_any,
     torch.equal: equal,
     torch.Tensor.equal: equal,
     torch.allclose: allclose,

@@ -64,8 +64,8 @@ def layers(name: str) -> Any:
             inputs, state, weights, biased, count, _, _, both, batch_first = args
             sizes = None
         states = list(state) if isinstance(state, (list, tuple)) else [state]
-        if not _symbolic(inputs, *states):
-            return NotImplemented
+        if not packed and not _symbolic(inputs, *states):
+            return NotImplemented  # packed, the framework asks for the lengths, which are data
         if batch_first:
             inputs = inputs.transpose(0, 1)
         outputs, last = _run(inputs, states, list(weights), biased, count, both, gates, sizes is None)

@@ -1,4 +1,4 @@
-"""`interpolate`, whose kernels want the new sizes as plain numbers."""
+"""`interpolate` and `affine_grid`, whose kernels want the new sizes as plain numbers."""
 
 import inspect
 import math
@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from sparsam.shapes.mode import has_symbols
 from sparsam.shapes.run import Run
 from sparsam.shapes.series import symbolic
 
 SIGNATURE = inspect.signature(functional.interpolate)
+AFFINE_GRID = inspect.signature(functional.affine_grid)
 
 
 def interpolate(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -22,11 +24,7 @@ def interpolate(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, An
     given = SIGNATURE.bind(*args, **kwargs)
     given.apply_defaults()
     tensor, size, factor = (given.arguments[name] for name in ("input", "size", "scale_factor"))
-    if (
-        not isinstance(tensor, torch.Tensor)
-        or not 3 <= tensor.dim() <= 5
-        or given.arguments["recompute_scale_factor"]
-    ):
+    if not isinstance(tensor, torch.Tensor) or not 3 <= tensor.dim() <= 5:
         return NotImplemented
     if any(isinstance(value, torch.Tensor) for value in (size, factor)):
         return NotImplemented
@@ -66,4 +64,20 @@ def _times(size: Any, factor: Any) -> Any:
     return torch.sym_int(math.floor(torch.sym_float(size) * factor)) if symbolic(size) else int(size * factor)
 
 
-RULES = {functional.interpolate: interpolate}
+def affine_grid(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`F.affine_grid`: a place for each point, by a product with the matrix of its picture."""
+    given = AFFINE_GRID.bind(*args, **kwargs)
+    given.apply_defaults()
+    matrices, size = given.arguments["theta"], given.arguments["size"]
+    if not has_symbols(list(size)) or matrices.dim() != 3:
+        return NotImplemented
+    few = matrices.new_empty((2, *matrices.shape[1:]))
+    functional.affine_grid(few, [2] * len(size), given.arguments["align_corners"])
+    if not all(bool(one > 0) for one in size):
+        raise ValueError(f"Expected non-zero, positive output size. Got {tuple(size)}")
+    batch, _, *points = size
+    places = matrices.new_empty((batch, math.prod(points), len(points) + 1))
+    return torch.bmm(places, matrices.transpose(1, 2)).view(batch, *points, len(points))
+
+
+RULES = {functional.interpolate: interpolate, functional.affine_grid: affine_grid}

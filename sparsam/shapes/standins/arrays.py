@@ -430,6 +430,11 @@ def picked(values: Any, index: Any) -> Any:
 def _indices(index: Any) -> Any:
     if isinstance(index, tuple):
         return tuple(_indices(part) for part in index)
+    if isinstance(index, slice):
+        bounds = (index.start, index.stop, index.step)
+        return slice(
+            *(part.tensor.item() if is_array(part) and not part.tensor.dim() else part for part in bounds)
+        )
     if isinstance(index, np.ndarray):
         return torch.as_tensor(index)
     if isinstance(index, (list, Series)) and unusual(index):

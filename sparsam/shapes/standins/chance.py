@@ -201,9 +201,19 @@ def _randn(*sizes: Any) -> Any:
     return _array(sizes or None, torch.float64)
 
 
+def _possible(values: Any, odds: Any) -> Any:
+    """Of a list, the values that are drawn at all: those whose odds are not 0."""
+    if not isinstance(values, (list, tuple)) or not isinstance(odds, (list, tuple)):
+        return values
+    if len(values) != len(odds):
+        raise ValueError("'a' and 'p' must have same size")
+    return [value for value, chance in zip(values, odds, strict=True) if symbolic(chance) or chance != 0]
+
+
 def _drawn(
     values: Any, size: Any = None, replace: bool = True, p: Any = None, *args: Any, **kwargs: Any
 ) -> Any:
+    values = _possible(values, p)
     if isinstance(values, (int, torch.SymInt)):
         if not replace and size is not None and not isinstance(size, tuple) and size > values:
             raise ValueError("Cannot take a larger sample than population when 'replace=False'")
@@ -218,6 +228,8 @@ def _drawn(
         if not all(isinstance(value, (int, float)) for value in numbers):
             sizes = size if not isinstance(size, tuple) else size[0]
             return _several(lambda: _choice(values), sizes)
+        if all(isinstance(value, bool) for value in numbers):
+            return _array(size, torch.bool)
         kind = torch.int64 if all(isinstance(value, int) for value in numbers) else torch.float64
         return _array(size, kind, min(numbers), max(numbers) + 1)
     sizes = tuple(size) if isinstance(size, (list, tuple)) else (size,)

@@ -1,4 +1,7 @@
-"""Choices that the framework makes by size and that change no size: which kernel convolves; and where a tensor lies."""
+"""Choices that the framework makes by size and that change no size: which kernel convolves; and where a tensor lies.
+
+And calls that want a list, and get what stands for one.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from sparsam.shapes.devices import place, shown
 from sparsam.shapes.mode import META
 from sparsam.shapes.run import current
-from sparsam.shapes.series import symbolic
+from sparsam.shapes.series import Series, symbolic
 
 
 def _chosen(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -36,8 +39,25 @@ def _device(self: FakeTensor) -> torch.device:
     return shown(self)
 
 
+def _joins(real: Callable[..., Any]) -> Callable[..., Any]:
+    """`cat` and `stack` of a series: of the list of its items, whose number may be a symbol."""
+
+    def join(*args: Any, **kwargs: Any) -> Any:
+        from sparsam.shapes.hooks import list_
+
+        if args and isinstance(args[0], Series):
+            args = (list_(args[0]), *args[1:])
+        elif isinstance(kwargs.get("tensors"), Series):
+            kwargs = {**kwargs, "tensors": list_(kwargs["tensors"])}
+        return real(*args, **kwargs)
+
+    return join
+
+
 def patches() -> Iterator[tuple[Any, str, Any]]:
     """(owner, attribute, stand-in) for all of this module."""
     yield FakeTensor, "device", property(_device)
     yield FakeTensor, "tolist", lambda self: torch.Tensor.tolist(self)
     yield torch._C, "_select_conv_backend", _chosen(torch._C._select_conv_backend)
+    for name in ("cat", "concat", "concatenate", "stack"):
+        yield torch, name, _joins(getattr(torch, name))
