@@ -442,7 +442,7 @@ def _divided(plain: Callable[[Any, Any], Any], *, backwards: bool) -> Callable[[
     """A division of the framework's symbols that asks whether the divisor is nothing, as Python's does."""
 
     def function(self: Any, other: Any) -> Any:
-        if (self if backwards else other) == 0:
+        if not isinstance(other, torch.Tensor) and (self if backwards else other) == 0:
             raise ZeroDivisionError("division by zero")
         return plain(self, other)
 

@@ -36,7 +36,6 @@ from sparsam.shapes.verdict import Place, Symbol
 
 WORTH = 12  # calls of the framework in a statement that asked about sizes alone, for its end to be looked at
 ROOT = "root"  # the node where the program begins
-Condition = sympy.Basic
 _NAMES = re.compile(r"\b(?:s|zf)_(v\d+)\b")
 
 
@@ -58,7 +57,7 @@ class Visit:
     position: int = 0
     values: int = 0
     names: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    known: tuple[Condition, ...] = ()
+    known: tuple[sympy.Basic, ...] = ()
 
 
 @dataclasses.dataclass(eq=False)
@@ -77,8 +76,8 @@ class Edge:
         symbols: These and all sizes, by name.
     """
 
-    decided: tuple[tuple[Condition, Literal], ...]
-    implied: tuple[Condition, ...]
+    decided: tuple[tuple[sympy.Basic, Literal], ...]
+    implied: tuple[sympy.Basic, ...]
     texts: frozenset[str]
     end: str | None
     site: Any
@@ -87,7 +86,7 @@ class Edge:
     hints: Mapping[str, Number]
     symbols: Mapping[str, Symbol]
 
-    def conditions(self) -> Iterator[Condition]:
+    def conditions(self) -> Iterator[sympy.Basic]:
         """All that has to hold for a run to go this way."""
         for condition, _ in self.decided:
             yield condition
@@ -114,7 +113,7 @@ class Arrival:
 
     node: str
     site: Any
-    conditions: tuple[Condition, ...]
+    conditions: tuple[sympy.Basic, ...]
     names: Mapping[str, str]
     values: int
     hints: Mapping[str, Number]
@@ -122,11 +121,13 @@ class Arrival:
     specialised: tuple[Place | None, ...] = ()
     split: Literal | None = None
     ready: int = -1
-    known: tuple[Condition, ...] = ()
+    known: tuple[sympy.Basic, ...] = ()
 
 
 # Whether there are sizes for which some conditions hold that others are to be added to, beside those of an arrival.
-Solve = Callable[[tuple[Condition, ...], tuple[Condition, ...], Arrival], tuple[str, Mapping[str, Number]]]
+Solve = Callable[
+    [tuple[sympy.Basic, ...], tuple[sympy.Basic, ...], Arrival], tuple[str, Mapping[str, Number]]
+]
 
 
 class Memory:
@@ -273,7 +274,7 @@ class Renaming:
         """The new name, as printed."""
         return self.names.get(name, name)
 
-    def __call__(self, condition: Condition) -> Condition:
+    def __call__(self, condition: sympy.Basic) -> sympy.Basic:
         changed = {
             symbol: _symbol(self.names[old], symbol)
             for symbol in condition.free_symbols
@@ -340,7 +341,7 @@ def _without(part: Arrival, edge: Edge, outer: Renaming, solve: Solve) -> Iterat
     prefix = dict.fromkeys(part.conditions)
     known = dict.fromkeys(part.known)
     specialised = part.specialised
-    steps: list[tuple[Condition, Literal | None]] = [(condition, None) for condition in edge.implied]
+    steps: list[tuple[sympy.Basic, Literal | None]] = [(condition, None) for condition in edge.implied]
     for inner, literal in (*edge.decided, *steps):
         condition = outer(inner)
         if condition in prefix:
@@ -363,7 +364,7 @@ def _without(part: Arrival, edge: Edge, outer: Renaming, solve: Solve) -> Iterat
         prefix[condition] = known[condition] = None
 
 
-def _holds(condition: Condition, outer: Renaming, sizes: Mapping[str, Number]) -> bool:
+def _holds(condition: sympy.Basic, outer: Renaming, sizes: Mapping[str, Number]) -> bool:
     model = {}
     for symbol in condition.free_symbols:
         name = outer.name(printed(symbol))
@@ -374,7 +375,7 @@ def _holds(condition: Condition, outer: Renaming, sizes: Mapping[str, Number]) -
 
 
 @functools.lru_cache(maxsize=8192)
-def _function(condition: Condition) -> Callable[[Mapping[str, Any]], Any]:
+def _function(condition: sympy.Basic) -> Callable[[Mapping[str, Any]], Any]:
     return evaluate.function(condition)
 
 
@@ -383,17 +384,17 @@ def _hidden(name: str) -> bool:
     return name[0] == "v" and name[1:].isdigit()
 
 
-def _foreign(condition: Condition) -> bool:
+def _foreign(condition: sympy.Basic) -> bool:
     return any(_hidden(printed(symbol)) for symbol in condition.free_symbols)
 
 
-def _last(conditions: Iterable[Condition]) -> int:
+def _last(conditions: Iterable[sympy.Basic]) -> int:
     """The largest number of a symbol of a value."""
     names = (printed(symbol) for condition in conditions for symbol in condition.free_symbols)
     return max((int(name[1:]) for name in names if _hidden(name)), default=-1)
 
 
-def linked(known: Iterable[Condition], asked: set[str]) -> list[Condition]:
+def linked(known: Iterable[sympy.Basic], asked: set[str]) -> list[sympy.Basic]:
     """What was known about symbols that were asked about, and about those that it links them with."""
     left = [(condition, {symbol.name for symbol in condition.free_symbols}) for condition in known]
     reached, found, grown = set(asked), [], True
@@ -449,13 +450,13 @@ def _look(run: Run, frame: types.FrameType, site: Any, before: tuple[int, int, i
         worth = shapes.questions > questions and run.operations - operations >= WORTH
         if not worth and not about_values:
             return
-    elif site != run.beyond[1]:
+    elif run.beyond is None or site != run.beyond[1]:
         return
     visit = _visit(run, frame, site)
     if visit is None:
         return
     if not run.visits:
-        if visit.node == run.beyond[0]:
+        if run.beyond is not None and visit.node == run.beyond[0]:
             shapes.asked_anew()  # what was asked before belongs to edges of other runs
             run.visits.append(visit)
         return
@@ -508,5 +509,5 @@ def _stack(run: Run, frame: types.FrameType | None) -> list[tuple[Any, ...]]:
 
 
 @functools.lru_cache(maxsize=65536)
-def _written(condition: Condition) -> str:
+def _written(condition: sympy.Basic) -> str:
     return str(condition)

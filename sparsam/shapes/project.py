@@ -11,19 +11,18 @@ import sympy
 
 from sparsam.shapes.environment import printed
 
-Condition = sympy.Basic
 INEQUALITIES = (sympy.Lt, sympy.Le, sympy.Gt, sympy.Ge)
 
 
-def project(conditions: Iterable[Condition], gone: Callable[[str], bool]) -> list[Condition]:
+def project(conditions: Iterable[sympy.Basic], gone: Callable[[str], bool]) -> list[sympy.Basic]:
     """The same said about the other symbols, exactly; conditions that cannot be freed of a symbol stay as they are.
 
     Args:
         conditions: All of them hold for some values.
         gone: Whether a symbol is to be eliminated, by its name as printed.
     """
-    kept: dict[Condition, None] = {}
-    left: list[tuple[Condition, frozenset[sympy.Symbol]]] = []
+    kept: dict[sympy.Basic, None] = {}
+    left: list[tuple[sympy.Basic, frozenset[sympy.Symbol]]] = []
     for condition in conditions:
         forgotten = frozenset(s for s in condition.free_symbols if gone(printed(s)))
         if forgotten:
@@ -47,8 +46,10 @@ def project(conditions: Iterable[Condition], gone: Callable[[str], bool]) -> lis
 
 
 def _component(
-    left: list[tuple[Condition, frozenset[sympy.Symbol]]],
-) -> tuple[list[tuple[Condition, frozenset[sympy.Symbol]]], list[tuple[Condition, frozenset[sympy.Symbol]]]]:
+    left: list[tuple[sympy.Basic, frozenset[sympy.Symbol]]],
+) -> tuple[
+    list[tuple[sympy.Basic, frozenset[sympy.Symbol]]], list[tuple[sympy.Basic, frozenset[sympy.Symbol]]]
+]:
     """Conditions that share forgotten symbols, directly or through others, and the rest."""
     names = set(left[0][1])
     group, rest, grown = [], left, True
@@ -62,7 +63,7 @@ def _component(
     return group, rest
 
 
-def _without(conditions: list[Condition], symbol: sympy.Symbol) -> list[Condition]:
+def _without(conditions: list[sympy.Basic], symbol: sympy.Symbol) -> list[sympy.Basic]:
     """The conditions freed of a whole number, all of them as they were where that cannot be done exactly."""
     about = [condition for condition in conditions if symbol in condition.free_symbols]
     others = [condition for condition in conditions if symbol not in condition.free_symbols]
@@ -85,7 +86,7 @@ def _without(conditions: list[Condition], symbol: sympy.Symbol) -> list[Conditio
 
 
 @functools.lru_cache(maxsize=65536)
-def _normal(condition: Condition) -> sympy.Basic | None:
+def _normal(condition: sympy.Basic) -> sympy.Basic | None:
     """An expression that is at least 0 exactly where the condition holds; None where there is none."""
     if not isinstance(condition, INEQUALITIES) or not (condition.lhs.is_integer and condition.rhs.is_integer):
         return None

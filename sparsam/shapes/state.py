@@ -238,7 +238,7 @@ def _write(node: Node, parts: list[str]) -> None:
     if node.kind == "number":
         parts.append(f"{type(node.held).__name__} {value}")
     elif node.kind == "atom" and isinstance(node.held, str):
-        parts.append(repr(node.held) if not _VALUE.search(node.held) else "''")
+        parts.append(repr(node.held) if not _VALUE.search(str(node.held)) else "''")
     elif node.kind == "skipped":
         parts.append(value.__qualname__)
     else:
