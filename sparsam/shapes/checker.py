@@ -143,7 +143,7 @@ def check_entry(
     return report_of(explored, name, seconds, solver, declared)
 
 
-GPU_RUNS = 8  # of a program that asks whether there is a GPU, with the answer that there is one
+GPU_RUNS = 2  # with a GPU, for device errors alone: the sizes were looked at without
 
 
 def _with_gpu(explored: Explored, other: Explored) -> None:

@@ -1,5 +1,6 @@
 """Encoders of the transformers library, of every family that can be compressed and of two more, small and unchanged."""
 
+import os
 import textwrap
 
 import pytest
@@ -12,6 +13,10 @@ from sparsam.shapes.verdict import Verdict
 
 pytestmark = pytest.mark.slow  # imports transformers' models, and a second or two for each
 
+LONG = pytest.mark.skipif(
+    os.environ.get("SPARSAM_LONG") != "1", reason="takes minutes; SPARSAM_LONG=1 asks for it"
+)
+TRAINED = {"bert", "vit"}  # without being asked for
 TEXT = {
     "vocab_size": 60,
     "max_position_embeddings": 64,
@@ -102,7 +107,7 @@ def test_encoder_is_proved_for_every_batch_and_length(family, report):
     assert not made.findings
 
 
-@pytest.mark.parametrize("family", SETTINGS)
+@pytest.mark.parametrize("family", [pytest.param(f, marks=() if f in TRAINED else (LONG,)) for f in SETTINGS])
 def test_step_of_training_is_proved(family, report):
     """A loss with labels, and with a mask for texts."""
     more = [] if SETTINGS[family][1] is IMAGES else ["mask=B×T:int64"]
