@@ -228,7 +228,9 @@ class Snapshot:
         if value.dtype in (torch.int64, torch.int32):
             span = span_of(value)
             node.children[SPAN] = Node(
-                "atom", None if span is None else described(dataclasses.astuple(span)), span
+                "atom",
+                None if span is None else described((span.low, span.high, span.reached, span.first)),
+                span,
             )
         return node
 
