@@ -20,7 +20,7 @@ from sparsam.shapes.environment import printed
 from sparsam.shapes.run import Run, Stop, current
 from sparsam.shapes.series import Repeated, Segment, as_series, symbolic
 from sparsam.shapes.spans import Span, span_of
-from sparsam.shapes.state import SPAN, Change, Node, Snapshot, TooLarge, described, differences, put
+from sparsam.shapes.state import SPAN, WHOLE, Change, Node, Snapshot, TooLarge, described, differences, put
 from sparsam.shapes.verdict import Unknown
 
 LONG = 64  # rounds of a loop of known length that are run one by one …
@@ -250,6 +250,12 @@ class Rounds:
         self.place = run.places.innermost(frame)
         self.steps = [step for change in changes if (step := self._step(change)) is not None]
         self.steps += self._later({step.path for step in self.steps})
+        self.spans = {c.path[:-1]: self._bounds(c) for c in changes if c.path[-1] == SPAN}
+        known = {step.path for step in self.steps}
+        for path in self.spans:
+            tensor = self.state.at(path)
+            if path not in known and tensor is not None:
+                self.steps.append(Step(path, "span", tensor.held, None))
         self.sizes: dict[Any, Any] = {}  # of one state: by path and dimension
         self.head: Snapshot | None = None
 
@@ -301,8 +307,7 @@ class Rounds:
     def _step(self, change: Change) -> Step | None:
         path, before, after = change.path, change.before, change.after
         if path[-1] == SPAN:
-            tensor = self.state.at(path[:-1])
-            return None if tensor is None else Step(path[:-1], "span", tensor.held, None)
+            return None  # see `_bounds`
         if change.kind == "number" and before is not None and after is not None:
             delta = _difference(before.value, after.value)
             if self._uneven(path):
@@ -369,7 +374,7 @@ class Rounds:
         if step.kind == "any":
             return self._anything(step)
         if step.kind == "span":
-            return self._tensor(step.base, list(step.base.shape))
+            return self._tensor(step, list(step.base.shape))
         if step.kind == "sizes":
             sizes = [
                 size + done * _number(delta, self.run) if delta != 0 else size
@@ -377,7 +382,7 @@ class Rounds:
             ]
             if any(size < 0 for size in sizes):
                 raise self._again(step.path, f"{_name(step.path)} does not grow evenly")
-            return self._tensor(step.base, sizes)
+            return self._tensor(step, sizes)
         items = step.base
         return [*items[:-1], Repeated(self._item(step), done), self._item(step)]
 
@@ -394,7 +399,7 @@ class Rounds:
     def _anything(self, step: Step) -> torch.Tensor:
         """A tensor whose changing sizes may be anything: more than there can be, so what fails for it may be no error."""
         sizes = [self.sizes.get((step.path, axis), size) for axis, size in enumerate(step.base.shape)]
-        return self._tensor(step.base, sizes)
+        return self._tensor(step, sizes)
 
     def _groups(self) -> list[list[tuple[Step, int]]]:
         """The sizes that may be anything, those together that were the same and were never seen to be different."""
@@ -445,11 +450,23 @@ class Rounds:
         if wrong:
             raise Stop(None, "again")
 
-    def _tensor(self, base: torch.Tensor, sizes: list[Any]) -> torch.Tensor:
+    def _bounds(self, change: Change) -> Span:
+        """Bounds of a tensor's whole numbers that hold in every round: those of the first two, or some that are not known."""
+        before = None if change.before is None else change.before.held
+        after = None if change.after is None else change.after.held
+        if before is None or after is None or self._uneven(change.path) or not _within(after, before):
+            return Span(-LARGE, LARGE)
+        return Span(after.low, after.high)
+
+    def _tensor(self, step: Step, sizes: list[Any]) -> torch.Tensor:
+        base = step.base
         made = torch.empty(sizes, dtype=base.dtype, device=base.device)
-        if span_of(base) is not None:
-            # Some bounds, but which is not known: what looks something up with it cannot be proved.
-            made.span = Span(-LARGE, LARGE)  # type: ignore[attr-defined]
+        span = span_of(base) if base.dtype in WHOLE else None
+        if step.path in self.spans or span is not None:
+            uneven = self._uneven((*step.path, SPAN))
+            made.span = self.spans.get(step.path) or (  # type: ignore[attr-defined]
+                Span(-LARGE, LARGE) if uneven or span is None else Span(span.low, span.high)
+            )
         return made.requires_grad_() * 1 if base.requires_grad else made
 
     def _confirm(self, head: Snapshot) -> None:
@@ -467,7 +484,12 @@ class Rounds:
                     raise Stop(None, "again")
             if step is None:
                 raise self._unknown(f"{_name(change.path)} changes in later rounds alone")
-            if step.kind in ("unknown", "text", "span") or change.path[-1] == SPAN:
+            if change.path[-1] == SPAN:
+                before, now = (None if node is None else node.held for node in (change.before, change.after))
+                if before is not None and before.low != -LARGE and (now is None or not _within(now, before)):
+                    raise self._again(change.path, f"the bounds of {_name(change.path[:-1])} change")
+                continue
+            if step.kind in ("unknown", "text", "span"):
                 continue
             if not self._as_said(step, change):
                 raise self._again(step.path, f"{_name(change.path)} does not grow evenly")
@@ -509,6 +531,11 @@ class Rounds:
         new, last = after.held[-1], step.base[-2:]
         same = self._uneven(step.path) or not alike(*last, exactly=True) or alike(new, last[-1], exactly=True)
         return _items(after) == _items(before) + 1 and alike(new, last[-1]) and same
+
+
+def _within(span: Span, other: Span) -> bool:
+    """Whether two tensors' numbers have the same bounds."""
+    return _same(span.low, other.low) and _same(span.high, other.high)
 
 
 def _only_new_names(change: Change) -> bool:

@@ -38,6 +38,7 @@ SKIPPED = (
     torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, types.GeneratorType, types.FrameType,
     types.TracebackType, types.CodeType,
 )  # fmt: skip
+WHOLE = (torch.int64, torch.int32)
 SPAN = ".span"  # of a tensor of whole numbers: their bounds
 ITERATORS = frozenset(
     {*(type(iter(kind())) for kind in (list, tuple, str, bytes)), type(iter(range(0))), zip, enumerate, map, filter, reversed}
@@ -225,7 +226,7 @@ class Snapshot:
         node = Node("tensor", (sizes, value.dtype, device_of(value), value.grad_fn is not None), value)
         if value.is_leaf and value.grad is not None:
             node.children[".grad"] = self._node(value.grad)
-        if value.dtype in (torch.int64, torch.int32):
+        if value.dtype in WHOLE:
             span = span_of(value)
             node.children[SPAN] = Node(
                 "atom",
