@@ -261,6 +261,15 @@ class Shapes(ShapeEnv):
         )
         self.var_to_range[symbol] = self.var_to_range[symbol] & bounds
 
+    def known_equal(self, one: Any, other: Any) -> bool:
+        """Whether two sizes, numbers or expressions, are the same as far as is known, without a decision."""
+        difference = sympy.expand(sympy.sympify(one) - sympy.sympify(other))
+        if difference == 0:
+            return True
+        if not difference.free_symbols:
+            return False
+        return self._maybe_evaluate_static(sympy.Eq(sympy.sympify(one), sympy.sympify(other))) == sympy.true
+
     def asked_anew(self) -> tuple[set[str], tuple[sympy.Basic, ...]]:
         """Symbols that something was asked about since the last call, decided by itself or not, and the answers."""
         asked, self.asked = self.asked, set()

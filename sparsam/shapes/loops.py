@@ -412,7 +412,7 @@ class Rounds:
                 fits = (
                     group
                     for group in groups
-                    if _same(group[0][0].base.shape[group[0][1]], size)
+                    if _same_size(group[0][0].base.shape[group[0][1]], size)
                     and not any(self._pair(step, axis, *other) in self.run.memory.apart for other in group)
                 )
                 group = next(fits, None)
@@ -552,7 +552,9 @@ def _items(node: Node) -> int:
 
 
 def _same_size(one: Any, other: Any) -> bool:
-    return bool(_difference(one, other) == 0)
+    left, right = (size.node.expr if symbolic(size) else size for size in (one, other))
+    run = current()
+    return bool(_difference(left, right) == 0) if run is None else run.shapes.known_equal(left, right)
 
 
 def _difference(before: Any, after: Any) -> Any:
