@@ -3,6 +3,7 @@
 import contextlib
 import io
 import itertools
+import os
 import random
 
 import pytest
@@ -187,10 +188,11 @@ def test_no_fork_is_lost(block, tmp_path):
 
 @pytest.mark.slow
 def test_no_fork_of_many_is_lost(tmp_path):
-    """Sixty more, most of them decided."""
-    verdicts = [held(seed, tmp_path)[0] for seed in range(100, 160)]
+    """Twenty more, most of them decided; with SPARSAM_LONG=1 sixty."""
+    many = 60 if os.environ.get("SPARSAM_LONG") == "1" else 20
+    verdicts = [held(seed, tmp_path)[0] for seed in range(100, 100 + many)]
     assert {Verdict.PROVED, Verdict.ERROR} <= set(verdicts)
-    assert sum(v is Verdict.UNKNOWN for v in verdicts) < 15
+    assert sum(v is Verdict.UNKNOWN for v in verdicts) < many / 4
 
 
 def checked_lines(tmp_path, name: str, text: str):
