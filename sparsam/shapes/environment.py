@@ -268,7 +268,8 @@ class Shapes(ShapeEnv):
             return True
         if not difference.free_symbols:
             return False
-        return self._maybe_evaluate_static(sympy.Eq(sympy.sympify(one), sympy.sympify(other))) == sympy.true
+        same = self._maybe_evaluate_static(sympy.Eq(sympy.sympify(one), sympy.sympify(other)))
+        return bool(same == sympy.true)
 
     def asked_anew(self) -> tuple[set[str], tuple[sympy.Basic, ...]]:
         """Symbols that something was asked about since the last call, decided by itself or not, and the answers."""
