@@ -20,7 +20,18 @@ from sparsam.shapes.environment import printed
 from sparsam.shapes.run import Run, Stop, current
 from sparsam.shapes.series import Repeated, Segment, as_series, symbolic
 from sparsam.shapes.spans import Span, span_of
-from sparsam.shapes.state import SPAN, WHOLE, Change, Node, Snapshot, TooLarge, described, differences, put
+from sparsam.shapes.state import (
+    SPAN,
+    WHOLE,
+    Change,
+    Node,
+    Snapshot,
+    TooLarge,
+    described,
+    differences,
+    layout_of,
+    put,
+)
 from sparsam.shapes.verdict import Unknown
 
 LONG = 64  # rounds of a loop of known length that are run one by one …
@@ -308,6 +319,8 @@ class Rounds:
         path, before, after = change.path, change.before, change.after
         if path[-1] == SPAN:
             return None  # see `_bounds`
+        if change.kind == "layout":
+            raise self._unknown(f"{_name(path[:-1])} is laid out otherwise in memory after each round")
         if change.kind == "number" and before is not None and after is not None:
             delta = _difference(before.value, after.value)
             if self._uneven(path):
@@ -315,6 +328,8 @@ class Rounds:
             if delta is not None and not self._of_data(delta) and _whole(before.held) and _whole(after.held):
                 return Step(path, "affine", after.held, delta)
             return Step(path, "unknown", after.held, None)
+        if change.kind == "generator":
+            raise self._unknown(f"the generator {_name(path)} goes on in each round")
         if (change.kind == "text" and after is not None) or _only_new_names(change):
             return None
         if change.kind == "sizes" and before is not None and after is not None:
@@ -460,6 +475,9 @@ class Rounds:
 
     def _tensor(self, step: Step, sizes: list[Any]) -> torch.Tensor:
         base = step.base
+        with torch._C.DisableTorchFunction():
+            if layout_of(base):
+                raise self._unknown(f"the items of {_name(step.path)} do not lie one behind the other")
         made = torch.empty(sizes, dtype=base.dtype, device=base.device)
         span = span_of(base) if base.dtype in WHOLE else None
         if step.path in self.spans or span is not None:
@@ -613,8 +631,10 @@ def blended(items: Sequence[Any], run: Run, meaning: str, *, between: bool) -> A
 
 def _alike(one: Any, other: Any, exactly: bool) -> bool:
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        same = (one.dtype, one.device, one.dim()) == (other.dtype, other.device, other.dim())
-        return same and all(_same(a, b) for a, b in zip(one.shape, other.shape, strict=True))
+        same = (one.dtype, one.device, one.dim(), one.requires_grad, layout_of(one)) == (
+            other.dtype, other.device, other.dim(), other.requires_grad, layout_of(other),
+        )  # fmt: skip
+        return same and all(map(_same_size, one.shape, other.shape))
     if type(one).__module__ == "torch._numpy._ndarray" and type(one) is type(other):
         return _alike(one.tensor, other.tensor, exactly)
     if isinstance(one, (list, tuple)) and type(one) is type(other) and len(one) == len(other):

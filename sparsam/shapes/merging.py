@@ -9,6 +9,9 @@ it, in each pass over both, where they would multiply.
 A set of sizes that arrives at a node (`Arrival`) is divided among the edges that begin there; what no edge covers is a
 region for the next run. So all is covered once each run's rest and each arrival has been looked at, in any order.
 
+To look whether a state was seen before is what model checkers call stateful search; to let what was followed from a node
+answer for those that arrive there later, whose symbols differ, is compositional testing (Godefroid, POPL 2007).
+
 Symbols of values are the n-th that a run asked for, and another number in each run: at a node those that the state
 contains have names by the order in which they occur, `w0`, `w1`, …, and those born behind it by birth, `f0`, `f1`, ….
 """
@@ -16,6 +19,7 @@ contains have names by the order in which they occur, `w0`, `w1`, …, and those
 import dataclasses
 import functools
 import hashlib
+import os
 import re
 import sys
 import types
@@ -25,13 +29,13 @@ from typing import Any
 import sympy
 import torch
 
-from sparsam.shapes import evaluate
+from sparsam.shapes import evaluate, overlay
 from sparsam.shapes.environment import Literal, Number, Unknown, printed, sympy_symbol
 from sparsam.shapes.project import project
 from sparsam.shapes.rewrite import MARK
-from sparsam.shapes.run import Run, Stop, current
+from sparsam.shapes.run import FILES, Run, Stop, current
 from sparsam.shapes.solver import needed
-from sparsam.shapes.state import Snapshot, TooLarge
+from sparsam.shapes.state import Snapshot, TooLarge, described
 from sparsam.shapes.verdict import Place, Symbol
 
 WORTH = 12  # calls of the framework in a statement that asked about sizes alone, for its end to be looked at
@@ -134,7 +138,6 @@ class Memory:
     """What the runs of one exploration leave for later ones."""
 
     def __init__(self) -> None:
-        self.runs = 0
         self.uneven: set[Any] = set()  # (loop, path): changes otherwise than by the same amount
         self.axes: dict[Any, set[int]] = {}  # (loop, path): dimensions that change in later rounds alone
         # pairs of (loop, path, dimension) that are not always the same
@@ -472,12 +475,12 @@ def _visit(run: Run, frame: types.FrameType, site: Any) -> Visit | None:
             state = Snapshot(frame, run.places)
     except TooLarge:
         return None
-    text = state.text() + state.generators() + "".join(induction.text() for induction in run.inductions)
+    text = state.text() + state.beside() + "".join(induction.text() for induction in run.inductions)
+    text += described({kind: run.notes.get(kind) for kind in FILES})
     renamed: dict[str, str] = {}
     text = _NAMES.sub(lambda match: renamed.setdefault(match.group(1), f"w{len(renamed)}"), text)
-    settings = (torch.is_grad_enabled(), torch.get_default_dtype(), torch.is_autocast_enabled())
     sizes = sorted(name for name, symbol in run.shapes.symbols.items() if symbol.kind == "size")
-    where = (site, _stack(run, frame), [tuple(at) for at in run.rounds], sizes, settings)
+    where = (site, _stack(run, frame), [tuple(at) for at in run.rounds], sizes, _settings(run))
     key = hashlib.sha256(f"{where}{text}".encode("utf-8", "surrogatepass")).hexdigest()
     literals = run.shapes.literals
     known = project(
@@ -491,6 +494,16 @@ def _visit(run: Run, frame: types.FrameType, site: Any) -> Visit | None:
         {name: symbol for symbol, name in renamed.items()},
         tuple(known),
     )
+
+
+def _settings(run: Run) -> tuple[Any, ...]:
+    """What holds for the whole process and can change what a program does."""
+    return (
+        torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype(), torch.get_default_device(),
+        torch.is_autocast_enabled(), torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cuda"),
+        torch.get_autocast_dtype("cpu"), run.elsewhere, run.placed, overlay.written(), os.getcwd(),
+        sorted(os.environ.items()), sys.argv, sys.path,
+    )  # fmt: skip
 
 
 def _stack(run: Run, frame: types.FrameType | None) -> list[tuple[Any, ...]]:

@@ -6,6 +6,7 @@ written, made, moved or removed is remembered by absolute path; everything else 
 
 import builtins
 import errno
+import hashlib
 import io
 import os
 import shutil
@@ -168,6 +169,22 @@ class Overlay:
     def __init__(self, most_bytes: int) -> None:
         self._most, self._held = most_bytes, 0
         self._nodes: dict[str, Any] = {}
+        self._kept: tuple[int, dict[str, Any]] = (0, {})
+
+    def keep(self) -> None:
+        """What is there now is there in each run."""
+        self._kept = self._held, dict(self._nodes)
+
+    def begin_run(self) -> None:
+        """Forgets what the run before did to files."""
+        self._held, self._nodes = self._kept[0], dict(self._kept[1])
+
+    def written(self) -> str:
+        """All that a run did to files so far, as text for comparison."""
+        kept = self._kept[1]
+        return "".join(
+            f"{path} {_digest(node)}" for path, node in self._nodes.items() if kept.get(path) is not node
+        )
 
     def take(self, count: int) -> None:
         """Account for bytes.
@@ -400,6 +417,12 @@ class Overlay:
         return []
 
 
+def _digest(node: Any) -> str:
+    if isinstance(node, _Content):
+        return hashlib.sha256(node.data).hexdigest()
+    return "folder" if node is _FOLDER else "gone"
+
+
 def _key(path: Any) -> str | None:
     """Absolute form of a path; None for a descriptor."""
     if isinstance(path, int):
@@ -422,6 +445,20 @@ def _error(number: int, path: Any) -> OSError:
     return OSError(number, os.strerror(number), path)
 
 
+_installed: list[Overlay] = []
+
+
+def begin_run() -> None:
+    """Before a run of the program: files that the run before wrote are gone."""
+    for overlay in _installed:
+        overlay.begin_run()
+
+
+def written() -> str:
+    """All that the run in progress did to files, as text for comparison."""
+    return "".join(overlay.written() for overlay in _installed)
+
+
 def install(most_bytes: int, scratch: str) -> Overlay:
     """Put the stand-ins in place, for the whole process and for good.
 
@@ -431,6 +468,8 @@ def install(most_bytes: int, scratch: str) -> Overlay:
     """
     overlay = Overlay(most_bytes)
     overlay.make_folder(scratch)
+    overlay.keep()
+    _installed[:] = [overlay]
     places: tuple[tuple[Any, dict[str, Any]], ...] = (
         (builtins, {"open": overlay.open}),
         (io, {"open": overlay.open}),

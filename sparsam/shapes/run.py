@@ -16,7 +16,7 @@ import torch
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from sparsam.errors import Refused
-from sparsam.shapes import devices
+from sparsam.shapes import devices, overlay
 from sparsam.shapes.environment import Divergence, Literal, Number, Shapes
 from sparsam.shapes.mode import Mode, device_of
 from sparsam.shapes.naming import in_names
@@ -27,6 +27,8 @@ from sparsam.shapes.unmodelled import TORCH, called, explicit_raise, no_rule, sa
 from sparsam.shapes.verdict import Failure, Operand, Place, Symbol, Unknown
 
 HERE = os.path.dirname(__file__) + os.sep
+# Notes of a run about what its program did to files: text written, objects saved, folders made, paths removed.
+FILES = ("written", "saved", "folders", "removed")
 
 
 class Stop(BaseException):
@@ -112,7 +114,6 @@ class Run:
         self.elsewhere = False  # whether the program means a device that is not here
         self.placed = True  # whether the program has seen no device of a tensor that may lie on another
         self.notes: dict[str, Any] = {}
-        self.memory.runs += 1
         self.beyond = beyond
         # nodes that it came by, from `beyond` on
         self.visits: list[Any] = [] if beyond is not None else [merging_root()]
@@ -338,6 +339,7 @@ def execute(
     ending, failure = "end", None
     run.mode.rules = rules or {}
     _current.append(run)
+    overlay.begin_run()
     try:
         with quiet_framework(), run.mode, Watch(run, rules or {}):
             entry(run)
@@ -372,7 +374,6 @@ def execute(
         run.memory.finished(run)
     run.notes["visits"] = tuple(run.visits)
     run.notes["merged"] = run.merged
-    run.notes["values"] = run.shapes.values
     run.notes["abstract"] = frozenset(run.abstract)
     return Outcome(
         ending,

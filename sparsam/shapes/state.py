@@ -9,11 +9,14 @@ import collections
 import ctypes
 import dataclasses
 import functools
+import gc
+import io
+import os
 import pathlib
 import re
 import sys
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 import sympy
@@ -31,18 +34,32 @@ _LOCALS_TO_FAST = ctypes.pythonapi.PyFrame_LocalsToFast
 _VALUE = re.compile(r"\b(?:s|zf)_v\d+\b")
 LARGEST = 200_000  # nodes of a snapshot
 ATOMS = (
-    str, bytes, type(None), type, types.ModuleType, types.BuiltinFunctionType, torch.dtype,
-    torch.device, slice, range, property, Series, torch.Generator,
+    str, bytes, type(None), type, types.ModuleType, torch.dtype, torch.device, slice, range, property, torch.Generator,
 )  # fmt: skip
 SKIPPED = (
-    torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, types.GeneratorType, types.FrameType,
-    types.TracebackType, types.CodeType,
+    torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, types.FrameType, types.TracebackType, types.CodeType,
 )  # fmt: skip
 WHOLE = (torch.int64, torch.int32)
 SPAN = ".span"  # of a tensor of whole numbers: their bounds
-ITERATORS = frozenset(
-    {*(type(iter(kind())) for kind in (list, tuple, str, bytes)), type(iter(range(0))), zip, enumerate, map, filter, reversed}
+RANGE = ".range"  # of a tensor: the bounds that it was made with
+LAYOUT = ".layout"  # of a tensor: where its items lie, empty for one behind the other
+# Attributes of a tensor without data that are not the program's: what it is, and what was found out about its items.
+OF_THE_TENSOR = frozenset(
+    {"fake_mode", "_fake_device", "constant", "pytype", "dispatch_keys", "real_tensor", "_is_param", "span", "value_range",
+     "placed"}
 )  # fmt: skip
+MEMOS = ("_nonzero_memo", "_item_memo", "_unique_memo", "_unique_consecutive_memo")
+# What objects of these modules, written in C, hold is told by what they would be stored as.
+STORED_AS = frozenset(
+    {"builtins", "functools", "itertools", "operator", "datetime", "decimal", "array", "collections", "_operator", "_collections"}
+)  # fmt: skip
+_CACHING = type(functools.lru_cache(id))
+# Of ours, what generators of hooks hold: no state of the program, or compared on its own.
+OURS = {
+    "sparsam.shapes.run": {"Run"},
+    "sparsam.shapes.state": {"Snapshot"},
+    "sparsam.shapes.loops": {"Rounds"},
+}
 DESCRIPTORS = (
     types.FunctionType, staticmethod, classmethod, property, types.GetSetDescriptorType, types.MemberDescriptorType,
 )  # fmt: skip
@@ -53,9 +70,10 @@ class Node:
     """One value of a snapshot.
 
     Args:
-        kind: "number", "tensor", "list", "dict", "object", "atom", "again" (seen before), "skipped".
-        value: Of a number its expression, of a tensor (sizes, dtype, device, whether it has a gradient), of an atom a
-            key for comparison, of "again" the number of the value it repeats.
+        kind: "number", "tensor", "layout", "list", "dict", "object", "generator", "atom", "again" (seen
+            before), "skipped".
+        value: Of a number its expression, of a tensor (sizes, dtype, device, whether it is a result that has a gradient,
+            whether it has one), of a layout where the items lie, of an atom a key for comparison, of "again" the number of the value it repeats.
         children: By key.
         held: The value itself.
     """
@@ -71,7 +89,7 @@ class Change:
     """What differs between two snapshots at one path."""
 
     path: tuple[Any, ...]
-    kind: str  # "number", "sizes", "growth", "text", "other"
+    kind: str  # "number", "sizes", "layout", "generator", "growth", "text", "other"
     before: Node | None
     after: Node | None
 
@@ -108,9 +126,9 @@ class Snapshot:
                 modules[str(at.f_globals.get("__name__"))] = at.f_globals
                 depth += 1
             at = at.f_back
-        for name in _rewritten(len(sys.modules)):
-            if name in sys.modules:
-                modules.setdefault(name, vars(sys.modules[name]))
+        for name, module in list(sys.modules.items()):
+            if isinstance(module, types.ModuleType) and JOIN in vars(module):
+                modules.setdefault(name, vars(module))
         for name, names in modules.items():
             self._root(("global", name), names)
 
@@ -132,9 +150,10 @@ class Snapshot:
             self._text = "".join(parts)
         return self._text
 
-    def generators(self) -> str:
-        """Where the generators stand that the state contains, at this moment."""
-        return "".join(map(_where, self._keep))
+    def beside(self) -> str:
+        """What the optimizers and their schedules hold that the state contains, at this moment."""
+        with torch._C.DisableTorchFunction():
+            return "".join(map(_where, self._keep))
 
     def _root(self, key: Any, names: Mapping[str, Any]) -> None:
         node = Node("dict", None, names)
@@ -174,8 +193,30 @@ class Snapshot:
             for i, cell in enumerate(value.__closure__ or ()):
                 if cell_filled(cell):
                     node.children["closure", i] = self._node(cell.cell_contents)
+            if self._places is not None and self._places.own(code.co_filename):
+                for name in ("__defaults__", "__kwdefaults__"):
+                    node.children["." + name] = self._node(getattr(value, name))
+                self._attributes(node, value)
+            return node
+        if isinstance(value, torch.optim.Optimizer):
+            node = Node("object", _identity(type(value)), value)
+            groups = [
+                {
+                    name: held
+                    for name, held in group.items()
+                    if isinstance(held, (int, float)) or symbolic(held)
+                }
+                for group in value.param_groups
+            ]
+            node.children[".param_groups"] = self._node(groups)
             return node
         if isinstance(value, SKIPPED):
+            return Node("skipped", type(value), value)
+        if isinstance(value, types.GeneratorType):
+            node = Node("generator", (), value)
+            node.children["place"] = self._node(_place_of(value))
+            return node
+        if type(value).__module__ in OURS and type(value).__name__ in OURS[type(value).__module__]:
             return Node("skipped", type(value), value)
         if isinstance(value, Series):
             node = Node("object", _identity(value), value)
@@ -189,18 +230,16 @@ class Snapshot:
             return node
         if isinstance(value, ATOMS):
             return Node("atom", _identity(value), value)
-        if type(value) in ITERATORS:
-            # What is left of it: to look at an iterator does not move it.
-            node = Node("object", _identity(type(value)), value)
-            node.children["left"] = self._node(value.__reduce__()[1:])
-            return node
         if isinstance(value, Mapping):
             node = Node("dict", None, value)
             for key in list(value):
                 node.children[_key(key)] = self._node(value[key])
+            if isinstance(value, dict):
+                self._attributes(node, value)
             return node
         if isinstance(value, (list, tuple, collections.deque)):
-            node = Node("list", _identity(type(value)), value)
+            longest = value.maxlen if isinstance(value, collections.deque) else None
+            node = Node("list", (_identity(type(value)), longest), value)
             node.children = dict(enumerate(map(self._node, value)))
             self._attributes(node, value)
             return node
@@ -210,9 +249,33 @@ class Snapshot:
             node = Node("object", value.__func__.__qualname__, value)
             node.children["self"] = self._node(value.__self__)
             return node
+        if isinstance(value, types.BuiltinFunctionType):
+            node = Node("object", _identity(value), value)
+            if not isinstance(value.__self__, (types.ModuleType, type, type(None))):
+                node.children["self"] = self._node(value.__self__)
+            return node
         node = Node("object", _identity(type(value)), value)
         self._attributes(node, value)
+        self._inside(node, value)
         return node
+
+    def _inside(self, node: Node, value: Any) -> None:
+        """What an object holds that shows no attributes: to look at it does not change it."""
+        kind = type(value)
+        if isinstance(value, _CACHING):
+            node.children["kept"] = self._node([_kept(held) for held in gc.get_referents(value)])
+        elif kind.__module__ in STORED_AS and kind is not object:
+            try:
+                stored = value.__reduce_ex__(2)
+            except TypeError:
+                stored = gc.get_referents(value), repr(value)
+            node.children["stored"] = self._node(stored[1:] if isinstance(stored, tuple) else stored)
+        elif isinstance(value, io.IOBase) and not value.closed:
+            node.children["at"] = self._node(_position(value))
+        elif type(value).__module__ == "numpy" and hasattr(value, "tobytes"):
+            node.children["data"] = self._node((value.tobytes(), str(value.dtype), value.shape))
+        elif kind.__module__ == "re":
+            node.children["text"] = self._node(repr(value))
 
     def _attributes(self, node: Node, value: Any) -> None:
         for name, child in list(getattr(value, "__dict__", {}).items()):
@@ -223,7 +286,9 @@ class Snapshot:
 
     def _tensor(self, value: torch.Tensor) -> Node:
         sizes = tuple(_expression(size) for size in value.shape)
-        node = Node("tensor", (sizes, value.dtype, device_of(value), value.grad_fn is not None), value)
+        graph = (value.grad_fn is not None, value.requires_grad)
+        node = Node("tensor", (sizes, value.dtype, device_of(value), *graph), value)
+        node.children[LAYOUT] = Node("layout", layout_of(value), None)
         if value.is_leaf and value.grad is not None:
             node.children[".grad"] = self._node(value.grad)
         if value.dtype in WHOLE:
@@ -233,6 +298,15 @@ class Snapshot:
                 None if span is None else described((span.low, span.high, span.reached, span.first)),
                 span,
             )
+        noted = vars(value)
+        for name in MEMOS:
+            if noted.get(name) is not None:  # beside the layout, for a loop does not ask whether they change
+                node.children[LAYOUT].children[name] = self._node(noted[name])
+        if noted.get("value_range") is not None:
+            node.children[RANGE] = self._node(noted["value_range"])
+        for name, held in noted.items():
+            if name not in OF_THE_TENSOR and "_memo" not in name:
+                node.children["." + name] = self._node(held)
         return node
 
 
@@ -260,8 +334,28 @@ def described(value: Any) -> str:
     snapshot = Snapshot.__new__(Snapshot)
     snapshot._begin(None)
     parts: list[str] = []
-    _write(snapshot._node(value), parts)
+    with torch._C.DisableTorchFunction():
+        _write(snapshot._node(value), parts)
     return "".join(parts)
+
+
+def layout_of(value: torch.Tensor) -> str:
+    """Where the items of a tensor lie, as text: empty where they lie one behind the other, whatever the sizes are."""
+    if value.layout is not torch.strided:
+        return str(value.layout)
+    plain: sympy.Basic = sympy.S.One
+    regular = True
+    for size, stride in zip(reversed(value.shape), reversed(value.stride()), strict=True):
+        stride, size = _expression(stride), _expression(size)
+        regular = regular and (size == 1 or sympy.expand(_counted(stride) - plain) == 0)
+        plain = sympy.expand(plain * size)
+    return "" if regular else str([_expression(stride) for stride in value.stride()])
+
+
+def _counted(stride: sympy.Basic) -> sympy.Basic:
+    """Strides count a dimension without items like one of a single item, which moves nothing."""
+    return stride.replace(lambda part: part.func.__name__ == "Max" and 1 in part.args and len(part.args) == 2,
+                          lambda part: part.args[1] if part.args[0] == 1 else part.args[0])  # fmt: skip
 
 
 def _named(key: Any) -> Any:
@@ -269,14 +363,26 @@ def _named(key: Any) -> Any:
 
 
 def _where(value: Any) -> str:
-    """Where a generator stands, with its numbers and the sizes of its tensors."""
-    frame = value.gi_frame if isinstance(value, types.GeneratorType) else None
+    """What an optimizer or its schedule holds, at this moment."""
+    if isinstance(value, torch.optim.Optimizer):
+        return described([value.param_groups, list(value.state.values())])
+    if isinstance(value, torch.optim.lr_scheduler.LRScheduler):
+        return described({name: held for name, held in vars(value).items() if name != "optimizer"})
+    return ""
+
+
+def _place_of(generator: Generator[Any, Any, Any]) -> tuple[Any, ...]:
+    """Where a generator stands, with its variables and the iterators of its loops."""
+    frame = generator.gi_frame
     if frame is None:
-        return ""
-    held = {
-        name: v for name, v in frame.f_locals.items() if symbolic(v) or isinstance(v, (int, torch.Tensor))
-    }
-    return f"{frame.f_lasti} {described(held)}"
+        return ("done",)
+    held = [
+        one
+        for one in gc.get_referents(generator)
+        if not isinstance(one, (types.FunctionType, types.CodeType))
+    ]
+    names = frame.f_globals, frame.f_builtins
+    return frame.f_lasti, [one for one in held if not any(one is other for other in names)]
 
 
 class TooLarge(Exception):
@@ -307,6 +413,10 @@ def _compare(path: tuple[Any, ...], one: Node, other: Node, found: list[Change])
         if one.value != other.value:
             same = one.value[1:] == other.value[1:] and len(one.value[0]) == len(other.value[0])
             found.append(Change(path, "sizes" if same else "other", one, other))
+    elif one.kind == "layout":
+        if one.value != other.value:
+            found.append(Change(path, "layout", one, other))
+        return
     elif one.kind == "atom":
         if one.value != other.value:
             text = isinstance(one.held, str) and isinstance(other.held, str)
@@ -316,6 +426,12 @@ def _compare(path: tuple[Any, ...], one: Node, other: Node, found: list[Change])
         found.append(Change(path, "other", one, other))
         return
     elif one.kind in ("again", "skipped"):
+        return
+    elif one.kind == "generator":
+        inside: list[Change] = []
+        _compare((*path, "place"), one.children["place"], other.children["place"], inside)
+        if inside:
+            found.append(Change(path, "generator", one, other))
         return
     missing = one.children.keys() - other.children.keys()
     new = other.children.keys() - one.children.keys()
@@ -403,14 +519,17 @@ def _slots(kind: type) -> Iterator[str]:
         yield from (slots,) if isinstance(slots, str) else slots
 
 
-@functools.lru_cache(maxsize=4)
-def _rewritten(count: int) -> tuple[str, ...]:
-    """Names of the program's modules, when there are so many modules in all."""
-    return tuple(
-        name
-        for name, module in list(sys.modules.items())
-        if isinstance(module, types.ModuleType) and JOIN in vars(module)
-    )
+def _kept(held: Any) -> Any:
+    """What a function's cache holds: of a link of its chain the key and the result."""
+    return gc.get_referents(held) if type(held).__name__ == "_lru_list_elem" else held
+
+
+def _position(file: Any) -> Any:
+    """How far a file has been read or written."""
+    try:
+        return file.tell()
+    except (OSError, ValueError):  # while its lines are gone through
+        return _position(file.buffer) if hasattr(file, "buffer") else "unknown"
 
 
 def _file_of(kind: type) -> str:

@@ -225,6 +225,37 @@ HIDDEN = {
     "generator": "made = (torch.zeros(n) for n in (2, 3))\n{coin}next(made)\nnext(made).view(2)",
     "class": "class Held:\n    size = 2\n{coin}Held.size = 3\ntorch.zeros(Held.size).view(2)",
     "pairs": "left = zip([2, 3], [2, 3])\n{coin}next(left)\ntorch.zeros(next(left)[0]).view(2)",
+    "strides": "y = torch.zeros(2, 2)\n{coin}y = y.t()\ny.view(4)",
+    "gradient": "y = torch.zeros(2, requires_grad=True)\n{coin}y.requires_grad_(False)\nif not y.requires_grad: y.view(3)",
+    "optimizer": "o = torch.optim.SGD([torch.zeros(2, requires_grad=True)], lr=2)\n"
+    "{coin}o.param_groups[0]['lr'] = 3\ntorch.zeros(o.param_groups[0]['lr']).view(2)",
+    "file": "import os\n{coin}open('made.txt', 'w').close()\nif os.path.exists('made.txt'): x.view(5)",
+    "folder": "import os\n{coin}os.mkdir('made')\nif os.path.isdir('made'): x.view(5)",
+    "path": "from pathlib import Path\n{coin}Path('made.txt').write_text('')\nif Path('made.txt').exists(): x.view(5)",
+    "state saved": "torch.save(2, 'size.pt')\n{coin}torch.save(3, 'size.pt')\ntorch.zeros(torch.load('size.pt')).view(2)",
+    "environment": "import os\nos.environ['WIDTH'] = '2'\n{coin}os.environ['WIDTH'] = '3'\n"
+    "torch.zeros(int(os.environ['WIDTH'])).view(2)",
+    "partial": "import functools\nmade = functools.partial(torch.zeros, 2)\n"
+    "{coin}made = functools.partial(torch.zeros, 3)\nmade().view(2)",
+    "cached": "import functools\n@functools.lru_cache\ndef size():\n    return 3 if torch.rand(()).item() < 0.5 else 2\n"
+    "size()\ntorch.zeros(size()).view(2)",
+    "getter": "import operator\nget = operator.itemgetter(0)\n{coin}get = operator.itemgetter(1)\n"
+    "torch.zeros(get((2, 3))).view(2)",
+    "count": "import itertools\nsizes = itertools.count(2)\n{coin}next(sizes)\ntorch.zeros(next(sizes)).view(2)",
+    "bytes": "held = bytearray(2)\n{coin}held.append(0)\ntorch.zeros(len(held)).view(2)",
+    "day": "import datetime\nday = datetime.date(2026, 1, 2)\n{coin}day = datetime.date(2026, 1, 3)\n"
+    "torch.zeros(day.day).view(2)",
+    "attribute of a tensor": "y = torch.zeros(2)\ny.wide = 2\n{coin}y.wide = 3\ntorch.zeros(y.wide).view(2)",
+    "default device": "{coin}torch.set_default_device('meta')\nif torch.zeros(1).device.type == 'meta': x.view(5)",
+    "subclass": "class Sizes(list): pass\nheld = Sizes([2])\n{coin}held[0] = 3\ntorch.zeros(held[0]).view(2)",
+    "keys": "class Counts(dict): pass\nheld = Counts()\nheld.wide = 2\n{coin}held.wide = 3\ntorch.zeros(held.wide).view(2)",
+    "defaults": "def size(n=2): return n\n{coin}size.__defaults__ = (3,)\ntorch.zeros(size()).view(2)",
+    "attribute of a function": "def size(): return size.wide\nsize.wide = 2\n{coin}size.wide = 3\n"
+    "torch.zeros(size()).view(2)",
+    "items of a set": "held = {{2}}\n{coin}held.add(3)\ntorch.zeros(len(held)).view(1)",
+    "longest queue": "import collections\nheld = collections.deque([], 2)\n{coin}held = collections.deque([], 3)\n"
+    "held.extend([1, 1, 1])\ntorch.zeros(len(held)).view(2)",
+    "method": "held = [2, 3]\nget = held.index\n{coin}get = held.count\ntorch.zeros(2 - get(2)).view(2)",
 }
 
 

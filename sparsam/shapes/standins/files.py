@@ -1,9 +1,14 @@
-"""Files: nothing is written during a check; what is read is read where that is harmless, else nothing is known of it."""
+"""Files: nothing is written during a check; what is read is read where that is harmless, else nothing is known of it.
+
+What a run did to files is among its notes (`FILES`), by absolute path, and what it asks about files is answered from them.
+"""
 
 import builtins
+import errno
 import glob
 import io
 import os
+import pathlib
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -12,7 +17,7 @@ from typing import Any
 
 import torch
 
-from sparsam.shapes.run import Run, Stop, current
+from sparsam.shapes.run import FILES, Run, Stop, current
 from sparsam.shapes.standins.packages import Absent
 from sparsam.shapes.verdict import Unknown
 
@@ -47,7 +52,7 @@ class Nowhere(io.StringIO):
         """Keeps the text for the rest of the run."""
         run = current()
         if run is not None and not self.closed:
-            run.notes.setdefault("written", {})[os.path.abspath(self.path)] = self.getvalue()
+            _put(run, "written", self.path, self.getvalue())
         super().close()
 
     def fileno(self) -> int:
@@ -115,6 +120,161 @@ def _missing(run: Run, path: Any, what: str = "is not there") -> Stop:
     )
 
 
+# -- what a run did to files ----------------------------------------------------------------------------------------------
+
+
+def _put(run: Run, kind: str, path: Any, held: Any) -> None:
+    """A file or folder is there from now on: `kind` is one of `FILES`."""
+    path = os.path.abspath(path)
+    for other in FILES:
+        run.notes.get(other, {}).pop(path, None)
+    run.notes.setdefault(kind, {})[path] = held
+
+
+def _known(run: Run | None, path: Any) -> str:
+    """What a run made of a path: "file", "folder", "gone"; empty if it did nothing to it."""
+    if run is None or not run.notes or not isinstance(path, (str, os.PathLike)):
+        return ""
+    at = os.path.abspath(path)
+    for kind, what in (("written", "file"), ("saved", "file"), ("folders", "folder"), ("removed", "gone")):
+        if at in run.notes.get(kind, ()):
+            return what
+    removed = run.notes.get("removed", ())
+    return "gone" if any(str(above) in removed for above in pathlib.PurePath(at).parents) else ""
+
+
+def _beneath(run: Run, path: Any) -> list[tuple[str, str]]:
+    """What the run did to files and folders in a folder: path and kind."""
+    start = os.path.abspath(path).rstrip(os.sep) + os.sep
+    return [(at, kind) for kind in FILES for at in run.notes.get(kind, ()) if at.startswith(start)]
+
+
+def _making(real: Callable[..., Any], *, above: bool = False) -> Callable[..., Any]:
+    """`os.mkdir` and `os.makedirs`."""
+
+    def function(path: Any, *args: Any, **kwargs: Any) -> Any:
+        run = current()
+        if run is None or not isinstance(path, (str, os.PathLike)):
+            return real(path, *args, **kwargs) if run is None else None
+        allowed = kwargs.get("exist_ok", args[1] if above and len(args) > 1 else False)
+        known = _known(run, path)
+        if known == "file" or (known == "folder" and not allowed):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fspath(path))
+        at = pathlib.Path(os.path.abspath(path))
+        for folder in (*(reversed(at.parents) if above else ()), at):
+            if _known(run, folder) == "gone" or not os.path.isdir(folder):
+                _put(run, "folders", folder, None)
+        return None
+
+    return function
+
+
+def _removing(real: Callable[..., Any], *, sure: bool = False) -> Callable[..., Any]:
+    """Functions that remove: `sure` of those that fail where the run has removed it before."""
+
+    def function(path: Any, *args: Any, **kwargs: Any) -> Any:
+        run = current()
+        if run is None or not isinstance(path, (str, os.PathLike)):
+            return real(path, *args, **kwargs) if run is None else None
+        if sure and _known(run, path) == "gone":
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path))
+        for at, kind in _beneath(run, path):
+            del run.notes[kind][at]
+        _put(run, "removed", path, None)
+        return None
+
+    return function
+
+
+def _moving(real: Callable[..., Any], *, stays: bool) -> Callable[..., Any]:
+    """Functions that rename, link or copy: what a file holds that the run did not write is not looked at."""
+
+    def function(src: Any, dst: Any, *args: Any, **kwargs: Any) -> Any:
+        run = current()
+        if run is None or not isinstance(src, (str, os.PathLike)) or not isinstance(dst, (str, os.PathLike)):
+            return real(src, dst, *args, **kwargs) if run is None else None
+        start, end = os.path.abspath(src), os.path.abspath(dst)
+        if os.path.isdir(end) and not os.path.isdir(start):
+            end = os.path.join(end, os.path.basename(start))
+        beneath = _beneath(run, start)
+        if _known(run, start) == "folder" or (not _known(run, start) and os.path.isdir(start)):
+            _put(run, "folders", end, None)
+        else:
+            kind = "written" if start in run.notes.get("written", ()) else "saved"
+            _put(run, kind, end, run.notes.get(kind, {}).get(start, Stored(start, harmless=False)))
+        for at, kind in beneath:
+            _put(run, kind, end + at[len(start) :], run.notes[kind][at])
+            if not stays:
+                del run.notes[kind][at]
+        if not stays:
+            _put(run, "removed", start, None)
+        return dst
+
+    return function
+
+
+def _there(real: Callable[..., Any], *kinds: str) -> Callable[..., Any]:
+    """Whether there is something at a path, or something of these kinds."""
+
+    def function(path: Any, *args: Any, **kwargs: Any) -> Any:
+        known = _known(current(), path)
+        return known in kinds if known else real(path, *args, **kwargs)
+
+    return function
+
+
+def _measuring(real: Callable[..., Any]) -> Callable[..., Any]:
+    """What nothing is known of where the run wrote a file itself: its size, its times."""
+
+    def function(path: Any, *args: Any, **kwargs: Any) -> Any:
+        run = current()
+        known = _known(run, path)
+        if run is None or not known:
+            return real(path, *args, **kwargs)
+        if known == "gone":
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path))
+        raise _missing(run, path, "is the program's own; its size and times are not known")
+
+    return function
+
+
+def _touching(real: Callable[..., Any]) -> Callable[..., Any]:
+    """`Path.touch`."""
+
+    def function(path: Any, *args: Any, **kwargs: Any) -> Any:
+        run = current()
+        if run is None:
+            return real(path, *args, **kwargs)
+        if not os.path.exists(path):
+            _put(run, "written", path, "")
+        return None
+
+    return function
+
+
+def _storing(real: Callable[..., Any], at: int = 0, ending: str = "") -> Callable[..., Any]:
+    """A function that writes a file of which nothing is known afterwards but that it is there.
+
+    Args:
+        real: The function.
+        at: Which of its arguments is the path.
+        ending: Put behind a path that has none.
+    """
+
+    def function(*args: Any, **kwargs: Any) -> Any:
+        run = current()
+        if run is None:
+            return real(*args, **kwargs)
+        path = args[at] if len(args) > at else None
+        if isinstance(path, (str, os.PathLike)):
+            name = os.fspath(path)
+            name = name if name.endswith(ending) else name + ending
+            _put(run, "saved", name, Stored(name, harmless=False))
+        return None
+
+    return function
+
+
 # -- reading and writing ------------------------------------------------------------------------------------------------
 
 
@@ -124,23 +284,23 @@ def _opener(real: Callable[..., Any]) -> Callable[..., Any]:
         if run is None or not isinstance(file, (str, os.PathLike)) or file == os.devnull:
             return real(file, mode, *args, **kwargs)
         path = os.path.abspath(file)
-        known = run.notes.get("written", {})
+        texts = run.notes.get("written", {})
         if any(letter in mode for letter in "wax+"):
-            return Nowhere(path, known.get(path, "") if "a" in mode else "")
-        if path in known:
-            return io.BytesIO(known[path].encode()) if "b" in mode else io.StringIO(known[path])
+            before = texts.get(path, "") if "a" in mode else ""
+            _put(run, "written", path, before)
+            return Nowhere(path, before)
+        if path in texts:
+            return io.BytesIO(texts[path].encode()) if "b" in mode else io.StringIO(texts[path])
+        known = _known(run, path)
+        if known == "gone":
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(file))
+        if known:
+            raise _missing(run, file, "is the program's own; what it holds is not known")
         if not os.path.exists(path) and _asker(run):
             raise _missing(run, file)
         return real(file, mode, *args, **kwargs)
 
     return opening
-
-
-def _writes(result: Any = None) -> Callable[..., Any]:
-    def function(*args: Any, **kwargs: Any) -> Any:
-        return result
-
-    return function
 
 
 def _only_outside(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -152,17 +312,27 @@ def _only_outside(real: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def _listing(real: Callable[..., Any]) -> Callable[..., Any]:
+def _listing(real: Callable[..., Any], *, names: bool) -> Callable[..., Any]:
+    """`os.listdir`, which gives names, and `os.scandir`, which gives entries."""
+
     def function(path: Any = ".", *args: Any) -> Any:
         run = current()
-        if (
-            run is not None
-            and isinstance(path, (str, os.PathLike))
-            and not os.path.isdir(path)
-            and _asker(run)
-        ):
+        if run is None or not isinstance(path, (str, os.PathLike)):
+            return real(path, *args)
+        beneath, known = _beneath(run, path), _known(run, path)
+        if not os.path.isdir(path) and _asker(run):
             raise _missing(run, path, "is no folder here")
-        return real(path, *args)
+        if not beneath and not known:
+            return real(path, *args)
+        if not names:
+            raise _missing(run, path, "is a folder that the program has changed; what it holds is not known")
+        found = set() if known == "folder" else set(real(path, *args))
+        start = os.path.abspath(path)
+        for at, kind in beneath:
+            name = os.path.relpath(at, start)
+            if os.sep not in name:
+                (found.discard if kind == "removed" else found.add)(name)
+        return sorted(found)
 
     return function
 
@@ -188,7 +358,7 @@ def save(obj: Any, f: Any = None, *args: Any, **kwargs: Any) -> None:
     """`torch.save`: writes nothing, and is remembered for `torch.load` in the same run."""
     run = current()
     if run is not None and isinstance(f, (str, os.PathLike)):
-        run.notes.setdefault("saved", {})[os.path.abspath(f)] = obj
+        _put(run, "saved", f, obj)
 
 
 def load(f: Any, *args: Any, **kwargs: Any) -> Any:
@@ -215,8 +385,8 @@ def _array_of(real: Callable[..., Any]) -> Callable[..., Any]:
 
     def function(file: Any, *args: Any, **kwargs: Any) -> Any:
         run = current()
-        if run is not None and isinstance(file, (str, os.PathLike)) and not os.path.exists(file):
-            return Stored(str(file), harmless=False)
+        if isinstance(file, (str, os.PathLike)) and (_known(run, file) or not os.path.exists(file)):
+            return Stored(str(file), harmless=False) if run is not None else real(file, *args, **kwargs)
         if kwargs.pop("allow_pickle", False) and run is not None:
             kwargs["allow_pickle"] = False
         return real(file, *args, **kwargs)
@@ -228,13 +398,34 @@ def patches() -> Iterator[tuple[Any, str, Any]]:
     """(owner, attribute, stand-in) for all of this module."""
     yield builtins, "open", _opener(builtins.open)
     yield io, "open", _opener(io.open)
-    for name in ("mkdir", "makedirs", "remove", "unlink", "rmdir", "removedirs", "rename", "replace", "symlink", "link",
-                 "chmod", "truncate", "utime"):  # fmt: skip
-        yield os, name, _only_outside(getattr(os, name))
-    for name in ("rmtree", "copy", "copyfile", "copy2", "copytree", "move", "make_archive", "unpack_archive"):
-        yield shutil, name, _only_outside(getattr(shutil, name))
-    yield os, "listdir", _listing(os.listdir)
-    yield os, "scandir", _listing(os.scandir)
+    yield os, "mkdir", _making(os.mkdir)
+    yield os, "makedirs", _making(os.makedirs, above=True)
+    for name in ("remove", "unlink", "rmdir", "removedirs"):
+        yield os, name, _removing(getattr(os, name), sure=name != "removedirs")
+    yield shutil, "rmtree", _removing(shutil.rmtree)
+    for name in ("rename", "renames", "replace", "symlink", "link"):
+        yield os, name, _moving(getattr(os, name), stays=name in ("symlink", "link"))
+    for name in ("copy", "copyfile", "copy2", "copytree", "move"):
+        yield shutil, name, _moving(getattr(shutil, name), stays=name != "move")
+    for owner, name in (
+        (os, "chmod"),
+        (os, "truncate"),
+        (os, "utime"),
+        (shutil, "make_archive"),
+        (shutil, "unpack_archive"),
+    ):
+        yield owner, name, _only_outside(getattr(owner, name))
+    for name, kinds in (("exists", ("file", "folder")), ("isfile", ("file",)), ("isdir", ("folder",))):
+        yield os.path, name, _there(getattr(os.path, name), *kinds)
+        method = {"isfile": "is_file", "isdir": "is_dir"}.get(name, name)
+        yield pathlib.Path, method, _there(getattr(pathlib.Path, method), *kinds)
+    yield os.path, "lexists", _there(os.path.lexists, "file", "folder")
+    yield pathlib.Path, "touch", _touching(pathlib.Path.touch)
+    yield pathlib.Path, "stat", _measuring(pathlib.Path.stat)
+    for name in ("getsize", "getmtime", "getctime", "getatime"):
+        yield os.path, name, _measuring(getattr(os.path, name))
+    yield os, "listdir", _listing(os.listdir, names=True)
+    yield os, "scandir", _listing(os.scandir, names=False)
     yield glob, "glob", _globbing(glob.glob)
     yield torch, "save", save
     yield torch, "load", load
@@ -269,7 +460,7 @@ def _of_pillow() -> Iterator[tuple[Any, str, Any]]:
     if pictures.PILLOW:
         from PIL import Image
 
-        yield Image.Image, "save", _only_outside(Image.Image.save)
+        yield Image.Image, "save", _storing(Image.Image.save, at=1)
 
 
 def _of_numpy() -> Iterator[tuple[Any, str, Any]]:
@@ -278,7 +469,12 @@ def _of_numpy() -> Iterator[tuple[Any, str, Any]]:
     if arrays.NUMPY:
         import numpy as np
 
-        for name in ("save", "savez", "savez_compressed", "savetxt"):
-            yield np, name, _only_outside(getattr(np, name))
+        for name, ending in (
+            ("save", ".npy"),
+            ("savez", ".npz"),
+            ("savez_compressed", ".npz"),
+            ("savetxt", ""),
+        ):
+            yield np, name, _storing(getattr(np, name), ending=ending)
         for name in ("load", "loadtxt", "genfromtxt", "fromfile"):
             yield np, name, _array_of(getattr(np, name))
