@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import gc
 import io
-import os
 import pathlib
 import re
 import sys
@@ -51,7 +50,8 @@ OF_THE_TENSOR = frozenset(
 MEMOS = ("_nonzero_memo", "_item_memo", "_unique_memo", "_unique_consecutive_memo")
 # What objects of these modules, written in C, hold is told by what they would be stored as.
 STORED_AS = frozenset(
-    {"builtins", "functools", "itertools", "operator", "datetime", "decimal", "array", "collections", "_operator", "_collections"}
+    {"builtins", "functools", "itertools", "operator", "datetime", "decimal", "array", "collections", "_operator",
+     "_collections"}
 )  # fmt: skip
 _CACHING = type(functools.lru_cache(id))
 # Of ours, what generators of hooks hold: no state of the program, or compared on its own.
@@ -73,7 +73,8 @@ class Node:
         kind: "number", "tensor", "layout", "list", "dict", "object", "generator", "atom", "again" (seen
             before), "skipped".
         value: Of a number its expression, of a tensor (sizes, dtype, device, whether it is a result that has a gradient,
-            whether it has one), of a layout where the items lie, of an atom a key for comparison, of "again" the number of the value it repeats.
+            whether it has one), of a layout where the items lie, of an atom a key for comparison, of "again" the number
+            of the value it repeats.
         children: By key.
         held: The value itself.
     """
