@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from sparsam.shapes.hooks import names
-from sparsam.shapes.rewrite import rewritten
+from sparsam.shapes.rewrite import MODULES, rewritten
 
 MAIN = "__main__"
 
@@ -50,6 +50,7 @@ class Loader(importlib.machinery.SourceFileLoader):
     def exec_module(self, module: types.ModuleType) -> None:
         """Runs the module with the hooks among its names."""
         vars(module).update(names())
+        MODULES.add(module.__name__)
         super().exec_module(module)
 
 

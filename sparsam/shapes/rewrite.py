@@ -18,6 +18,7 @@ ITEM = "@item"
 SLICE = "@slice"
 FORK = "@fork"
 JOIN = "@join"
+MODULES: set[str] = set()  # names of all modules that were read with hooks; some are gone again
 MARK = "@mark"  # variable: how many statements had been left behind when the current one began
 PERCENT = "@percent"
 BEGIN = "@begin"

@@ -318,6 +318,25 @@ def quiet_framework() -> Iterator[None]:
             logger.setLevel(level)
 
 
+@contextlib.contextmanager
+def settings_kept() -> Iterator[None]:
+    """What a program sets for the whole process is as before at its end."""
+    environment, folder = dict(os.environ), os.getcwd()
+    dtype, gradients = torch.get_default_dtype(), torch.is_grad_enabled()
+    try:
+        yield
+    finally:
+        if getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None) is not None:
+            torch.set_default_device(None)
+        torch.set_default_dtype(dtype)
+        torch.set_grad_enabled(gradients)
+        if os.environ != environment:
+            os.environ.clear()
+            os.environ.update(environment)
+        if os.getcwd() != folder:
+            os.chdir(folder)
+
+
 def execute(
     entry: Callable[[Run], Any],
     hints: Mapping[str, Number],
@@ -341,7 +360,7 @@ def execute(
     _current.append(run)
     overlay.begin_run()
     try:
-        with quiet_framework(), run.mode, Watch(run, rules or {}):
+        with quiet_framework(), settings_kept(), run.mode, Watch(run, rules or {}):
             entry(run)
     except Stop as stop:
         ending = stop.ending
@@ -368,8 +387,6 @@ def execute(
         ending, failure = _failed(error, run)
     finally:
         _current.pop()
-        if getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None) is not None:
-            torch.set_default_device(None)
     if not run.plain and ending not in ("diverged", "again") and run.merged is None:
         run.memory.finished(run)
     run.notes["visits"] = tuple(run.visits)

@@ -23,7 +23,7 @@ import torch
 
 from sparsam.shapes.mode import device_of
 from sparsam.shapes.places import Places
-from sparsam.shapes.rewrite import JOIN
+from sparsam.shapes.rewrite import JOIN, MODULES
 from sparsam.shapes.series import Repeated, Series, symbolic
 from sparsam.shapes.spans import span_of
 
@@ -31,6 +31,7 @@ from sparsam.shapes.spans import span_of
 _LOCALS_TO_FAST = ctypes.pythonapi.PyFrame_LocalsToFast
 
 _VALUE = re.compile(r"\b(?:s|zf)_v\d+\b")
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 LARGEST = 200_000  # nodes of a snapshot
 ATOMS = (
     str, bytes, type(None), type, types.ModuleType, torch.dtype, torch.device, slice, range, property, torch.Generator,
@@ -127,9 +128,9 @@ class Snapshot:
                 modules[str(at.f_globals.get("__name__"))] = at.f_globals
                 depth += 1
             at = at.f_back
-        for name, module in list(sys.modules.items()):
-            if isinstance(module, types.ModuleType) and JOIN in vars(module):
-                modules.setdefault(name, vars(module))
+        for name in sorted(MODULES & sys.modules.keys()):
+            if JOIN in vars(sys.modules[name]):  # and not another of that name
+                modules.setdefault(name, vars(sys.modules[name]))
         for name, names in modules.items():
             self._root(("global", name), names)
 
@@ -263,13 +264,15 @@ class Snapshot:
     def _inside(self, node: Node, value: Any) -> None:
         """What an object holds that shows no attributes: to look at it does not change it."""
         kind = type(value)
-        if isinstance(value, _CACHING):
+        if isinstance(value, types.CellType):
+            node.children["held"] = self._node(value.cell_contents if cell_filled(value) else None)
+        elif isinstance(value, _CACHING):
             node.children["kept"] = self._node([_kept(held) for held in gc.get_referents(value)])
         elif kind.__module__ in STORED_AS and kind is not object:
             try:
                 stored = value.__reduce_ex__(2)
             except TypeError:
-                stored = gc.get_referents(value), repr(value)
+                stored = gc.get_referents(value), _ADDRESS.sub("", repr(value))
             node.children["stored"] = self._node(stored[1:] if isinstance(stored, tuple) else stored)
         elif isinstance(value, io.IOBase) and not value.closed:
             node.children["at"] = self._node(_position(value))
