@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Using a targe
 LONG = pytest.mark.skipif(
     os.environ.get("SPARSAM_LONG") != "1", reason="takes minutes; SPARSAM_LONG=1 asks for it"
 )
-TRIED = {"mnist", "dcgan", "word_language_model-rest-kept"}  # without being asked for
+TRIED = {"mnist", "dcgan"}  # without being asked for
 PATIENTLY = [pytest.param(name, marks=() if name in TRIED else (LONG,), id=name) for name in FAULTS]
 HARMLESS = [
     pytest.param(name, fine, id=f"{name}-{number}", marks=LONG)

@@ -134,6 +134,6 @@ def test_batches_have_the_sizes_they_would_have(name, tmp_path):
 def test_loading_that_cannot_work_fails(name, tmp_path):
     """What the framework refuses is found at its line."""
     text, error = WRONG[name]
-    report = checked(tmp_path, HEAD + text, "n=3..40")
+    report = checked(tmp_path, HEAD + text, "n=3..40", seconds=15)
     assert [finding.failure.error for finding in report.findings] == [error], told(report)
     assert report.findings[0].failure.place.line == line_of(HEAD + text, "# here")

@@ -113,7 +113,7 @@ def test_pictures_have_the_sizes_they_would_have(name, tmp_path):
 def test_wrong_calls_fail_as_the_originals(name, tmp_path):
     """A transform or model that does not fit is found at the line that runs it."""
     text, error = WRONG[name]
-    report = checked(tmp_path, HEAD + text)
+    report = checked(tmp_path, HEAD + text, seconds=15)
     assert [finding.failure.error for finding in report.findings] == [error], told(report)
     assert report.findings[0].failure.place.line == line_of(HEAD + text, "# here")
     assert report.findings[0].confirmed
