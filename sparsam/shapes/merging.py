@@ -40,6 +40,7 @@ from sparsam.shapes.verdict import Place, Symbol
 
 WORTH = 12  # calls of the framework in a statement that asked about sizes alone, for its end to be looked at
 ROOT = "root"  # the node where the program begins
+_NUMBER = re.compile(r"[-+.\de]+")  # of the command line: one of many that stand for the same symbol
 _NAMES = re.compile(r"\b(?:s|zf)_(v\d+)\b")
 
 
@@ -502,7 +503,7 @@ def _settings(run: Run) -> tuple[Any, ...]:
         torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype(), torch.get_default_device(),
         torch.is_autocast_enabled(), torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cuda"),
         torch.get_autocast_dtype("cpu"), run.elsewhere, run.placed, overlay.written(), os.getcwd(),
-        sorted(os.environ.items()), sys.argv, sys.path,
+        sorted(os.environ.items()), [word for word in sys.argv if not _NUMBER.fullmatch(word)], sys.path,
     )  # fmt: skip
 
 
