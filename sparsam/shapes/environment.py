@@ -292,7 +292,7 @@ class Shapes(ShapeEnv):
             self.questions += 1
             self.value_questions += any(map(VALUE.fullmatch, names))
             if answer is not None:
-                if isinstance(expression, sympy.logic.boolalg.Boolean):
+                if isinstance(expression, sympy.logic.boolalg.Boolean) and not expression.is_Symbol:
                     condition = expression if answer else sympy.Not(expression)
                 else:
                     condition = sympy.Eq(expression, answer)

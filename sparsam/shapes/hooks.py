@@ -10,12 +10,13 @@ import torch
 
 from sparsam.shapes import series as seriess
 from sparsam.shapes.loops import alike, blended, loop, while_begin, while_done, while_round
-from sparsam.shapes.merging import fork, join
+from sparsam.shapes.merging import enter, fork, join
 from sparsam.shapes.rewrite import (
     BEGIN,
     CALL,
     DONE,
     EACH,
+    ENTER,
     FORK,
     ITEM,
     JOIN,
@@ -34,7 +35,7 @@ def names() -> dict[str, Any]:
     """What a rewritten module must find among its globals."""
     return {
         LOOP: loop, SLICE: slice, EACH: each, CALL: call, ITEM: item, PERCENT: percent, BEGIN: while_begin, ROUND: while_round,
-        DONE: while_done, MADE: made, FORK: fork, JOIN: join,
+        DONE: while_done, MADE: made, FORK: fork, JOIN: join, ENTER: enter,
     }  # fmt: skip
 
 

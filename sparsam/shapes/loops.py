@@ -17,7 +17,7 @@ import sympy
 import torch
 
 from sparsam.shapes.environment import printed
-from sparsam.shapes.run import Run, Stop, current
+from sparsam.shapes.run import Loop, Run, Stop, current
 from sparsam.shapes.series import Repeated, Segment, as_series, symbolic
 from sparsam.shapes.spans import Span, span_of
 from sparsam.shapes.state import (
@@ -46,17 +46,16 @@ def loop(iterable: Any) -> Iterator[Any]:
     if run is None:
         yield from iterable
         return
-    at: list[
-        Any
-    ] = []  # round, and what its number is counted in: two runs at one place are not at different rounds
-    run.rounds.append(at)
+    this = Loop([], iterable)
+    run.rounds.append(this)
     try:
-        yield from _rounds(run, frame, iterable, at)
+        yield from _rounds(run, frame, this)
     finally:
-        run.rounds[:] = [other for other in run.rounds if other is not at]
+        run.rounds[:] = [other for other in run.rounds if other is not this]
 
 
-def _rounds(run: Run, frame: types.FrameType, iterable: Any, at: list[Any]) -> Iterator[Any]:
+def _rounds(run: Run, frame: types.FrameType, this: Loop) -> Iterator[Any]:
+    at, iterable = this.at, this.over
     series = as_series(iterable)
     if series is None:
         if isinstance(iterable, range) and len(iterable) > 3:
@@ -70,12 +69,15 @@ def _rounds(run: Run, frame: types.FrameType, iterable: Any, at: list[Any]) -> I
                 known=iterable,
             )
         else:
-            for index, item in enumerate(iterable):
+            this.over = iterator = iter(iterable)
+            for index, item in enumerate(iterator):
                 at[:] = [index]
                 yield item
                 run.tick()
         return
-    for number, segment in enumerate(series.segments()):
+    segments = series.segments()
+    this.over = [(segment.count, segment.item) for segment in segments]
+    for number, segment in enumerate(segments):
         at[:] = [number]
         yield from _segment(run, frame, segment, series.name, at)
 

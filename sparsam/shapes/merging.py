@@ -29,10 +29,10 @@ from typing import Any
 import sympy
 import torch
 
-from sparsam.shapes import evaluate, overlay
+from sparsam.shapes import evaluate, modules, overlay
 from sparsam.shapes.environment import Literal, Number, Unknown, printed, sympy_symbol
 from sparsam.shapes.project import project
-from sparsam.shapes.rewrite import MARK
+from sparsam.shapes.rewrite import ENTRY, MARK
 from sparsam.shapes.run import FILES, Run, Stop, current
 from sparsam.shapes.solver import needed
 from sparsam.shapes.state import Snapshot, TooLarge, described
@@ -425,6 +425,12 @@ def fork(site: int) -> int:
     return run.passes
 
 
+def enter() -> int:
+    """When a function of the program begins: how much has been decided."""
+    run = current()
+    return 0 if run is None else len(run.shapes.literals)
+
+
 def join(site: int) -> int:
     """After a statement of the program: how many statements have been left behind.
 
@@ -435,6 +441,7 @@ def join(site: int) -> int:
     if run is None or run.plain:
         return 0
     run.passes += 1
+    run.decided.append(len(run.shapes.literals))
     frame = sys._getframe(1)
     before = run.forks.pop((id(frame), site), None)
     if before is not None and not run.memory.alone:
@@ -456,7 +463,10 @@ def _look(run: Run, frame: types.FrameType, site: Any, before: tuple[int, int, i
             return
     elif run.beyond is None or site != run.beyond[1]:
         return
-    visit = _visit(run, frame, site)
+    pending = _pending(run, frame)
+    if pending and run.visits and pending[0] < run.visits[-1].position:
+        return  # the last node does not show what was decided before it
+    visit = _visit(run, frame, site, pending)
     if visit is None:
         return
     if not run.visits:
@@ -470,18 +480,23 @@ def _look(run: Run, frame: types.FrameType, site: Any, before: tuple[int, int, i
         raise Stop(None, "merged")
 
 
-def _visit(run: Run, frame: types.FrameType, site: Any) -> Visit | None:
+def _visit(run: Run, frame: types.FrameType, site: Any, pending: tuple[int, ...]) -> Visit | None:
     try:
         with run.shapes.unrecorded():
-            state = Snapshot(frame, run.places)
+            state = Snapshot(frame, run.places, [*(loop.over for loop in run.rounds), *_inputs(frame)])
     except TooLarge:
         return None
     text = state.text() + state.beside() + "".join(induction.text() for induction in run.inductions)
     text += described({kind: run.notes.get(kind) for kind in FILES})
     renamed: dict[str, str] = {}
     text = _NAMES.sub(lambda match: renamed.setdefault(match.group(1), f"w{len(renamed)}"), text)
+    others = dict(
+        renamed
+    )  # what was decided counts, and not about which of the values that no variable shows
+    decided = "".join(_written(run.shapes.literals[number].condition) for number in pending)
+    text += _NAMES.sub(lambda match: others.setdefault(match.group(1), f"p{len(others)}"), decided)
     sizes = sorted(name for name, symbol in run.shapes.symbols.items() if symbol.kind == "size")
-    where = (site, _stack(run, frame), [tuple(at) for at in run.rounds], sizes, _settings(run))
+    where = (site, _stack(run, frame), [tuple(loop.at) for loop in run.rounds], sizes, _settings(run))
     key = hashlib.sha256(f"{where}{text}".encode("utf-8", "surrogatepass")).hexdigest()
     literals = run.shapes.literals
     known = project(
@@ -497,6 +512,33 @@ def _visit(run: Run, frame: types.FrameType, site: Any) -> Visit | None:
     )
 
 
+def _pending(run: Run, frame: types.FrameType | None) -> tuple[int, ...]:
+    """Numbers of what was decided in expressions that callers are in the middle of, before they called.
+
+    It may have made values that lie on a caller's stack, where no variable shows them: the first items of a list that
+    is being made, an argument beside the one that is being worked out.
+    """
+    found: list[int] = []
+    began: int | None = None  # when the call began that is in progress
+    called: int | None = None  # the same, of a module, if nothing but modules lies between
+    plain = True
+    while frame is not None:
+        names = frame.f_locals
+        if run.places.own(frame.f_code.co_filename):
+            start = run.decided[names[MARK]] if MARK in names else names.get(ENTRY)
+            until = called if plain and called is not None else began
+            if until is not None and start is not None:
+                literals = run.shapes.literals
+                found += (at for at in range(start, until) if literals[at].kind == "guard")
+            began, called, plain = names.get(ENTRY, began), None, True
+        elif frame.f_code is modules.called.__code__:
+            called = names["entry"]
+        elif frame.f_code not in modules.INNER:
+            plain = False
+        frame = frame.f_back
+    return tuple(sorted(set(found)))
+
+
 def _settings(run: Run) -> tuple[Any, ...]:
     """What holds for the whole process and can change what a program does."""
     return (
@@ -505,6 +547,14 @@ def _settings(run: Run) -> tuple[Any, ...]:
         torch.get_autocast_dtype("cpu"), run.elsewhere, run.placed, overlay.written(), os.getcwd(),
         sorted(os.environ.items()), [word for word in sys.argv if not _NUMBER.fullmatch(word)], sys.path,
     )  # fmt: skip
+
+
+def _inputs(frame: types.FrameType | None) -> Iterator[Any]:
+    """Of sequences of modules in progress: which module's turn it is, and what it was given."""
+    while frame is not None:
+        if frame.f_code is modules.SEQUENCE:
+            yield tuple(frame.f_locals.get(name) for name in ("self", "module", "input"))
+        frame = frame.f_back
 
 
 def _stack(run: Run, frame: types.FrameType | None) -> list[tuple[Any, ...]]:
@@ -517,7 +567,7 @@ def _stack(run: Run, frame: types.FrameType | None) -> list[tuple[Any, ...]]:
             mark = frame.f_locals.get(MARK) if library else None
             passed = None if mark is None else run.passes - mark
             found.append((code.co_filename, code.co_firstlineno, frame.f_lasti, passed))
-        library = not run.places.own(code.co_filename)
+        library = not run.places.own(code.co_filename) and (library or not modules.shows_where(frame))
         frame = frame.f_back
     return found
 

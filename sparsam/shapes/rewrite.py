@@ -25,6 +25,10 @@ BEGIN = "@begin"
 ROUND = "@round"
 DONE = "@done"
 MADE = "@list"
+ENTER = "@enter"
+ENTRY = "@entry"  # variable of a function: how much had been decided when it began
+WITH = "?with"  # variables, which belong to the state: contexts,
+RETURNED = "?returned"  # and what is to be returned when a `finally` is done
 
 
 def rewritten(tree: ast.Module) -> ast.Module:
@@ -37,6 +41,8 @@ class _Rewriter(ast.NodeTransformer):
     def __init__(self) -> None:
         self.classes = 0
         self.sites = 0
+        self.names = 0
+        self.finals = 0  # blocks with a `finally` around
         self.ends: dict[ast.AST, ast.stmt] = {}  # of a `while`: its last hook
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
@@ -46,11 +52,12 @@ class _Rewriter(ast.NodeTransformer):
         return node
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        before, self.classes = self.classes, 0
+        before = self.classes, self.finals
+        self.classes = self.finals = 0
         returns, node.returns = node.returns, None
         self.generic_visit(node)
         node.returns = returns
-        self.classes = before
+        self.classes, self.finals = before
         return node
 
     def visit_arg(self, node: ast.arg) -> ast.AST:
@@ -64,6 +71,37 @@ class _Rewriter(ast.NodeTransformer):
 
     visit_AsyncFunctionDef = visit_FunctionDef  # type: ignore[assignment]
 
+    def visit_With(self, node: ast.With) -> ast.AST | list[ast.stmt]:
+        """The context has a name, for otherwise no variable shows it while the body runs."""
+        if len(node.items) > 1:
+            inner = ast.copy_location(ast.With(node.items[1:], node.body), node)
+            return self.visit_With(ast.copy_location(ast.With(node.items[:1], [inner]), node))
+        self.generic_visit(node)
+        item = node.items[0]
+        return [self._named(WITH, item, "context_expr"), node]
+
+    def visit_Try(self, node: ast.Try) -> ast.AST:
+        """What a `return` gives has a name while the `finally` behind it runs."""
+        self.finals += bool(node.finalbody)
+        self.generic_visit(node)
+        self.finals -= bool(node.finalbody)
+        return node
+
+    def visit_Return(self, node: ast.Return) -> ast.AST | list[ast.stmt]:
+        self.generic_visit(node)
+        plain = node.value is None or isinstance(node.value, (ast.Name, ast.Constant))
+        return node if plain or not self.finals else [self._named(RETURNED, node, "value"), node]
+
+    def _named(self, kind: str, holder: Any, field: str) -> ast.stmt:
+        """An assignment of the holder's expression to a new name, which takes its place."""
+        self.names += 1
+        value = getattr(holder, field)
+        name = f"{kind}{self.names}"
+        setattr(holder, field, ast.copy_location(ast.Name(name, ast.Load()), value))
+        return ast.copy_location(
+            ast.Assign([ast.copy_location(ast.Name(name, ast.Store()), value)], value), value
+        )
+
     def visit(self, node: ast.AST) -> Any:
         visited = super().visit(node)
         if isinstance(visited, (*_BLOCKS, ast.excepthandler)) and not isinstance(visited, ast.ClassDef):
@@ -71,6 +109,15 @@ class _Rewriter(ast.NodeTransformer):
                 block = getattr(visited, name, None)
                 if isinstance(block, list) and block:
                     setattr(visited, name, [made for statement in block for made in self._joined(statement)])
+        if isinstance(visited, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            first = visited.body[0]
+            documented = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+            entered = ast.Assign(
+                [ast.Name(ENTRY, ast.Store())], ast.Call(ast.Name(ENTER, ast.Load()), [], [])
+            )
+            for part in ast.walk(entered):
+                ast.copy_location(part, first)
+            visited.body.insert(int(documented), entered)
         return visited
 
     def _joined(self, statement: ast.stmt) -> list[ast.stmt]:

@@ -44,6 +44,19 @@ class Stop(BaseException):
         self.ending = ending
 
 
+@dataclasses.dataclass(eq=False)
+class Loop:
+    """A loop of the program that is in progress.
+
+    Args:
+        at: Its round, and what that is counted in: two runs at one place are not at different rounds.
+        over: What it runs over.
+    """
+
+    at: list[Any]
+    over: Any
+
+
 @dataclasses.dataclass
 class Outcome:
     """What one run did.
@@ -121,7 +134,8 @@ class Run:
         self.abstract: set[str] = set()  # symbols for any size whatever, which is more than there can be
         self.forks: dict[tuple[int, int], tuple[int, int, int, int]] = {}
         self.passes = 0  # statements that were left behind
-        self.rounds: list[list[Any]] = []  # of the loops in progress
+        self.decided = [0]  # how much was decided when each of them was
+        self.rounds: list[Loop] = []  # in progress
         self.inductions: list[Any] = []  # what these will be compared with
         self.loops = 0  # that were summarised
         self.whiles: dict[tuple[int, int], Any] = {}  # by frame and site
@@ -469,7 +483,20 @@ def _calls_the_framework(step: TracebackType) -> bool:
 
 # Functions of hooks and stand-ins that hand a call of the program on, whose failure is the program's.
 THROUGH = frozenset(
-    {"through", "item", "call", "percent", "picked", "int_", "float_", "round_", "list_", "tuple_", "length"}
+    {
+        "through",
+        "called",
+        "item",
+        "call",
+        "percent",
+        "picked",
+        "int_",
+        "float_",
+        "round_",
+        "list_",
+        "tuple_",
+        "length",
+    }
 )
 CALLERS = (Watch.__torch_function__.__code__, Watch._called.__code__, called.__code__, Mode.dispatch.__code__)
 

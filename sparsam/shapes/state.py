@@ -15,7 +15,7 @@ import pathlib
 import re
 import sys
 import types
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import sympy
@@ -102,11 +102,14 @@ class Snapshot:
     Args:
         frame: Of the loop.
         places: Which frames and modules are the program's.
+        loops: What the loops in progress run over, from the outermost on.
     """
 
-    def __init__(self, frame: types.FrameType, places: Places) -> None:
+    def __init__(self, frame: types.FrameType, places: Places, loops: Sequence[Any] = ()) -> None:
         with torch._C.DisableTorchFunction():
             self._take(frame, places)
+            for number, over in enumerate(loops):
+                self._root(("loop", number), {"over": over})
 
     def _begin(self, places: Places | None) -> None:
         self._text: str | None = None

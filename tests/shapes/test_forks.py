@@ -5,6 +5,7 @@ import io
 import itertools
 import os
 import random
+import re
 
 import pytest
 
@@ -269,6 +270,119 @@ def test_what_no_variable_shows_is_compared_too(name, tmp_path):
         "\n".join(["import torch", "", "", "def run(x):", *(f"    {line}" for line in lines), ""]),
     )
     assert report.verdict is Verdict.ERROR, report.unknowns
+
+
+PENDING = {
+    "list in a loop's head": "for s in [2, 2] if coin() else [2, 2, 3]:\n    if coin(): pass\n    torch.zeros(s).view(2)",
+    "generator in a loop's head": "for s in each((2, 2) if coin() else (2, 2, 3)):\n    two()\n    torch.zeros(s).view(2)",
+    "numbered items": "for i, s in enumerate((2, 2) if coin() else (2, 2, 3)):\n    two()\n    torch.zeros(s).view(2)",
+    "first argument": "zeros(2 if coin() else 3, two()).view(2)",
+    "first argument of two": "zeros(size() * 2 + 0 * size(), 1).view(4)",
+    "items of a list": "sizes = [size() for _ in range(2)]\ntorch.zeros(sizes[0]).view(2)",
+    "tensors of a list": "torch.stack([torch.zeros(size()) for _ in range(2)])",
+    "items of a dictionary": "sizes = {i: size() for i in range(2)}\ntorch.zeros(sizes[0]).view(2)",
+    "sum": "torch.zeros(sum(size() for i in range(2))).view(4)",
+    "mapped items": "sizes = list(map(lambda i: size(), range(2)))\ntorch.zeros(sizes[0]).view(2)",
+    "keys to sort by": "sizes = sorted([2, 3, 2], key=lambda i: size())\ntorch.zeros(sizes[0]).view(2)",
+    "context": "with Checked(2 if coin() else 3):\n    if coin(): pass",
+    "contexts": "with torch.no_grad(), Checked(2 if coin() else 3):\n    if coin(): pass",
+    "returned before the end": "torch.zeros(late()).view(2)",
+    "a module twice": "b = More()\ntorch.zeros(torch.nn.Sequential(b, b)(0) + 1).view(2)",
+    "module within a module": "torch.zeros(More()(More()(0)) + 1).view(1)",
+    "sequence": "torch.zeros(torch.nn.Sequential(More(), More())(0) + 1).view(2)",
+    "matched": "match size():\n    case n:\n        if coin(): pass\n        torch.zeros(n).view(2)",
+}
+PENDING_HEAD = """import torch
+
+
+def coin():
+    return torch.rand(()).item() {sign} 0.5
+
+
+def two():
+    if coin():
+        pass
+    return 2
+
+
+def size():
+    n = 2
+    if coin():
+        n = 3
+    return n
+
+
+def late():
+    try:
+        return size() + 0
+    finally:
+        if coin():
+            pass
+
+
+def zeros(a, b):
+    return torch.zeros(a)
+
+
+def each(items):
+    yield from items
+
+
+class Checked:
+    def __init__(self, n):
+        self.n = n
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        torch.zeros(self.n).view(2)
+
+
+class More(torch.nn.Module):
+    def forward(self, n):
+        if coin():
+            n = n + 1
+        return n
+
+
+def run(x):
+"""
+
+
+@pytest.mark.parametrize("sign", ["<", ">="])
+@pytest.mark.parametrize("name", PENDING)
+def test_what_an_expression_has_worked_out_is_followed(name, sign, tmp_path):
+    """Forks within a call come together only where the callers' unfinished expressions are alike."""
+    head = PENDING_HEAD.format(sign=sign)
+    lines = "".join(f"    {line}\n" for line in PENDING[name].splitlines())
+    report = checked_lines(tmp_path, f"pending_{re.sub('[^a-z]', '_', name)}_{len(sign)}", head + lines)
+    assert report.verdict is Verdict.ERROR, report.unknowns
+
+
+def test_blocks_of_a_sequence_are_followed_once(tmp_path):
+    """Sixteen blocks that may be left out cost a run for each pair, and not a run for each choice."""
+    text = """import torch
+
+
+class Block(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 4)
+
+    def forward(self, x):
+        if self.training and torch.rand(()).item() < 0.5:
+            return x
+        return x + self.layer(x)
+
+
+def run(x):
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), *(Block() for _ in range(16)))
+    return model(x).view(8)
+"""
+    report = checked_lines(tmp_path, "blocks", text)
+    assert report.verdict is Verdict.PROVED, report.unknowns
+    assert len(report.paths) < 150
 
 
 def test_what_another_module_holds_is_compared_too(tmp_path):

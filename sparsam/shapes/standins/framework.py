@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from sparsam.shapes.devices import place, shown
 from sparsam.shapes.mode import META
+from sparsam.shapes.modules import called
 from sparsam.shapes.run import current
 from sparsam.shapes.series import Series, symbolic
 
@@ -56,6 +57,7 @@ def _joins(real: Callable[..., Any]) -> Callable[..., Any]:
 
 def patches() -> Iterator[tuple[Any, str, Any]]:
     """(owner, attribute, stand-in) for all of this module."""
+    yield torch.nn.Module, "__call__", called
     yield FakeTensor, "device", property(_device)
     yield FakeTensor, "tolist", lambda self: torch.Tensor.tolist(self)
     yield torch._C, "_select_conv_backend", _chosen(torch._C._select_conv_backend)
