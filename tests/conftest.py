@@ -94,3 +94,12 @@ def tiny() -> Any:
     import tiny_models
 
     return tiny_models.BUILDERS
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests wait to be asked for."""
+    if os.environ.get("SPARSAM_LONG") != "1":
+        skip = pytest.mark.skip(reason="takes minutes; SPARSAM_LONG=1 asks for it")
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(skip)

@@ -320,6 +320,7 @@ def test_processes_race_for_real(made: Checkpoints, tmp_path: Path) -> None:
 
 
 @pytest.mark.data
+@pytest.mark.long
 @pytest.mark.slow  # a real model on 64 sentences, every peer but the compiled one
 @pytest.mark.timeout(1800)
 def test_a_real_model_on_real_sentences(shared: Path, tmp_path: Path) -> None:

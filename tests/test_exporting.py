@@ -168,6 +168,7 @@ def test_an_export_is_a_contestant(made: Checkpoints, tmp_path: Path) -> None:
         np.testing.assert_allclose(serve(Part(of_export, rows, read)), wanted, atol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.slow  # starts a process for each contestant
 def test_an_export_is_raced(made: Checkpoints) -> None:
     """Beside its checkpoint and a baseline, in both orders."""
@@ -245,7 +246,7 @@ def test_200_sentences_without_torch(shared: Path, tmp_path: Path, bare: str, to
 
 @pytest.mark.data
 @pytest.mark.slow  # exports a real model twice
-@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("half", [pytest.param(False, marks=pytest.mark.long), True])
 def test_labels_in_bfloat16(shared: Path, tmp_path: Path, half: bool) -> None:
     """OpenVINO in bfloat16, dense and with tokens removed: 99 % of float32's labels on SST-2, half a point of its accuracy."""
     pytest.importorskip("openvino")

@@ -15,7 +15,7 @@ import pathlib
 import re
 import sys
 import types
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import sympy
@@ -378,7 +378,7 @@ def _where(value: Any) -> str:
     return ""
 
 
-def _place_of(generator: Generator[Any, Any, Any]) -> tuple[Any, ...]:
+def _place_of(generator: "types.GeneratorType[Any, Any, Any]") -> tuple[Any, ...]:
     """Where a generator stands, with its variables and the iterators of its loops."""
     frame = generator.gi_frame
     if frame is None:

@@ -24,7 +24,12 @@ from sparsam.quantization import (
     quantize_weight,
 )
 
-pytestmark = [pytest.mark.data, pytest.mark.slow, pytest.mark.timeout(1800)]  # ten passes over 872 sentences
+pytestmark = [
+    pytest.mark.data,
+    pytest.mark.slow,
+    pytest.mark.long,
+    pytest.mark.timeout(1800),
+]  # ten passes over 872 sentences
 
 Batch = dict[str, Tensor]
 

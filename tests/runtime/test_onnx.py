@@ -103,8 +103,13 @@ def test_tokens_leave_inside_the_graph(tiny: Any, tmp_path: Path) -> None:
     assert {x.shape[2] for x in outputs if x.ndim == 4} - {1} == longest
 
 
+ALIKE = ("roberta", "xlm-roberta", "distilbert", "electra", "deit")  # to bert or vit, but for names
+
+
 @pytest.mark.slow  # an export takes half a minute where the machine is busy
-@pytest.mark.parametrize("name", ["roberta", "xlm-roberta", "distilbert", "electra", "mpnet", "vit", "deit"])
+@pytest.mark.parametrize(
+    "name", ["mpnet", "vit", *(pytest.param(name, marks=pytest.mark.long) for name in ALIKE)]
+)
 def test_every_family_is_exported(tiny: Any, name: str, tmp_path: Path) -> None:
     """With tokens removed, in both runtimes."""
     check(lift(tiny.build(name), Plan(name, (LayerPlan(),) * 3, LTP)), name, tiny, tmp_path)
