@@ -220,7 +220,7 @@ def main() -> None:
 def tell(rows: list[dict[str, Any]]) -> None:
     """The table so far."""
     notes = [
-        f"{ROUNDS} rounds (2 of fine-tuning), tools in turn, the order changing; one thread; under load of other work",
+        f"{ROUNDS} rounds (2 of fine-tuning), tools in turn, the order changing; one thread",
         "within: median pass of the workflow in a process that made one before; events and bytes: of all passes of a process",
         "events: records (sparsam), parameters, tags and metric values (MLflow), lines (Flowcept), "
         "evaluations, activations, file accesses and dependencies (noWorkflow)",

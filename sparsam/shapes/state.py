@@ -8,6 +8,7 @@ function of the number of rounds, which one further round has to confirm.
 import collections
 import ctypes
 import dataclasses
+import datetime
 import functools
 import gc
 import io
@@ -54,6 +55,7 @@ STORED_AS = frozenset(
     {"builtins", "functools", "itertools", "operator", "datetime", "decimal", "array", "collections", "_operator",
      "_collections"}
 )  # fmt: skip
+_PLAIN = (str, int, float, bytes, bool, type(None))
 _CACHING = type(functools.lru_cache(id))
 # Of ours, what generators of hooks hold: no state of the program, or compared on its own.
 OURS = {
@@ -249,7 +251,11 @@ class Snapshot:
             self._attributes(node, value)
             return node
         if isinstance(value, (set, frozenset)):
-            return Node("atom", ("set", frozenset(_key(item) for item in value)), value)
+            if all(isinstance(item, _PLAIN) for item in value):
+                return Node("atom", ("set", sorted(map(repr, value))), value)
+            node = Node("list", _identity(type(value)), value)
+            node.children = dict(enumerate(map(self._node, sorted(value, key=described))))
+            return node
         if isinstance(value, types.MethodType):
             node = Node("object", value.__func__.__qualname__, value)
             node.children["self"] = self._node(value.__self__)
@@ -271,7 +277,7 @@ class Snapshot:
             node.children["held"] = self._node(value.cell_contents if cell_filled(value) else None)
         elif isinstance(value, _CACHING):
             node.children["kept"] = self._node([_kept(held) for held in gc.get_referents(value)])
-        elif kind.__module__ in STORED_AS and kind is not object:
+        elif (kind.__module__ in STORED_AS and kind is not object) or isinstance(value, datetime.date):
             try:
                 stored = value.__reduce_ex__(2)
             except TypeError:
@@ -286,6 +292,8 @@ class Snapshot:
 
     def _attributes(self, node: Node, value: Any) -> None:
         for name, child in list(getattr(value, "__dict__", {}).items()):
+            if name.endswith("_hooks") and isinstance(child, dict):
+                child = list(child.values())  # the keys are numbers that no two runs have in common
             node.children["." + name] = self._node(child)
         for name in _slots(type(value)):
             if hasattr(value, name):
@@ -545,9 +553,7 @@ def _file_of(kind: type) -> str:
 
 
 def _key(key: Any) -> Any:
-    return (
-        key if isinstance(key, (str, int, float, bytes, bool, type(None))) else ("key", id(key), _Held(key))
-    )
+    return key if isinstance(key, _PLAIN) else ("key", id(key), _Held(key))
 
 
 def _identity(value: Any) -> Any:

@@ -246,6 +246,8 @@ HIDDEN = {
     "bytes": "held = bytearray(2)\n{coin}held.append(0)\ntorch.zeros(len(held)).view(2)",
     "day": "import datetime\nday = datetime.date(2026, 1, 2)\n{coin}day = datetime.date(2026, 1, 3)\n"
     "torch.zeros(day.day).view(2)",
+    "moment": "import datetime\nday = datetime.datetime(2026, 1, 2)\n{coin}day = datetime.datetime(2026, 1, 3)\n"
+    "torch.zeros(day.day).view(2)",
     "attribute of a tensor": "y = torch.zeros(2)\ny.wide = 2\n{coin}y.wide = 3\ntorch.zeros(y.wide).view(2)",
     "default device": "{coin}torch.set_default_device('meta')\nif torch.zeros(1).device.type == 'meta': x.view(5)",
     "subclass": "class Sizes(list): pass\nheld = Sizes([2])\n{coin}held[0] = 3\ntorch.zeros(held[0]).view(2)",
@@ -383,6 +385,39 @@ def run(x):
     report = checked_lines(tmp_path, "blocks", text)
     assert report.verdict is Verdict.PROVED, report.unknowns
     assert len(report.paths) < 150
+
+
+ALIKE = {
+    "objects in a set": "held = {object(), object(), Held(), Held()}",
+    "hooks": "layer = torch.nn.Linear(3, 3)\n    layer.register_forward_hook(lambda *given: None)",
+    "keys": "held = {Held(): 1, Held(): 2}",
+    "locks": "import threading\n    held = threading.Lock(), threading.Event()",
+    "loggers": "import logging\n    held = logging.getLogger('here')",
+    "numbers of NumPy": "import numpy as np\n    held = np.arange(3), np.float32(2), np.random.default_rng(0)",
+    "patterns": "import re\n    held = re.compile('a'), re.match('a', 'a'), re.compile('b').finditer('ab')",
+    "chance": "import random\n    held = random.Random(0)",
+    "optimizer": "held = torch.optim.AdamW(torch.nn.Linear(3, 3).parameters())\n"
+    "    rate = torch.optim.lr_scheduler.OneCycleLR(held, 0.1, 10)",
+    "clock": "import time, datetime\n    held = time.time(), datetime.datetime.now().isoformat(), time.monotonic_ns()",
+    "file": "held = open('log.txt', 'a')\n    held.write('a')",
+    "generators": "held = (i for i in range(3)), iter([1]), zip([1], [2]), map(str, [1])",
+    "paths": "import pathlib, tempfile\n    held = pathlib.Path(tempfile.mkdtemp())",
+    "names": "import uuid, os\n    held = uuid.uuid4().hex, os.getpid()",
+}
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_states_of_two_runs_are_alike(name, tmp_path, monkeypatch):
+    """Eight coins cost about as many runs, whatever the program holds: no address, clock or counter is in the way."""
+    monkeypatch.chdir(tmp_path)
+    coins = "".join(
+        f"    if torch.rand(()).item() < 0.5:\n        x = x + {i}\n    else:\n        x = x * {i}\n"
+        for i in range(8)
+    )
+    text = f"import torch\n\n\nclass Held:\n    pass\n\n\ndef run(x):\n    {ALIKE[name]}\n{coins}    return x.view(6)\n"
+    report = checked_lines(tmp_path, f"alike_{re.sub('[^a-z]', '_', name)}", text)
+    assert report.verdict is Verdict.PROVED, report.unknowns
+    assert len(report.paths) < 20
 
 
 def test_what_another_module_holds_is_compared_too(tmp_path):
