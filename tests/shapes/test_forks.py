@@ -40,6 +40,32 @@ def more():
     total += 1
 
 
+def picked():
+    k = 1
+    if coin():
+        k = 2
+    return k
+
+
+def late():
+    try:
+        return picked() + 0
+    finally:
+        if coin():
+            more()
+
+
+class Context:
+    def __init__(self, k):
+        self.k = k
+
+    def __enter__(self):
+        return self.k
+
+    def __exit__(self, *error):
+        Held.k = self.k
+
+
 """
 
 
@@ -117,6 +143,20 @@ STEPS = (
         f"    {_change(rng)}",
     ],
     lambda rng: ["tries = 0", "while tries < 2 and coin():", "    tries += 1", f"    {_change(rng)}"],
+    lambda rng: [f"n += picked() {rng.choice(['*', '+', '-'])} {rng.choice(['picked()', 'late()'])}"],
+    lambda rng: [f"kept += [picked() for _ in range({rng.randint(1, 3)})]", "n = kept[0]"],
+    lambda rng: ["m = min(picked() if coin() else A, late())"],
+    lambda rng: [
+        f"for k in [picked() for _ in range(2)] if {_condition(rng)} else (1,):",
+        "    if coin():",
+        "        n += k",
+    ],
+    lambda rng: [
+        f"with Context(picked() + {rng.randint(0, 1)}):",
+        f"    if {_condition(rng)}:",
+        f"        {_change(rng)}",
+    ],
+    lambda rng: ["n = sum(picked() for _ in range(2)) + max(map(lambda _: picked(), range(2)))"],
     lambda rng: [f"y = x.view(A, -1) if {_condition(rng)} else x", f"{_change(rng)}"],
 )
 ENDS = (
