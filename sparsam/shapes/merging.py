@@ -19,6 +19,7 @@ contains have names by the order in which they occur, `w0`, `w1`, …, and those
 import dataclasses
 import functools
 import hashlib
+import inspect
 import os
 import re
 import sys
@@ -490,9 +491,8 @@ def _visit(run: Run, frame: types.FrameType, site: Any, pending: tuple[int, ...]
     text += described({kind: run.notes.get(kind) for kind in FILES})
     renamed: dict[str, str] = {}
     text = _NAMES.sub(lambda match: renamed.setdefault(match.group(1), f"w{len(renamed)}"), text)
-    others = dict(
-        renamed
-    )  # what was decided counts, and not about which of the values that no variable shows
+    # What was decided counts, and not about which of the values that no variable shows.
+    others = dict(renamed)
     decided = "".join(_written(run.shapes.literals[number].condition) for number in pending)
     text += _NAMES.sub(lambda match: others.setdefault(match.group(1), f"p{len(others)}"), decided)
     sizes = sorted(name for name, symbol in run.shapes.symbols.items() if symbol.kind == "size")
@@ -530,7 +530,13 @@ def _pending(run: Run, frame: types.FrameType | None) -> tuple[int, ...]:
             if until is not None and start is not None:
                 literals = run.shapes.literals
                 found += (at for at in range(start, until) if literals[at].kind == "guard")
-            began, called, plain = names.get(ENTRY, began), None, True
+            if frame.f_code.co_flags & inspect.CO_GENERATOR:
+                began = len(
+                    run.shapes.literals
+                )  # when it went on is not known: at most all belongs to the caller
+            else:
+                began = names.get(ENTRY, began)
+            called, plain = None, True
         elif frame.f_code is modules.called.__code__:
             called = names["entry"]
         elif frame.f_code not in modules.INNER:
