@@ -34,7 +34,7 @@ from sparsam.shapes import evaluate, modules, overlay
 from sparsam.shapes.environment import Literal, Number, Unknown, printed, sympy_symbol
 from sparsam.shapes.project import project
 from sparsam.shapes.rewrite import ENTRY, MARK
-from sparsam.shapes.run import FILES, Run, Stop, current
+from sparsam.shapes.run import ENVIRONMENT, FILES, Run, Stop, current
 from sparsam.shapes.solver import needed
 from sparsam.shapes.state import Snapshot, TooLarge, described
 from sparsam.shapes.verdict import Place, Symbol
@@ -551,7 +551,7 @@ def _settings(run: Run) -> tuple[Any, ...]:
         torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype(), torch.get_default_device(),
         torch.is_autocast_enabled(), torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cuda"),
         torch.get_autocast_dtype("cpu"), run.elsewhere, run.placed, overlay.written(), os.getcwd(),
-        sorted(os.environ.items()), [word for word in sys.argv if not _NUMBER.fullmatch(word)], sys.path,
+        sorted(run.notes.get(ENVIRONMENT, {}).items()), [word for word in sys.argv if not _NUMBER.fullmatch(word)],
     )  # fmt: skip
 
 

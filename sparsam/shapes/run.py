@@ -29,6 +29,7 @@ from sparsam.shapes.verdict import Failure, Operand, Place, Symbol, Unknown
 HERE = os.path.dirname(__file__) + os.sep
 # Notes of a run about what its program did to files: text written, objects saved, folders made, paths removed.
 FILES = ("written", "saved", "folders", "removed")
+ENVIRONMENT = "environment"  # note of a run: by variable what it was before the program changed it, and what it is since
 
 
 class Stop(BaseException):
@@ -333,9 +334,9 @@ def quiet_framework() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def settings_kept() -> Iterator[None]:
+def settings_kept(run: Run) -> Iterator[None]:
     """What a program sets for the whole process is as before at its end."""
-    environment, folder = dict(os.environ), os.getcwd()
+    folder = os.getcwd()
     dtype, gradients = torch.get_default_dtype(), torch.is_grad_enabled()
     try:
         yield
@@ -344,9 +345,11 @@ def settings_kept() -> Iterator[None]:
             torch.set_default_device(None)
         torch.set_default_dtype(dtype)
         torch.set_grad_enabled(gradients)
-        if os.environ != environment:
-            os.environ.clear()
-            os.environ.update(environment)
+        for name, (before, _) in run.notes.get(ENVIRONMENT, {}).items():
+            if before is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = before
         if os.getcwd() != folder:
             os.chdir(folder)
 
@@ -374,7 +377,7 @@ def execute(
     _current.append(run)
     overlay.begin_run()
     try:
-        with quiet_framework(), settings_kept(), run.mode, Watch(run, rules or {}):
+        with quiet_framework(), settings_kept(run), run.mode, Watch(run, rules or {}):
             entry(run)
     except Stop as stop:
         ending = stop.ending

@@ -8,6 +8,7 @@ import random
 import re
 
 import pytest
+import torch
 
 from sparsam.shapes import program
 from sparsam.shapes.check import check
@@ -305,6 +306,7 @@ HIDDEN = {
 @pytest.mark.parametrize("name", HIDDEN)
 def test_what_no_variable_shows_is_compared_too(name, tmp_path):
     """A branch that changes nothing but where an iterator stands, or an attribute of a class, is followed."""
+    before = dict(os.environ), os.getcwd(), torch.get_default_device()
     lines = HIDDEN[name].format(coin="if torch.rand(()).item() < 0.5:\n    ").splitlines()
     report = checked_lines(
         tmp_path,
@@ -312,6 +314,7 @@ def test_what_no_variable_shows_is_compared_too(name, tmp_path):
         "\n".join(["import torch", "", "", "def run(x):", *(f"    {line}" for line in lines), ""]),
     )
     assert report.verdict is Verdict.ERROR, report.unknowns
+    assert (dict(os.environ), os.getcwd(), torch.get_default_device()) == before
 
 
 PENDING = {
