@@ -176,7 +176,6 @@ ENDS = (
 
 def fails(source: str) -> list[tuple[dict[str, int], list[int]]]:
     """Sizes and tapes for which plain torch raises, the first few."""
-
     space: dict = {}
     exec(source, space)
     found = []
