@@ -77,8 +77,7 @@ class _Rewriter(ast.NodeTransformer):
             inner = ast.copy_location(ast.With(node.items[1:], node.body), node)
             return self.visit_With(ast.copy_location(ast.With(node.items[:1], [inner]), node))
         self.generic_visit(node)
-        item = node.items[0]
-        return [self._named(WITH, item, "context_expr"), node]
+        return node if self.classes else [self._named(WITH, node.items[0], "context_expr"), node]
 
     def visit_Try(self, node: ast.Try) -> ast.AST:
         """What a `return` gives has a name while the `finally` behind it runs."""
@@ -104,11 +103,13 @@ class _Rewriter(ast.NodeTransformer):
 
     def visit(self, node: ast.AST) -> Any:
         visited = super().visit(node)
-        if isinstance(visited, (*_BLOCKS, ast.excepthandler)) and not isinstance(visited, ast.ClassDef):
+        for block in visited if isinstance(visited, list) else [visited]:
+            if not isinstance(block, (*_BLOCKS, ast.excepthandler)) or isinstance(block, ast.ClassDef):
+                continue
             for name in ("body", "orelse", "finalbody"):
-                block = getattr(visited, name, None)
-                if isinstance(block, list) and block:
-                    setattr(visited, name, [made for statement in block for made in self._joined(statement)])
+                statements = getattr(block, name, None)
+                if isinstance(statements, list) and statements:
+                    setattr(block, name, [made for one in statements for made in self._joined(one)])
         if isinstance(visited, (ast.FunctionDef, ast.AsyncFunctionDef)):
             first = visited.body[0]
             documented = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)

@@ -469,6 +469,32 @@ def test_states_of_two_runs_are_alike(name, tmp_path, monkeypatch):
     assert len(report.paths) < 20
 
 
+@pytest.mark.parametrize(
+    "head", ["with torch.no_grad():", "with torch.no_grad(), torch.no_grad():", "while True:"]
+)
+def test_branches_within_a_block_come_together(head, tmp_path):
+    """Eight coins in the body of a `with` or a `while` cost about as many runs, too."""
+    coins = "".join(
+        f"        if torch.rand(()).item() < 0.5:\n            x = x + {i}\n        else:\n            x = x * {i}\n"
+        for i in range(8)
+    )
+    end = "        break\n" if "while" in head else ""
+    text = f"import torch\n\n\ndef run(x):\n    {head}\n{coins}{end}    return x.view(6)\n"
+    report = checked_lines(tmp_path, f"block_{len(head)}", text)
+    assert report.verdict is Verdict.PROVED, report.unknowns
+    assert len(report.paths) < 20
+
+
+def test_a_context_of_a_class_is_no_attribute(tmp_path):
+    """A class has what its body gives it, and nothing of the checker's."""
+    text = (
+        "import torch\n\n\nclass Sizes:\n    with torch.no_grad():\n        two = 2\n\n\n"
+        "def run(x):\n    assert [n for n in vars(Sizes) if not n.startswith('__')] == ['two']\n    return x.view(6)\n"
+    )
+    report = checked_lines(tmp_path, "context_of_a_class", text)
+    assert report.verdict is Verdict.PROVED, report.findings
+
+
 def test_what_another_module_holds_is_compared_too(tmp_path):
     """A branch that changes a global of a module that no frame belongs to is followed."""
     (tmp_path / "settings.py").write_text("size = 2\n\n\ndef grow():\n    global size\n    size += 1\n")
