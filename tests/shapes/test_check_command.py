@@ -100,6 +100,17 @@ def test_a_needed_argument_is_named(folder, capsys):
     assert '--arg "x=' in capsys.readouterr().err
 
 
+def test_an_option_that_a_script_does_not_have_is_named(folder, capsys):
+    """It is the command that is wrong, and not the program; one that takes whatever it is given goes on."""
+    text = "import argparse\nimport torch\n\np = argparse.ArgumentParser()\np.add_argument('--rows', type=int, default=2)\n"
+    (folder / "strict.py").write_text(f"{text}torch.zeros(p.parse_args().rows)\n")
+    assert main(["check", "strict.py", "--arg", "width=3"]) == 3
+    said = capsys.readouterr().err
+    assert "error [argument]" in said and "no option --width;" in said and "--rows" in said
+    (folder / "lenient.py").write_text(f"{text}torch.zeros(p.parse_known_args()[0].rows)\n")
+    assert main(["check", "lenient.py", "--arg", "width=3"]) == 0
+
+
 def test_a_diagnostic_is_explained(capsys):
     """The page of a code; an unknown one is refused with those that there are."""
     assert main(["check", "--explain", "view-numel"]) == 0
