@@ -34,6 +34,8 @@ SHARED = workflows.SHARED
 ROUNDS = int(os.environ.get("ROUNDS", "7"))
 PATIENCE = int(os.environ.get("PATIENCE", "60"))
 """Seconds for a process; four times as long for fine-tuning."""
+BESIDE = f"; beside {os.environ['BESIDE']}" if os.environ.get("BESIDE") else ""
+"""What else ran on the machine, for the notes of the table."""
 
 HEAD = """
 import json, os, sys, time
@@ -220,7 +222,7 @@ def main() -> None:
 def tell(rows: list[dict[str, Any]]) -> None:
     """The table so far."""
     notes = [
-        f"{ROUNDS} rounds (2 of fine-tuning), tools in turn, the order changing; one thread",
+        f"{ROUNDS} rounds (2 of fine-tuning), tools in turn, the order changing; one thread{BESIDE}",
         "within: median pass of the workflow in a process that made one before; events and bytes: of all passes of a process",
         "events: records (sparsam), parameters, tags and metric values (MLflow), lines (Flowcept), "
         "evaluations, activations, file accesses and dependencies (noWorkflow)",

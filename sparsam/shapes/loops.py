@@ -31,7 +31,7 @@ from sparsam.shapes.state import (
     differences,
     layout_of,
     put,
-)
+)  # fmt: skip
 from sparsam.shapes.verdict import Unknown
 
 LONG = 64  # rounds of a loop of known length that are run one by one …

@@ -486,21 +486,8 @@ def _calls_the_framework(step: TracebackType) -> bool:
 
 # Functions of hooks and stand-ins that hand a call of the program on, whose failure is the program's.
 THROUGH = frozenset(
-    {
-        "through",
-        "called",
-        "item",
-        "call",
-        "percent",
-        "picked",
-        "int_",
-        "float_",
-        "round_",
-        "list_",
-        "tuple_",
-        "length",
-    }
-)
+    {"through", "called", "item", "call", "percent", "picked", "int_", "float_", "round_", "list_", "tuple_", "length"}
+)  # fmt: skip
 CALLERS = (Watch.__torch_function__.__code__, Watch._called.__code__, called.__code__, Mode.dispatch.__code__)
 
 

@@ -24,12 +24,8 @@ from sparsam.quantization import (
     quantize_weight,
 )
 
-pytestmark = [
-    pytest.mark.data,
-    pytest.mark.slow,
-    pytest.mark.long,
-    pytest.mark.timeout(1800),
-]  # ten passes over 872 sentences
+# Ten passes over 872 sentences.
+pytestmark = [pytest.mark.data, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(1800)]
 
 Batch = dict[str, Tensor]
 

@@ -103,7 +103,8 @@ def test_tokens_leave_inside_the_graph(tiny: Any, tmp_path: Path) -> None:
     assert {x.shape[2] for x in outputs if x.ndim == 4} - {1} == longest
 
 
-ALIKE = ("roberta", "xlm-roberta", "distilbert", "electra", "deit")  # to bert or vit, but for names
+# Their layers are like those of families that other tests of this file export.
+ALIKE = ("roberta", "xlm-roberta", "distilbert", "electra", "deit")
 
 
 @pytest.mark.slow  # an export takes half a minute where the machine is busy

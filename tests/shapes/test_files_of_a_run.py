@@ -35,6 +35,8 @@ RIGHT = {
     "paths": "at = pathlib.Path('a') / 'b.txt'\nat.parent.mkdir(parents=True)\nat.touch()\nassert at.is_file()\n"
     "at.write_text('ab')\nassert at.read_text() == 'ab'\nat.rename('c.txt')\nassert not at.exists()\n"
     "pathlib.Path('c.txt').unlink()\npathlib.Path('c.txt').unlink(missing_ok=True)\nassert not os.path.lexists('c.txt')",
+    "moved when it is gone": "open('a.txt', 'w').close()\nos.remove('a.txt')\ntry:\n    os.rename('a.txt', 'b.txt')\n"
+    "    assert False\nexcept FileNotFoundError:\n    pass",
     "states": "torch.save({'w': torch.zeros(2)}, 'a.pt')\nassert os.path.exists('a.pt')\n"
     "os.replace('a.pt', 'b.pt')\nassert torch.load('b.pt')['w'].shape == (2,) and not os.path.exists('a.pt')",
     "checkpoints": "os.makedirs('runs', exist_ok=True)\nfor epoch in range(4):\n"

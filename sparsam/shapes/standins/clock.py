@@ -19,14 +19,17 @@ NOW = time.time()  # of all runs
 COUNTS = "drawn"  # note of a run: how many names were made
 
 
+_REAL = datetime.datetime
+
+
 class _Kind(type(datetime.datetime)):  # type: ignore[misc]
-    """Datetimes that the real class has made are of this one, too."""
+    """Whatever is a datetime of the real class is one of `Clock`, too; classes that a program derives are as they are."""
 
     def __instancecheck__(cls, value: object) -> bool:
-        return isinstance(value, _REAL)
+        return isinstance(value, _REAL) if cls is Clock else type.__instancecheck__(cls, value)
 
-
-_REAL = datetime.datetime
+    def __subclasscheck__(cls, kind: type) -> bool:
+        return issubclass(kind, _REAL) if cls is Clock else type.__subclasscheck__(cls, kind)
 
 
 class Clock(datetime.datetime, metaclass=_Kind):
@@ -48,18 +51,15 @@ class Clock(datetime.datetime, metaclass=_Kind):
         return cls.now(datetime.UTC).replace(tzinfo=None)
 
 
-def _at(real: Callable[..., Any], position: int) -> Callable[..., Any]:
+def _at(real: Callable[..., Any], position: int, moment: Any) -> Callable[..., Any]:
     """A function of `time` that takes the present moment where it is not told one."""
 
     def function(*given: Any) -> Any:
         if current() is None or len(given) > position:
             return real(*given)
-        return real(*given, time.gmtime(NOW) if real is _STRFTIME else NOW)
+        return real(*given, moment)
 
     return function
-
-
-_STRFTIME = time.strftime
 
 
 def _whole(real: Callable[[], int]) -> Callable[[], int]:
@@ -102,8 +102,9 @@ def _names(real: Callable[[], Iterator[str]]) -> Callable[[], Iterator[str]]:
 def patches() -> Iterator[tuple[Any, str, Any]]:
     """(owner, attribute, stand-in) for all of this module."""
     yield datetime, "datetime", Clock
-    for name, position in (("localtime", 0), ("gmtime", 0), ("ctime", 0), ("strftime", 1)):
-        yield time, name, _at(getattr(time, name), position)
+    for name in ("localtime", "gmtime", "ctime"):
+        yield time, name, _at(getattr(time, name), 0, NOW)
+    yield time, "strftime", _at(time.strftime, 1, time.localtime(NOW))
     for name in ("time_ns", "perf_counter_ns", "monotonic_ns", "process_time_ns"):
         yield time, name, _whole(getattr(time, name))
     yield os, "urandom", _bytes(os.urandom)

@@ -143,6 +143,10 @@ def _known(run: Run | None, path: Any) -> str:
     return "gone" if any(str(above) in removed for above in pathlib.PurePath(at).parents) else ""
 
 
+def _gone(path: Any) -> FileNotFoundError:
+    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path))
+
+
 def _beneath(run: Run, path: Any) -> list[tuple[str, str]]:
     """What the run did to files and folders in a folder: path and kind."""
     start = os.path.abspath(path).rstrip(os.sep) + os.sep
@@ -177,7 +181,7 @@ def _removing(real: Callable[..., Any], *, sure: bool = False) -> Callable[..., 
         if run is None or not isinstance(path, (str, os.PathLike)):
             return real(path, *args, **kwargs) if run is None else None
         if sure and _known(run, path) == "gone":
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path))
+            raise _gone(path)
         for at, kind in _beneath(run, path):
             del run.notes[kind][at]
         _put(run, "removed", path, None)
@@ -194,6 +198,8 @@ def _moving(real: Callable[..., Any], *, stays: bool) -> Callable[..., Any]:
         if run is None or not isinstance(src, (str, os.PathLike)) or not isinstance(dst, (str, os.PathLike)):
             return real(src, dst, *args, **kwargs) if run is None else None
         start, end = os.path.abspath(src), os.path.abspath(dst)
+        if _known(run, start) == "gone":
+            raise _gone(src)
         if os.path.isdir(end) and not os.path.isdir(start):
             end = os.path.join(end, os.path.basename(start))
         beneath = _beneath(run, start)
@@ -232,7 +238,7 @@ def _measuring(real: Callable[..., Any]) -> Callable[..., Any]:
         if run is None or not known:
             return real(path, *args, **kwargs)
         if known == "gone":
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path))
+            raise _gone(path)
         raise _missing(run, path, "is the program's own; its size and times are not known")
 
     return function
@@ -293,7 +299,7 @@ def _opener(real: Callable[..., Any]) -> Callable[..., Any]:
             return io.BytesIO(texts[path].encode()) if "b" in mode else io.StringIO(texts[path])
         known = _known(run, path)
         if known == "gone":
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(file))
+            raise _gone(file)
         if known:
             raise _missing(run, file, "is the program's own; what it holds is not known")
         if not os.path.exists(path) and _asker(run):
@@ -385,8 +391,9 @@ def _array_of(real: Callable[..., Any]) -> Callable[..., Any]:
 
     def function(file: Any, *args: Any, **kwargs: Any) -> Any:
         run = current()
-        if isinstance(file, (str, os.PathLike)) and (_known(run, file) or not os.path.exists(file)):
-            return Stored(str(file), harmless=False) if run is not None else real(file, *args, **kwargs)
+        named = run is not None and isinstance(file, (str, os.PathLike))
+        if named and (_known(run, file) or not os.path.exists(file)):
+            return Stored(str(file), harmless=False)
         if kwargs.pop("allow_pickle", False) and run is not None:
             kwargs["allow_pickle"] = False
         return real(file, *args, **kwargs)
@@ -407,14 +414,10 @@ def patches() -> Iterator[tuple[Any, str, Any]]:
         yield os, name, _moving(getattr(os, name), stays=name in ("symlink", "link"))
     for name in ("copy", "copyfile", "copy2", "copytree", "move"):
         yield shutil, name, _moving(getattr(shutil, name), stays=name != "move")
-    for owner, name in (
-        (os, "chmod"),
-        (os, "truncate"),
-        (os, "utime"),
-        (shutil, "make_archive"),
-        (shutil, "unpack_archive"),
-    ):
-        yield owner, name, _only_outside(getattr(owner, name))
+    for name in ("chmod", "truncate", "utime"):
+        yield os, name, _only_outside(getattr(os, name))
+    for name in ("make_archive", "unpack_archive"):
+        yield shutil, name, _only_outside(getattr(shutil, name))
     for name, kinds in (("exists", ("file", "folder")), ("isfile", ("file",)), ("isdir", ("folder",))):
         yield os.path, name, _there(getattr(os.path, name), *kinds)
         method = {"isfile": "is_file", "isdir": "is_dir"}.get(name, name)
@@ -469,12 +472,8 @@ def _of_numpy() -> Iterator[tuple[Any, str, Any]]:
     if arrays.NUMPY:
         import numpy as np
 
-        for name, ending in (
-            ("save", ".npy"),
-            ("savez", ".npz"),
-            ("savez_compressed", ".npz"),
-            ("savetxt", ""),
-        ):
+        endings = {"save": ".npy", "savez": ".npz", "savez_compressed": ".npz", "savetxt": ""}
+        for name, ending in endings.items():
             yield np, name, _storing(getattr(np, name), ending=ending)
         for name in ("load", "loadtxt", "genfromtxt", "fromfile"):
             yield np, name, _array_of(getattr(np, name))
