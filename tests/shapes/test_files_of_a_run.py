@@ -47,6 +47,7 @@ RIGHT = {
 UNKNOWN = {
     "size": "open('a.txt', 'w').write('ab')\nassert os.path.getsize('a.txt') == 3",
     "entries": "os.mkdir('a')\nopen('a/b.txt', 'w').close()\nassert not list(os.scandir('a'))",
+    "folder that is not there": "for at, _, names in os.walk('nowhere'):\n    pass",
     "bytes of a state": "torch.save(torch.zeros(2), 'a.pt')\nassert not open('a.pt', 'rb').read()",
 }
 HEAD = "import os\nimport pathlib\nimport shutil\nimport torch\n\n"

@@ -4,14 +4,11 @@ What a library sets when it is imported stays, for it is imported once, and not 
 """
 
 import os
-import sys
 from collections.abc import Callable, Iterator
-from types import FrameType
 from typing import Any
 
 from sparsam.shapes.run import ENVIRONMENT, current
-
-_BETWEEN = ("os.py", "<frozen os>", "<frozen _collections_abc>", "_collections_abc.py")
+from sparsam.shapes.standins.files import asked_by_program
 
 
 def _noting(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -21,10 +18,7 @@ def _noting(real: Callable[..., Any]) -> Callable[..., Any]:
         before = os.environ.get(name) if isinstance(name, str) else None
         real(self, name, *value)
         run = current()
-        frame: FrameType | None = sys._getframe(1)
-        while frame is not None and frame.f_code.co_filename.endswith(_BETWEEN):
-            frame = frame.f_back
-        if run is not None and frame is not None and run.places.own(frame.f_code.co_filename):
+        if run is not None and asked_by_program(run):
             noted = run.notes.setdefault(ENVIRONMENT, {})
             first = noted[name][0] if name in noted else before
             noted[name] = first, value[0] if value else None

@@ -21,14 +21,11 @@ from sparsam.shapes.run import FILES, Run, Stop, current
 from sparsam.shapes.standins.packages import Absent
 from sparsam.shapes.verdict import Unknown
 
+# Files of Python that call for the program, as they are named on disk and in its binary.
 _BETWEEN = (
-    "pathlib.py",
-    "glob.py",
-    "os.py",
-    "shutil.py",
-    "tempfile.py",
-    "fnmatch.py",
-)  # of Python, that call for the program
+    "pathlib.py", "glob.py", "os.py", "shutil.py", "tempfile.py", "fnmatch.py", "_collections_abc.py",
+    "<frozen os>", "<frozen _collections_abc>",
+)  # fmt: skip
 
 
 class Nowhere(io.StringIO):
@@ -106,7 +103,7 @@ def stored(value: Any) -> bool:
     return isinstance(value, dict) and any(isinstance(item, Absent) for item in value.values())
 
 
-def _asker(run: Run) -> bool:
+def asked_by_program(run: Run) -> bool:
     """Whether the program's own line calls, itself or through one of Python's own functions on files."""
     frame: FrameType | None = sys._getframe(2)
     while frame is not None and frame.f_code.co_filename.endswith(_BETWEEN):
@@ -302,7 +299,7 @@ def _opener(real: Callable[..., Any]) -> Callable[..., Any]:
             raise _gone(file)
         if known:
             raise _missing(run, file, "is the program's own; what it holds is not known")
-        if not os.path.exists(path) and _asker(run):
+        if not os.path.exists(path) and asked_by_program(run):
             raise _missing(run, file)
         return real(file, mode, *args, **kwargs)
 
@@ -326,7 +323,7 @@ def _listing(real: Callable[..., Any], *, names: bool) -> Callable[..., Any]:
         if run is None or not isinstance(path, (str, os.PathLike)):
             return real(path, *args)
         beneath, known = _beneath(run, path), _known(run, path)
-        if not os.path.isdir(path) and _asker(run):
+        if not os.path.isdir(path) and asked_by_program(run):
             raise _missing(run, path, "is no folder here")
         if not beneath and not known:
             return real(path, *args)
@@ -347,7 +344,7 @@ def _globbing(real: Callable[..., Any]) -> Callable[..., Any]:
     def function(pathname: Any, *args: Any, **kwargs: Any) -> Any:
         found = real(pathname, *args, **kwargs)
         run = current()
-        if run is None or not _asker(run):
+        if run is None or not asked_by_program(run):
             return found
         found = list(found)
         if not found:
