@@ -21,10 +21,10 @@ from sparsam.shapes.run import FILES, Run, Stop, current
 from sparsam.shapes.standins.packages import Absent
 from sparsam.shapes.verdict import Unknown
 
-# Files of Python that call for the program, as they are named on disk and in its binary.
+# Files of Python that call for the program, as they are named on disk and in its binary; and the hook that its loops run in.
 _BETWEEN = (
     "pathlib.py", "glob.py", "os.py", "shutil.py", "tempfile.py", "fnmatch.py", "_collections_abc.py",
-    "<frozen os>", "<frozen _collections_abc>",
+    "<frozen os>", "<frozen _collections_abc>", os.path.join("shapes", "loops.py"),
 )  # fmt: skip
 
 
