@@ -7,6 +7,7 @@ of lower rows only, not its row's neighbours. What a function imports, what stan
 
 import ast
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -325,3 +326,9 @@ def test_drawer_is_found(name):
     """A module or package without a name of its own is seen."""
     assert len(drawer_findings(module(name, ""))) == 1
     assert drawer_findings(module("models.lift", "")) == []
+
+
+def test_test_modules_have_names_of_their_own():
+    """Pytest imports them by file name alone: of two that are called alike one would not be run."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py")
+    assert [name for name, times in names.items() if times > 1 and name.startswith("test_")] == []
