@@ -10,7 +10,7 @@ import torch
 
 from sparsam.shapes import series as seriess
 from sparsam.shapes.loops import alike, blended, loop, while_begin, while_done, while_round
-from sparsam.shapes.merging import enter, fork, join
+from sparsam.shapes.merging import enter, fork, join, last
 from sparsam.shapes.rewrite import (
     BEGIN,
     CALL,
@@ -20,6 +20,7 @@ from sparsam.shapes.rewrite import (
     FORK,
     ITEM,
     JOIN,
+    LAST,
     LOOP,
     MADE,
     PERCENT,
@@ -35,7 +36,7 @@ def names() -> dict[str, Any]:
     """What a rewritten module must find among its globals."""
     return {
         LOOP: loop, SLICE: slice, EACH: each, CALL: call, ITEM: item, PERCENT: percent, BEGIN: while_begin, ROUND: while_round,
-        DONE: while_done, MADE: made, FORK: fork, JOIN: join, ENTER: enter,
+        DONE: while_done, MADE: made, FORK: fork, JOIN: join, LAST: last, ENTER: enter,
     }  # fmt: skip
 
 

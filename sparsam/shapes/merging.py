@@ -415,7 +415,7 @@ def linked(known: Iterable[sympy.Basic], asked: set[str]) -> list[sympy.Basic]:
 
 
 def fork(site: int) -> int:
-    """Before a statement of the program: how many statements have been left behind."""
+    """Before a statement of the program: how many have begun or been left behind."""
     run = current()
     if run is None:
         return 0
@@ -423,7 +423,13 @@ def fork(site: int) -> int:
     run.forks[id(frame), site] = (
         len(run.shapes.literals), run.operations, run.shapes.questions, run.shapes.value_questions,
     )  # fmt: skip
-    return run.passes
+    return run.pass_by()
+
+
+def last() -> int:
+    """Before a statement behind which nothing comes together: how many have begun or been left behind."""
+    run = current()
+    return 0 if run is None else run.pass_by()
 
 
 def enter() -> int:
@@ -433,7 +439,7 @@ def enter() -> int:
 
 
 def join(site: int) -> int:
-    """After a statement of the program: how many statements have been left behind.
+    """After a statement of the program: how many have begun or been left behind.
 
     Raises:
         Stop: If what follows was followed before.
@@ -441,8 +447,7 @@ def join(site: int) -> int:
     run = current()
     if run is None or run.plain:
         return 0
-    run.passes += 1
-    run.decided.append(len(run.shapes.literals))
+    run.pass_by()
     frame = sys._getframe(1)
     before = run.forks.pop((id(frame), site), None)
     if before is not None and not run.memory.alone:

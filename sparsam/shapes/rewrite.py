@@ -18,8 +18,9 @@ ITEM = "@item"
 SLICE = "@slice"
 FORK = "@fork"
 JOIN = "@join"
+LAST = "@last"
 MODULES: set[str] = set()  # names of all modules that were read with hooks; some are gone again
-MARK = "@mark"  # variable: how many statements had been left behind when the current one began
+MARK = "@mark"  # variable: how many statements had begun or been left behind when the current one began
 PERCENT = "@percent"
 BEGIN = "@begin"
 ROUND = "@round"
@@ -88,7 +89,7 @@ class _Rewriter(ast.NodeTransformer):
 
     def visit_Return(self, node: ast.Return) -> ast.AST | list[ast.stmt]:
         self.generic_visit(node)
-        plain = node.value is None or isinstance(node.value, (ast.Name, ast.Constant))
+        plain = node.value is None or isinstance(node.value, ast.Constant)
         return node if plain or not self.finals else [self._named(RETURNED, node, "value"), node]
 
     def _named(self, kind: str, holder: Any, field: str) -> ast.stmt:
@@ -123,21 +124,17 @@ class _Rewriter(ast.NodeTransformer):
 
     def _joined(self, statement: ast.stmt) -> list[ast.stmt]:
         """A statement between hooks that notice where its branches come together again."""
-        if not isinstance(statement, _JOINED) or not any(
+        if not isinstance(statement, (*_JOINED, *_LAST)) or not any(
             isinstance(n, (ast.Call, ast.If)) for n in ast.walk(statement)
         ):
             return [statement]
         if isinstance(statement, ast.Expr) and _hook(statement):
             return [statement]
+        if isinstance(statement, _LAST):
+            return [_marked(LAST, [], statement), statement]
         self.sites += 1
         site = ast.Constant(self.sites)
-        hooks = [
-            ast.Assign([ast.Name(MARK, ast.Store())], ast.Call(ast.Name(name, ast.Load()), [site], []))
-            for name in (FORK, JOIN)
-        ]
-        for hook in hooks:
-            for node in ast.walk(hook):
-                ast.copy_location(node, statement)
+        hooks = [_marked(name, [site], statement) for name in (FORK, JOIN)]
         end = self.ends.pop(statement, None)
         return [hooks[0], statement, hooks[1]] if end is None else [hooks[0], statement, end, hooks[1]]
 
@@ -223,6 +220,15 @@ _BLOCKS = (
 _JOINED = (
     ast.If, ast.Expr, ast.Assign, ast.AugAssign, ast.AnnAssign, ast.With, ast.Try, ast.Match, ast.For, ast.While,
 )  # fmt: skip
+_LAST = (ast.Return, ast.Raise, ast.Assert, ast.Delete)  # behind which no branches come together
+
+
+def _marked(hook: str, arguments: list[ast.expr], statement: ast.stmt) -> ast.stmt:
+    """The call of a hook, which notes that a statement begins or is left behind."""
+    made = ast.Assign([ast.Name(MARK, ast.Store())], ast.Call(ast.Name(hook, ast.Load()), arguments, []))
+    for node in ast.walk(made):
+        ast.copy_location(node, statement)
+    return made
 
 
 def _hook(statement: ast.Expr) -> bool:

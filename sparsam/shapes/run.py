@@ -134,8 +134,8 @@ class Run:
         self.merged: Any = None  # the node that it ended at, for what follows is known
         self.abstract: set[str] = set()  # symbols for any size whatever, which is more than there can be
         self.forks: dict[tuple[int, int], tuple[int, int, int, int]] = {}
-        self.passes = 0  # statements that were left behind
-        self.decided = [0]  # how much was decided when each of them was
+        self.passes = 0  # how often a statement began or was left behind
+        self.decided = [0]  # how much was decided then, each time
         self.rounds: list[Loop] = []  # in progress
         self.inductions: list[Any] = []  # what these will be compared with
         self.loops = 0  # that were summarised
@@ -161,6 +161,12 @@ class Run:
             )
         if self.operations % 64 == 0 and time.monotonic() > self.deadline:
             raise Stop(Unknown("time", "the time limit of one run was reached", self._here()))
+
+    def pass_by(self) -> int:
+        """Counts a statement that begins or is left behind."""
+        self.passes += 1
+        self.decided.append(len(self.shapes.literals))
+        return self.passes
 
     def _inside(self, frame: FrameType | None) -> bool:
         """Whether the framework or a library asks the data something, and not the program."""

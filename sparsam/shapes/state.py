@@ -8,7 +8,6 @@ function of the number of rounds, which one further round has to confirm.
 import collections
 import ctypes
 import dataclasses
-import datetime
 import functools
 import gc
 import io
@@ -38,7 +37,7 @@ ATOMS = (
     str, bytes, type(None), type, types.ModuleType, torch.dtype, torch.device, slice, range, property, torch.Generator,
 )  # fmt: skip
 SKIPPED = (
-    torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, types.FrameType, types.TracebackType, types.CodeType,
+    torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, types.FrameType, types.CodeType,
 )  # fmt: skip
 WHOLE = (torch.int64, torch.int32)
 SPAN = ".span"  # of a tensor of whole numbers: their bounds
@@ -112,6 +111,7 @@ class Snapshot:
             self._take(frame, places)
             for number, over in enumerate(loops):
                 self._root(("loop", number), {"over": over})
+            self._root(("handled", 0), {"exception": sys.exc_info()[1]})
 
     def _begin(self, places: Places | None) -> None:
         self._text: str | None = None
@@ -277,7 +277,12 @@ class Snapshot:
             node.children["held"] = self._node(value.cell_contents if cell_filled(value) else None)
         elif isinstance(value, _CACHING):
             node.children["kept"] = self._node([_kept(held) for held in gc.get_referents(value)])
-        elif (kind.__module__ in STORED_AS and kind is not object) or isinstance(value, datetime.date):
+        elif isinstance(value, types.TracebackType):
+            node.children["lines"] = self._node(list(self._lines(value)))
+        elif any(base.__module__ in STORED_AS and base is not object for base in kind.__mro__):
+            if isinstance(value, BaseException):
+                for name in ("__context__", "__cause__", "__traceback__"):
+                    node.children["." + name] = self._node(getattr(value, name))
             try:
                 stored = value.__reduce_ex__(2)
             except TypeError:
@@ -289,6 +294,14 @@ class Snapshot:
             node.children["data"] = self._node((value.tobytes(), str(value.dtype), value.shape))
         elif kind.__module__ == "re":
             node.children["text"] = self._node(repr(value))
+
+    def _lines(self, at: types.TracebackType | None) -> Iterator[tuple[str, int]]:
+        """Lines of the program that an exception has come by."""
+        while at is not None:
+            file = at.tb_frame.f_code.co_filename
+            if self._places is not None and self._places.own(file):
+                yield file, at.tb_lineno
+            at = at.tb_next
 
     def _attributes(self, node: Node, value: Any) -> None:
         for name, child in list(getattr(value, "__dict__", {}).items()):

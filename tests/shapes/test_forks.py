@@ -334,6 +334,15 @@ PENDING = {
     "module within a module": "torch.zeros(More()(More()(0)) + 1).view(1)",
     "sequence": "torch.zeros(torch.nn.Sequential(More(), More())(0) + 1).view(2)",
     "before a generator goes on": "made = later()\nnext(made)\nzeros(2 if coin() else 3, next(made)).view(2)",
+    "returned under a name": "torch.zeros(named()).view(2)",
+    "returned out of a context": "torch.zeros(leaving()).view(2)",
+    "exception in flight": "try:\n    raised()\nexcept ValueError: pass\nexcept TypeError: x.view(5)",
+    "exception to be raised again": "try:\n    again()\nexcept ValueError: pass\nexcept TypeError: x.view(5)",
+    "exception kept": "e = caught()\nif coin(): pass\ntorch.zeros(e.args[0]).view(2)",
+    "exception of a cause": "e = caused()\nif coin(): pass\ntorch.zeros(e.__cause__.args[0]).view(2)",
+    "in a loop's body": "for _ in range(2):\n    torch.zeros(zeros(2 if coin() else 3, two()).shape[0]).view(2)",
+    "in an assertion": "assert zeros(2 if coin() else 3, two()).view(2).dim() == 1",
+    "in a return": "torch.zeros(late() + returned()).view(4)",
     "matched": "match size():\n    case n:\n        if coin(): pass\n        torch.zeros(n).view(2)",
 }
 PENDING_HEAD = """import torch
@@ -362,6 +371,69 @@ def late():
     finally:
         if coin():
             pass
+
+
+def named():
+    n = size()
+    try:
+        return n
+    finally:
+        n = 0
+        if coin():
+            pass
+
+
+class Leaving:
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        if coin():
+            pass
+
+
+def leaving():
+    with Leaving():
+        return size() + 0
+
+
+def raised():
+    with Leaving():
+        raise ValueError if coin() else TypeError
+
+
+def again():
+    try:
+        if coin():
+            raise ValueError
+        else:
+            raise TypeError
+    except Exception:
+        if coin():
+            pass
+        raise
+
+
+class Wrong(Exception):
+    pass
+
+
+def caught():
+    try:
+        raise Wrong(size())
+    except Wrong as e:
+        return e
+
+
+def caused():
+    try:
+        raise Wrong from caught()
+    except Wrong as e:
+        return e
+
+
+def returned():
+    return max(size(), two())
 
 
 def zeros(a, b):
@@ -409,6 +481,30 @@ def test_what_an_expression_has_worked_out_is_followed(name, sign, tmp_path):
     lines = "".join(f"    {line}\n" for line in PENDING[name].splitlines())
     report = checked_lines(tmp_path, f"pending_{re.sub('[^a-z]', '_', name)}_{len(sign)}", head + lines)
     assert report.verdict is Verdict.ERROR, report.unknowns
+
+
+@pytest.mark.parametrize("kind", ["a function's statements", "statements before a return", "statements"])
+def test_branches_within_a_loop_come_together(kind, tmp_path):
+    """Six numbers that data know, asked about in the body of a loop or in what it calls, cost few runs."""
+    asked = "".join(
+        f"{{pad}}if torch.rand(()).item() < 0.5:\n{{pad}}    x = x * {i}\n{{pad}}else:\n{{pad}}    x = x + 1\n"
+        for i in range(6)
+    )
+    if kind == "statements":
+        text = f"def run(x):\n    for _ in range(2):\n{asked.format(pad=' ' * 8)}    return x.view(6)\n"
+    elif kind == "statements before a return":
+        text = (
+            f"def part(x):\n{asked.format(pad=' ' * 4)}    return x\n\n\ndef whole(x):\n    if len(x) > 0:\n"
+            "        return part(x)\n\n\ndef run(x):\n    for _ in range(2):\n        x = whole(x)\n    return x.view(6)\n"
+        )
+    else:
+        text = (
+            f"def part(x):\n{asked.format(pad=' ' * 4)}    return x\n\n\ndef run(x):\n"
+            "    for _ in range(random.randint(0, 5)):\n        x = part(x)\n    return x.view(6)\n"
+        )
+    report = checked_lines(tmp_path, f"loop_{len(kind)}", f"import random\n\nimport torch\n\n\n{text}")
+    assert report.verdict is Verdict.PROVED, report.unknowns
+    assert len(report.paths) < 40
 
 
 def test_blocks_of_a_sequence_are_followed_once(tmp_path):

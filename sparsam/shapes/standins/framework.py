@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch import _meta_registrations
+from torch._subclasses import fake_impls
 from torch._subclasses.fake_tensor import FakeTensor
 
 from sparsam.shapes.devices import place, shown
@@ -55,11 +57,39 @@ def _joins(real: Callable[..., Any]) -> Callable[..., Any]:
     return join
 
 
+def _keeps_names(real: Callable[..., Any]) -> Callable[..., Any]:
+    """The shape of what is broadcast: where all sizes are 1 and one of them has a name, the result has it, too.
+
+    As where it is more than one, so that the states of both can be compared.
+    """
+
+    def broadcast(*shapes: Any) -> Any:
+        made = real(*shapes)
+        if made is None or current() is None or all(type(size) is not int or size != 1 for size in made):
+            return made
+        given = [shape for shape in shapes if isinstance(shape, (tuple, list))]
+        for axis in range(-len(made), 0):
+            if type(made[axis]) is int and made[axis] == 1:
+                sizes = (shape[axis] for shape in given if len(shape) >= -axis)
+                named = next((size for size in sizes if symbolic(size)), None)
+                if named is not None:
+                    made = type(made)([*made[:axis], named, *made[len(made) + axis + 1 :]])
+        return made
+
+    return broadcast
+
+
 def patches() -> Iterator[tuple[Any, str, Any]]:
     """(owner, attribute, stand-in) for all of this module."""
     yield torch.nn.Module, "__call__", called
     yield FakeTensor, "device", property(_device)
     yield FakeTensor, "tolist", lambda self: torch.Tensor.tolist(self)
     yield torch._C, "_select_conv_backend", _chosen(torch._C._select_conv_backend)
+    for owner, name in (
+        (torch._refs, "_broadcast_shapes"),
+        (_meta_registrations, "_broadcast_shapes"),
+        (fake_impls, "infer_size"),
+    ):
+        yield owner, name, _keeps_names(getattr(owner, name))
     for name in ("cat", "concat", "concatenate", "stack"):
         yield torch, name, _joins(getattr(torch, name))
