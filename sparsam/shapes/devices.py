@@ -21,6 +21,7 @@ CPU = torch.device("cpu")
 ELSEWHERE = ("cuda", "mps", "xpu")
 ABOUT_DEVICES = re.compile(r"on the same device|device type tensor to numpy|1D CPU int64 tensor")
 """What is said of a tensor's device."""
+PLACED = "placed"  # attribute of a tensor: where it lies, if that is not where it was made
 CHECKED = "cuda"  # the kind of device whose kernels are known to compare devices
 
 
@@ -39,7 +40,7 @@ def place(tensor: Any) -> torch.device | None:
     """Where a tensor lies; None where that cannot be told."""
     if type(tensor) is not FakeTensor:
         return None
-    found: torch.device | None = tensor.__dict__.get("placed", tensor.fake_device)
+    found: torch.device | None = tensor.__dict__.get(PLACED, tensor.fake_device)
     return found
 
 

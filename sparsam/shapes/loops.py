@@ -16,6 +16,7 @@ from typing import Any
 import sympy
 import torch
 
+from sparsam.shapes.devices import NOTES, PLACED
 from sparsam.shapes.environment import printed
 from sparsam.shapes.run import Loop, Run, Stop, current
 from sparsam.shapes.series import Repeated, Segment, as_series, symbolic
@@ -487,7 +488,10 @@ class Rounds:
             made.span = self.spans.get(step.path) or (  # type: ignore[attr-defined]
                 Span(-LARGE, LARGE) if uneven or span is None else Span(span.low, span.high)
             )
-        return made.requires_grad_() * 1 if base.requires_grad else made
+        if base.requires_grad:
+            made = made.requires_grad_() * 1
+        made.__dict__.update({name: note for name, note in vars(base).items() if name in (*NOTES, PLACED)})
+        return made
 
     def _confirm(self, head: Snapshot) -> None:
         """After the arbitrary round: the state must be that of the next."""

@@ -21,6 +21,7 @@ from typing import Any
 import sympy
 import torch
 
+from sparsam.shapes.devices import place
 from sparsam.shapes.mode import device_of
 from sparsam.shapes.places import Places
 from sparsam.shapes.rewrite import JOIN, MODULES
@@ -74,9 +75,9 @@ class Node:
     Args:
         kind: "number", "tensor", "layout", "list", "dict", "object", "generator", "atom", "again" (seen
             before), "skipped".
-        value: Of a number its expression, of a tensor (sizes, dtype, device, whether it is a result that has a gradient,
-            whether it has one), of a layout where the items lie, of an atom a key for comparison, of "again" the number
-            of the value it repeats.
+        value: Of a number its expression, of a tensor (sizes, dtype, device, the same if it is known, whether it is a result
+            that has a gradient, whether it has one), of a layout where the items lie, of an atom a key for comparison, of
+            "again" the number of the value it repeats.
         children: By key.
         held: The value itself.
     """
@@ -315,7 +316,7 @@ class Snapshot:
     def _tensor(self, value: torch.Tensor) -> Node:
         sizes = tuple(_expression(size) for size in value.shape)
         graph = (value.grad_fn is not None, value.requires_grad)
-        node = Node("tensor", (sizes, value.dtype, device_of(value), *graph), value)
+        node = Node("tensor", (sizes, value.dtype, device_of(value), place(value), *graph), value)
         node.children[LAYOUT] = Node("layout", layout_of(value), None)
         if value.is_leaf and value.grad is not None:
             node.children[".grad"] = self._node(value.grad)

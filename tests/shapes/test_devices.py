@@ -30,6 +30,7 @@ MIXED = {
     "lengths": "nn.utils.rnn.pack_padded_sequence(torch.rand(3, 2, 4).cuda(), torch.ones(2, dtype=torch.long).cuda())",
     "number of a device": "nn.Linear(3, 2).to(0)(torch.rand(4, 3))",
     "moved back": "nn.Linear(3, 2).cuda()(torch.rand(4, 3).cuda().cpu())",
+    "replica without devices": "nn.parallel.DistributedDataParallel(nn.Linear(3, 2).cuda())(torch.rand(4, 3))",
     "data": "[(layer := nn.Linear(3, 2)), setattr(layer.weight, 'data', layer.weight.data.cuda()), layer(torch.rand(4, 3))]",
 }
 TOGETHER = {
@@ -59,6 +60,8 @@ TOGETHER = {
     "chance": "torch.rand(3, generator=torch.Generator(device='cuda'), device='cuda') + torch.rand(3).cuda()",
     "gradients": "[(layer := nn.Linear(3, 1).cuda()), layer(torch.rand(4, 3).cuda()).sum().backward(), "
     "layer.weight.grad + layer.weight]",
+    "replicas": "nn.DataParallel(nn.Linear(3, 2)).cuda()(torch.rand(4, 3)) + torch.rand(2).cuda()",
+    "replica of a device": "nn.parallel.DistributedDataParallel(nn.Linear(3, 2).cuda(), device_ids=[0])(torch.rand(4, 3))",
     "an empty start": "torch.cat([torch.empty(0), torch.rand(2).cuda()])",
     "names": "(lambda x: [0][x.device != torch.device('cuda:0') or not x.is_cuda or x.cpu().is_cuda])(torch.rand(1).cuda())",
 }
@@ -164,3 +167,31 @@ def test_programs_that_ask_for_a_gpu(made, verdict, tmp_path):
     assert [finding.code for finding in report.findings] == ["device-mix"] * (verdict is Verdict.ERROR)
     file.write_text(ASKED.replace("X", "torch.rand(4, 3)"))
     assert check(str(file), [], sandboxed=False).verdict is Verdict.PROVED
+
+
+TEXTS = """
+import torch
+from torchtext import data, datasets
+
+device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+text, label = data.Field(), data.LabelField()
+train, valid, test = datasets.SNLI.splits(text, label)
+text.build_vocab(train, valid, test)
+label.build_vocab(train)
+batches, _, _ = data.BucketIterator.splits((train, valid, test), batch_size=8, DEVICE)
+model = torch.nn.Embedding(len(text.vocab), 4).to(device)
+for batch in batches:
+    model(batch.premise).sum(0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "verdict"), [("device=device", Verdict.PROVED), ("shuffle=True", Verdict.ERROR)]
+)
+def test_batches_of_texts_lie_where_they_were_asked_for(given, verdict, tmp_path):
+    """An iterator that was given a device moves its batches there, and one that was not does not."""
+    file = tmp_path / "texts.py"
+    file.write_text(TEXTS.replace("DEVICE", given))
+    report = check(str(file), [], sandboxed=False)
+    assert report.verdict is verdict, report
+    assert [finding.code for finding in report.findings] == ["device-mix"] * (verdict is Verdict.ERROR)

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 import torch.multiprocessing
 import torch.utils.model_zoo
+from torch.utils._pytree import tree_map
 
-from sparsam.shapes.devices import named
+from sparsam.shapes.devices import CHECKED, named, place
 from sparsam.shapes.run import current
 from sparsam.shapes.standins.network import state_from_url
 from sparsam.shapes.standins.packages import Absent
@@ -132,19 +133,34 @@ def _gathered(tensors: list[Any], tensor: Any, *args: Any, **kwargs: Any) -> Non
 
 
 class Replica(torch.nn.Module):
-    """`DistributedDataParallel` and `DataParallel`: the module itself."""
+    """`DataParallel`: the module itself, which gets what it is given on its own device."""
 
-    def __init__(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, module: torch.nn.Module, device_ids: Any = None, *args: Any, **kwargs: Any) -> None:
         super().__init__()
         self.module = module
+        self.scatters = True
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The module's."""
+        first = next(self.module.parameters(), None)
+        where = None if first is None or not self.scatters else place(first)
+        if where is not None and where.type == CHECKED:
+            args, kwargs = tree_map(
+                lambda value: value.to(where) if isinstance(value, torch.Tensor) else value, (args, kwargs)
+            )
         return self.module(*args, **kwargs)
 
     def no_sync(self) -> Any:
         """There is nothing to synchronise."""
         return Absent("no_sync")
+
+
+class Distributed(Replica):
+    """`DistributedDataParallel`: it moves what it is given where it was told the devices."""
+
+    def __init__(self, module: torch.nn.Module, device_ids: Any = None, *args: Any, **kwargs: Any) -> None:
+        super().__init__(module)
+        self.scatters = device_ids is not None
 
 
 _DISTRIBUTED: dict[str, Any] = {
@@ -293,9 +309,9 @@ def patches() -> Iterator[tuple[Any, str, Any]]:
     if torch.distributed.is_available():
         for name, value in _DISTRIBUTED.items():
             yield torch.distributed, name, value
-    for name in ("DataParallel", "parallel.DataParallel", "parallel.DistributedDataParallel"):
-        owner = torch.nn.parallel if "." in name else torch.nn
-        yield owner, name.rpartition(".")[2], Replica
+    for owner in (torch.nn, torch.nn.parallel):
+        yield owner, "DataParallel", Replica
+    yield torch.nn.parallel, "DistributedDataParallel", Distributed
     for name, value in _CUDA.items():
         yield torch.cuda, name, value
     yield torch.Tensor, "cuda", on_gpu

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_map
 
 from sparsam.shapes.run import current
 from sparsam.shapes.series import Segment, Series
@@ -173,13 +174,16 @@ class _Example:
 
 
 class Batch:
-    """A batch: a tensor for each column."""
+    """A batch: a tensor for each column, on the device that the iterator was given."""
 
-    def __init__(self, dataset: Dataset, size: Any) -> None:
+    def __init__(self, dataset: Dataset, size: Any, device: Any = None) -> None:
         self.batch_size, self.dataset, self.fields = size, dataset, list(dataset.fields)
         for name, field in dataset.fields.items():
             if name is not None and field is not None:
-                setattr(self, name, field.numbers(size))
+                numbers = field.numbers(size)
+                if isinstance(device, (str, torch.device)):
+                    numbers = tree_map(lambda column: column.to(device), numbers)
+                setattr(self, name, numbers)
 
     def __length__(self) -> Any:
         """Number of examples."""
@@ -213,10 +217,10 @@ class Iterator_:
 
     def _segments(self) -> list[Segment]:
         total, size = self.dataset.count, self.batch_size
-        made = [Segment(total // size, lambda index: Batch(self.dataset, size))]
+        made = [Segment(total // size, lambda index: Batch(self.dataset, size, self.device))]
         rest = total % size
         if rest > 0:
-            made.append(Segment(1, lambda index: Batch(self.dataset, rest)))
+            made.append(Segment(1, lambda index: Batch(self.dataset, rest, self.device)))
         return made
 
     def __length__(self) -> Any:
