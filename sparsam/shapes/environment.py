@@ -1,6 +1,7 @@
 """The symbols of one run: each has a hint, and what is asked about them is answered by the hints and written down."""
 
 import dataclasses
+import functools
 import math
 import re
 import sys
@@ -286,7 +287,11 @@ class Shapes(ShapeEnv):
     def _note(self, expression: Any, answer: Any) -> None:
         if self.quiet:
             return
-        names = {symbol.name for symbol in getattr(expression, "free_symbols", ())}
+        names = (
+            {symbol.name for symbol in symbols_of(expression)}
+            if isinstance(expression, sympy.Basic)
+            else set()
+        )
         if names:
             self.asked |= names
             self.questions += 1
@@ -394,6 +399,13 @@ def sympy_symbol(unknown: Unknown) -> sympy.Symbol:
     return sympy.Symbol(prefix + unknown.name, integer=True)
 
 
+@functools.lru_cache(maxsize=1 << 17)
+def symbols_of(expression: sympy.Basic) -> frozenset[sympy.Symbol]:
+    """The free symbols of an expression, which are asked for far more often than there are expressions."""
+    return frozenset(expression.free_symbols)
+
+
+@functools.lru_cache(maxsize=1 << 15)
 def printed(symbol: sympy.Symbol) -> str:
     """The name of a symbol as it is printed."""
     name: str = symbol.name

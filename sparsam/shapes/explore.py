@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 import sympy
 
-from sparsam.shapes.environment import DATA, Literal, Number, printed, sympy_symbol
+from sparsam.shapes.environment import DATA, Literal, Number, printed, symbols_of, sympy_symbol
 from sparsam.shapes.environment import Unknown as Declared
 from sparsam.shapes.merging import ROOT, Arrival, Memory, Visit, linked
 from sparsam.shapes.naming import words
@@ -121,7 +121,7 @@ def explore(
         known: tuple[sympy.Basic, ...], more: tuple[sympy.Basic, ...], arrival: Arrival
     ) -> tuple[str, Mapping[str, Number]]:
         # What is known holds for some sizes; conditions about none of the symbols in question change nothing.
-        asked = {symbol.name for condition in more for symbol in condition.free_symbols}
+        asked = {symbol.name for condition in more for symbol in symbols_of(condition)}
         return _solved((*linked(known, asked), *more), arrival, declared, solver)
 
     # The deepest split first: what follows a node has been followed when another run comes by.
@@ -256,7 +256,7 @@ def domains(
     for unknown in declared:
         found[sympy_symbol(unknown).name] = Domain(unknown.low, unknown.high, unknown.integer)
     for condition in conditions:
-        for symbol in condition.free_symbols:
+        for symbol in symbols_of(condition):
             if symbol.name not in found:
                 known = symbols.get(printed(symbol))
                 low, high = (known.low, known.high) if known is not None else (None, None)
@@ -299,7 +299,7 @@ def _printed(name: str) -> str:
 
 def _few(condition: sympy.Basic, symbols: Mapping[str, Symbol]) -> bool:
     count = 1.0
-    for symbol in condition.free_symbols:
+    for symbol in symbols_of(condition):
         known = symbols.get(printed(symbol))
         if known is None or known.low is None or known.high is None:
             return False
@@ -374,7 +374,7 @@ def _depends_on(outcome: Outcome, values: Collection[str]) -> bool:
         printed(symbol) in values
         for literal in outcome.literals
         if literal.kind == "guard"
-        for symbol in literal.condition.free_symbols
+        for symbol in symbols_of(literal.condition)
     )
 
 

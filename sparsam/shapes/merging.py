@@ -31,7 +31,7 @@ import sympy
 import torch
 
 from sparsam.shapes import evaluate, modules, overlay
-from sparsam.shapes.environment import Literal, Number, Unknown, printed, sympy_symbol
+from sparsam.shapes.environment import Literal, Number, Unknown, printed, symbols_of, sympy_symbol
 from sparsam.shapes.project import project
 from sparsam.shapes.rewrite import ENTRY, MARK
 from sparsam.shapes.run import ENVIRONMENT, FILES, Run, Stop, current
@@ -282,7 +282,7 @@ class Renaming:
     def __call__(self, condition: sympy.Basic) -> sympy.Basic:
         changed = {
             symbol: _symbol(self.names[old], symbol)
-            for symbol in condition.free_symbols
+            for symbol in symbols_of(condition)
             if (old := printed(symbol)) in self.names
         }
         return condition.xreplace(changed) if changed else condition
@@ -323,9 +323,7 @@ def _follow(arrival: Arrival, edge: Edge, sizes: Mapping[str, Number]) -> list[A
     outer = _outer(arrival.names, arrival.values, edge)
     new = list(map(outer, edge.conditions()))
     specialised = [literal.place for _, literal in edge.decided if literal.specialised]
-    given = {
-        printed(symbol) for condition in (*arrival.conditions, *new) for symbol in condition.free_symbols
-    }
+    given = {printed(symbol) for condition in (*arrival.conditions, *new) for symbol in symbols_of(condition)}
     return [
         Arrival(
             edge.end,
@@ -371,7 +369,7 @@ def _without(part: Arrival, edge: Edge, outer: Renaming, solve: Solve) -> Iterat
 
 def _holds(condition: sympy.Basic, outer: Renaming, sizes: Mapping[str, Number]) -> bool:
     model = {}
-    for symbol in condition.free_symbols:
+    for symbol in symbols_of(condition):
         name = outer.name(printed(symbol))
         if name not in sizes:
             return False
@@ -390,18 +388,18 @@ def _hidden(name: str) -> bool:
 
 
 def _foreign(condition: sympy.Basic) -> bool:
-    return any(_hidden(printed(symbol)) for symbol in condition.free_symbols)
+    return any(_hidden(printed(symbol)) for symbol in symbols_of(condition))
 
 
 def _last(conditions: Iterable[sympy.Basic]) -> int:
     """The largest number of a symbol of a value."""
-    names = (printed(symbol) for condition in conditions for symbol in condition.free_symbols)
+    names = (printed(symbol) for condition in conditions for symbol in symbols_of(condition))
     return max((int(name[1:]) for name in names if _hidden(name)), default=-1)
 
 
 def linked(known: Iterable[sympy.Basic], asked: set[str]) -> list[sympy.Basic]:
     """What was known about symbols that were asked about, and about those that it links them with."""
-    left = [(condition, {symbol.name for symbol in condition.free_symbols}) for condition in known]
+    left = [(condition, {symbol.name for symbol in symbols_of(condition)}) for condition in known]
     reached, found, grown = set(asked), [], True
     while grown:
         grown = False

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 import sympy
 
-from sparsam.shapes.environment import printed
+from sparsam.shapes.environment import printed, symbols_of
 
 INEQUALITIES = (sympy.Lt, sympy.Le, sympy.Gt, sympy.Ge)
 
@@ -24,7 +24,7 @@ def project(conditions: Iterable[sympy.Basic], gone: Callable[[str], bool]) -> l
     kept: dict[sympy.Basic, None] = {}
     left: list[tuple[sympy.Basic, frozenset[sympy.Symbol]]] = []
     for condition in conditions:
-        forgotten = frozenset(s for s in condition.free_symbols if gone(printed(s)))
+        forgotten = frozenset(s for s in symbols_of(condition) if gone(printed(s)))
         if forgotten:
             left.append((condition, forgotten))
         else:
@@ -32,7 +32,7 @@ def project(conditions: Iterable[sympy.Basic], gone: Callable[[str], bool]) -> l
     known: set[sympy.Basic] | None = None
     while left:
         group, left = _component(left)
-        if all(condition.free_symbols <= forgotten for condition, forgotten in group):
+        if all(symbols_of(condition) <= forgotten for condition, forgotten in group):
             continue  # about nothing else, and satisfied by what they come from
         done = [condition for condition, _ in group]
         for symbol in sorted(frozenset().union(*(names for _, names in group)), key=lambda s: s.name):
@@ -65,8 +65,8 @@ def _component(
 
 def _without(conditions: list[sympy.Basic], symbol: sympy.Symbol) -> list[sympy.Basic]:
     """The conditions freed of a whole number, all of them as they were where that cannot be done exactly."""
-    about = [condition for condition in conditions if symbol in condition.free_symbols]
-    others = [condition for condition in conditions if symbol not in condition.free_symbols]
+    about = [condition for condition in conditions if symbol in symbols_of(condition)]
+    others = [condition for condition in conditions if symbol not in symbols_of(condition)]
     if not about:
         return conditions
     lower, upper = [], []
@@ -76,7 +76,7 @@ def _without(conditions: list[sympy.Basic], symbol: sympy.Symbol) -> list[sympy.
             return conditions
         factor = form.coeff(symbol)
         bound = sympy.expand(form - factor * symbol)
-        if factor not in (1, -1) or symbol in bound.free_symbols:
+        if factor not in (1, -1) or symbol in symbols_of(bound):
             return conditions
         if factor == 1:
             lower.append(-bound)  # symbol + bound >= 0
