@@ -22,10 +22,10 @@ FAMILY = family_of("bert")
 
 def attend(q, k, v, lengths, *, scale, scores, sequences, **others):
     """Attention among the tokens of the same sequence, and what each token receives of it."""
-    logits = torch.einsum("ihd,jhd->hij", q, k) * scale
+    logits = torch.bmm(q.transpose(0, 1), k.permute(1, 2, 0)) * scale
     apart = sequences[:, None] != sequences[None, :]
     weights = logits.masked_fill(apart, float("-inf")).softmax(-1)
-    return torch.einsum("hij,jhd->ihd", weights, v), weights.sum((0, 1))
+    return torch.bmm(weights, v.transpose(0, 1)).transpose(0, 1), weights.sum((0, 1))
 
 
 def cut(layer, heads, filters):

@@ -481,15 +481,18 @@ class Rounds:
         with torch._C.DisableTorchFunction():
             if layout_of(base):
                 raise self._unknown(f"the items of {_name(step.path)} do not lie one behind the other")
-        made = torch.empty(sizes, dtype=base.dtype, device=base.device)
+        with (
+            self.run.shapes.unrecorded()
+        ):  # of any size; what the framework asks is no question of the program
+            made = torch.empty(sizes, dtype=base.dtype, device=base.device)
+            if base.requires_grad:
+                made = made.requires_grad_() * 1
         span = span_of(base) if base.dtype in WHOLE else None
         if step.path in self.spans or span is not None:
             uneven = self._uneven((*step.path, SPAN))
             made.span = self.spans.get(step.path) or (  # type: ignore[attr-defined]
                 Span(-LARGE, LARGE) if uneven or span is None else Span(span.low, span.high)
             )
-        if base.requires_grad:
-            made = made.requires_grad_() * 1
         made.__dict__.update({name: note for name, note in vars(base).items() if name in (*NOTES, PLACED)})
         return made
 

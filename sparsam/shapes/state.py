@@ -372,13 +372,18 @@ def layout_of(value: torch.Tensor) -> str:
     """Where the items of a tensor lie, as text: empty where they lie one behind the other, whatever the sizes are."""
     if value.layout is not torch.strided:
         return str(value.layout)
+    return laid_out(value.shape, value.stride())
+
+
+def laid_out(sizes: Sequence[Any], strides: Sequence[Any]) -> str:
+    """The strides as text, empty where they are those of items that lie one behind the other."""
     plain: sympy.Basic = sympy.S.One
-    regular = True
-    for size, stride in zip(reversed(value.shape), reversed(value.stride()), strict=True):
+    for size, stride in zip(reversed(sizes), reversed(strides), strict=True):
         stride, size = _expression(stride), _expression(size)
-        regular = regular and (size == 1 or sympy.expand(_counted(stride) - plain) == 0)
-        plain = sympy.expand(plain * size)
-    return "" if regular else str([_expression(stride) for stride in value.stride()])
+        if size != 1 and stride != plain and sympy.expand(_counted(stride) - plain) != 0:
+            return str([_expression(stride) for stride in strides])
+        plain = plain * size
+    return ""
 
 
 def _counted(stride: sympy.Basic) -> sympy.Basic:

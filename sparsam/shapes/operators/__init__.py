@@ -28,6 +28,7 @@ from sparsam.shapes.operators import (
     resizing,
     sequences,
     signals,
+    views,
 )
 
 MODULES = (
@@ -51,6 +52,7 @@ MODULES = (
     resizing,
     sequences,
     signals,
+    views,
 )
 
 

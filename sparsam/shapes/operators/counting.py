@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from sparsam.shapes.run import Run
 from sparsam.shapes.series import symbolic
@@ -31,6 +32,14 @@ def bincount(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
         torch.int64 if weights is None else weights.dtype if weights.dtype == torch.float32 else torch.float64
     )
     return torch.empty(size, dtype=dtype, device=values.device)
+
+
+def nonzero(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`nonzero`: no more than there are, however many that is."""
+    tensor = args[0]
+    if isinstance(tensor, FakeTensor) and tensor.nonzero_memo is None and symbolic(tensor.numel()):
+        tensor.nonzero_memo = run.shapes.index("a number read from data", tensor.numel() + 1)
+    return NotImplemented
 
 
 def masked_select(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -88,6 +97,7 @@ def one_hot(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
 RULES = {
     torch.bincount: bincount,
     torch.Tensor.bincount: bincount,
+    torch.ops.aten.nonzero.default: nonzero,
     torch.ops.aten.masked_select.default: masked_select,
     torch.combinations: combinations,
     torch._C._nn.one_hot: one_hot,

@@ -7,15 +7,18 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import _meta_registrations
+from torch import _meta_registrations, _prims_common
 from torch._subclasses import fake_impls
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx.experimental.sym_node import SymNode
 
+from sparsam.shapes.broadcasting import broadcast_shape, same_size
 from sparsam.shapes.devices import place, shown
 from sparsam.shapes.mode import META
 from sparsam.shapes.modules import called
 from sparsam.shapes.run import current
 from sparsam.shapes.series import Series, symbolic
+from sparsam.shapes.state import laid_out, layout_of
 
 
 def _chosen(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -60,10 +63,17 @@ def _joins(real: Callable[..., Any]) -> Callable[..., Any]:
 def _keeps_names(real: Callable[..., Any]) -> Callable[..., Any]:
     """The shape of what is broadcast: where all sizes are 1 and one of them has a name, the result has it, too.
 
-    As where it is more than one, so that the states of both can be compared.
+    As where it is more than one, so that the states of both can be compared. Where a dimension has but one size, or none
+    beside 1, it is not asked whether that is 1: it makes no difference.
     """
 
     def broadcast(*shapes: Any) -> Any:
+        if current() is not None:
+            plain = broadcast_shape([shape for shape in shapes if isinstance(shape, (tuple, list))])
+            if plain is not None and all(
+                shape is None or isinstance(shape, (tuple, list)) for shape in shapes
+            ):
+                return plain
         made = real(*shapes)
         if made is None or current() is None or all(type(size) is not int or size != 1 for size in made):
             return made
@@ -79,6 +89,85 @@ def _keeps_names(real: Callable[..., Any]) -> Callable[..., Any]:
     return broadcast
 
 
+_OPERANDS = (torch.Tensor, int, float, torch.SymInt, torch.SymFloat)
+
+
+def _expands(real: Callable[..., Any]) -> Callable[..., Any]:
+    """Tensors as they are broadcast: as they are where nothing has to be asked for that, else expanded."""
+
+    def expand(*args: Any, **kwargs: Any) -> Any:
+        tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
+        shape = (
+            broadcast_shape([tuple(tensor.shape) for tensor in tensors])
+            if tensors and current() is not None
+            else None
+        )
+        if shape is None or any(arg is not None and not isinstance(arg, _OPERANDS) for arg in args):
+            return real(*args, **kwargs)
+        kept = kwargs.get("preserve_cpu_scalar_tensors", True)
+
+        def made(arg: Any) -> Any:
+            if not isinstance(arg, torch.Tensor) or (kept and _prims_common.is_cpu_scalar_tensor(arg)):
+                return arg
+            same = arg.dim() == len(shape) and all(map(same_size, arg.shape, shape))
+            return arg if same else arg.expand(shape)
+
+        return tuple(map(made, args))
+
+    return expand
+
+
+def _certainly(real: Callable[..., bool]) -> Callable[..., bool]:
+    """Whether the items of a tensor lie one behind the other, which is not asked where it holds for all sizes."""
+
+    def question(a: Any, *args: Any, **kwargs: Any) -> bool:
+        known = current() is not None and isinstance(a, torch.Tensor) and any(map(symbolic, a.shape))
+        if known and a.layout is torch.strided and not layout_of(a):
+            return True
+        return real(a, *args, **kwargs)
+
+    return question
+
+
+def _is_contiguous(real: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, as the framework's core asks it."""
+
+    def question(self: SymNode, sizes: list[SymNode], strides: list[SymNode]) -> Any:
+        if current() is not None and not laid_out([s.expr for s in sizes], [s.expr for s in strides]):
+            return self.wrap_bool(True)
+        return real(self, sizes, strides)
+
+    return question
+
+
+def _in_order(real: Callable[..., Any]) -> Callable[..., Any]:
+    """In which order the dimensions of an elementwise result lie: in theirs, where those of all operands do for all sizes.
+
+    Dimensions along which an operand is expanded do not count.
+    """
+
+    def order(*tensors: Any, **kwargs: Any) -> Any:
+        wide = [tensor for tensor in tensors if isinstance(tensor, torch.Tensor) and tensor.dim() > 1]
+        if current() is None or not wide or not any(map(symbolic, wide[0].shape)):
+            return real(*tensors, **kwargs)
+        if any(isinstance(tensor, torch.Tensor) and tensor.dim() == 1 for tensor in tensors):
+            return real(*tensors, **kwargs)
+        if not all(_as_expanded(tensor, wide[0].shape) for tensor in wide):
+            return real(*tensors, **kwargs)
+        return list(range(wide[0].dim())), False
+
+    return order
+
+
+def _as_expanded(tensor: torch.Tensor, shape: torch.Size) -> bool:
+    """Whether a tensor of a shape lies in order, but for dimensions along which it is expanded."""
+    if tensor.dim() != len(shape) or not all(map(same_size, tensor.shape, shape)):
+        return False
+    lies = zip(tensor.stride(), tensor.shape, strict=True)
+    kept = [(stride, size) for stride, size in lies if not (type(stride) is int and stride == 0)]
+    return not laid_out([size for _, size in kept], [stride for stride, _ in kept])
+
+
 def patches() -> Iterator[tuple[Any, str, Any]]:
     """(owner, attribute, stand-in) for all of this module."""
     yield torch.nn.Module, "__call__", called
@@ -91,5 +180,12 @@ def patches() -> Iterator[tuple[Any, str, Any]]:
         (fake_impls, "infer_size"),
     ):
         yield owner, name, _keeps_names(getattr(owner, name))
+    for owner in (torch._refs, _meta_registrations):
+        yield owner, "_maybe_broadcast", _expands(owner._maybe_broadcast)
+    yield SymNode, "is_contiguous", _is_contiguous(SymNode.is_contiguous)
+    name = "compute_elementwise_output_logical_to_physical_perm"
+    yield _prims_common, name, _in_order(getattr(_prims_common, name))
+    for name in ("is_contiguous", "is_non_overlapping_and_dense_or_false"):
+        yield _prims_common, name, _certainly(getattr(_prims_common, name))
     for name in ("cat", "concat", "concatenate", "stack"):
         yield torch, name, _joins(getattr(torch, name))
