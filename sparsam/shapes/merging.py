@@ -32,7 +32,7 @@ import torch
 
 from sparsam.shapes import evaluate, modules, overlay
 from sparsam.shapes.environment import Literal, Number, Unknown, printed, symbols_of, sympy_symbol
-from sparsam.shapes.project import project
+from sparsam.shapes.project import facts, project
 from sparsam.shapes.rewrite import ENTRY, MARK
 from sparsam.shapes.run import ENVIRONMENT, FILES, Run, Stop, current
 from sparsam.shapes.solver import needed
@@ -188,7 +188,7 @@ class Memory:
         edge = Edge(
             decided,
             implied,
-            frozenset(map(_written, (*beside, *guards))),
+            facts(dict.fromkeys((*beside, *guards)), _hidden),
             None if after is None else after.node,
             None if after is None else after.site,
             leaving,
@@ -238,7 +238,7 @@ class Memory:
         )
         known = tuple(project(arrival.conditions, lambda name: _hidden(own.name(name))))
         arrival = dataclasses.replace(arrival, known=known)
-        texts = frozenset(_written(own(condition)) for condition in known)
+        texts = facts(map(own, known), _hidden)
         if arrival.ready < 0:
             if (arrival.node, texts) in self._arrived:
                 return [], []

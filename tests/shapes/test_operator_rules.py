@@ -142,6 +142,71 @@ CASES: dict[str, tuple[Callable[[random.Random], list[Any]], Callable[[random.Ra
 }  # fmt: skip
 
 
+# Name: shapes, and a call whose result lies somehow in memory.
+LAYOUTS: dict[str, tuple[Callable[[random.Random], list[Any]], Callable[..., Any]]] = {
+    "view": (sized("abc"), lambda x: x.view(x.shape[0] * x.shape[1], x.shape[2])),
+    "view of as many": (bent(sized("ab", "ba")), lambda x, y: x.view(y.shape)),
+    "view of the rest": (sized("abc"), lambda x: x.view(x.shape[0], -1)),
+    "view of a part": (sized("abc"), lambda x: x[:, 1:].view(-1, x.shape[2])),
+    "view of a turned one": (sized("abc"), lambda x: x.transpose(1, 2).view(-1, x.shape[1])),
+    "view of one": (sized("a"), lambda x: x.view(1, -1, 1)),
+    "flattened": (sized("abc"), lambda x: x.permute(2, 0, 1).flatten(1)),
+    "reshaped": (sized("abc"), lambda x: x.reshape(-1, x.shape[1]) + 1),
+    "unflattened": (sized("ab"), lambda x: x.unflatten(1, (-1, 2))),
+    "new dimensions": (sized("ab"), lambda x: (x[None, :, None, :], x.unsqueeze(-1), x.t().unsqueeze(1), x[..., None, None])),
+    "expanded": (bent(sized("a1c", "abc")), lambda x, y: (x.expand(y.shape), x.expand(2, -1, y.shape[1], -1), x.expand_as(y))),
+    "expanded too far": (sized("ab"), lambda x: x.expand(-1, -1, -1)),
+    "expanded back": (sized("ab"), lambda x: x.expand(-1, x.shape[1], 3)),
+    "sum": (bent(sized("abc", "bc")), lambda x, y: x + y),
+    "sum of one row": (bent(sized("ab", "1b")), lambda x, y: (x + y, y * x, x - y[0])),
+    "sum of the turned": (sized("abc", "cba"), lambda x, y: x.transpose(0, 2) + y),
+    "sum of two turned": (sized("abc", "abc"), lambda x, y: x.transpose(0, 2) + y.transpose(0, 2)),
+    "sum of a turned and a plain one": (sized("abc", "cba"), lambda x, y: (y + x.permute(2, 1, 0), x.permute(2, 1, 0) + y)),
+    "outer": (sized("a", "b"), lambda x, y: (x[:, None] * y[None], y[None] < x[:, None], (x[:, None] + y).contiguous())),
+    "outer in space": (sized("a", "b", "c"), lambda x, y, z: x[:, None, None] + y[:, None] + z),
+    "outer the other way": (sized("a", "b"), lambda x, y: x * y[:, None]),
+    "halves": (sized("abc", "abc"), lambda x, y: x[:, ::2] + y[:, ::2]),
+    "chosen": (
+        sized("bc", "abc"),
+        lambda m, x: (torch.where(m > 0, x, -1.0), x.masked_fill(m > 0, 2.0), torch.where(m > 0, 1.0, x)),
+    ),
+    "chosen of the turned": (
+        sized("abc", "abc"),
+        lambda m, x: torch.where(m > 0, x, x).transpose(0, 1).masked_fill(m.transpose(0, 1) > 0, 0),
+    ),
+    "like": (
+        sized("abc"),
+        lambda x: (torch.empty_like(x.transpose(0, 1)), torch.zeros_like(x[:, :1]), x.new_empty(x.shape)),
+    ),
+    "like an expanded one": (sized("a", "b"), lambda x, y: torch.ones_like(x[:, None].expand(-1, y.shape[0]))),
+    "copied": (sized("abc"), lambda x: (x.transpose(0, 1).clone(), x.permute(2, 0, 1).contiguous(), x[:, :, ::2].double())),
+    "norm": (bent(sized("abc", "c", "c")), lambda x, w, b: F.layer_norm(x, (w.shape[0],), w, b)),
+    "mean that is kept": (sized("abc"), lambda x: x - x.mean(1, keepdim=True) + x.sum((0, 2), keepdim=True)),
+    "variance that is kept": (sized("abc", low=2), lambda x: x / x.std(-1, keepdim=True)),
+    "softmax": (sized("abc"), lambda x: x.transpose(0, 2).softmax(-1)),
+    "linear": (bent(sized("abc", "dc", "d")), F.linear),
+    "products": (
+        sized("abc", "acd"),
+        lambda x, y: (torch.bmm(x, y).transpose(0, 1), x @ y, (x @ y).transpose(1, 2).flatten(1)),
+    ),
+    "colours last": (sized("abcd"), lambda x: (x.contiguous(memory_format=torch.channels_last) * 2).relu()),
+    "one found": (sized("abc"), lambda x: (x[0:1] + x[:, 0:1] + x[..., 0:1] if 0 not in x.shape else x)),
+    "squeezed": (sized("a1c"), lambda x: (x.squeeze(1), x.transpose(0, 1).squeeze(0) + 1)),
+}  # fmt: skip
+
+
+def lies(value: Any) -> Any:
+    """Sizes of a result, and strides along dimensions of more than one, with plain numbers; nothing of empty ones."""
+    if isinstance(value, torch.Tensor):
+        sizes, strides = (
+            [int(n.node.hint) if isinstance(n, torch.SymInt) else n for n in numbers]
+            for numbers in (value.shape, value.stride())
+        )
+        counted = [stride for size, stride in zip(sizes, strides, strict=True) if size > 1]
+        return sizes, [] if 0 in sizes else counted
+    return [lies(part) for part in value]
+
+
 def seen(value: Any) -> Any:
     """Sizes and dtypes of a result, with plain numbers."""
     if isinstance(value, torch.Tensor):
@@ -150,7 +215,7 @@ def seen(value: Any) -> Any:
     return tuple(seen(part) for part in value)
 
 
-def by_torch(call: Callable[..., Any], shapes: list[Any]) -> Any:
+def by_torch(call: Callable[..., Any], shapes: list[Any], seen: Callable[[Any], Any] = seen) -> Any:
     """What plain torch makes of it."""
     try:
         return seen(call(*[torch.zeros(shape) for shape in shapes]))
@@ -158,7 +223,7 @@ def by_torch(call: Callable[..., Any], shapes: list[Any]) -> Any:
         return type(error).__name__
 
 
-def by_rule(call: Callable[..., Any], shapes: list[Any]) -> Any:
+def by_rule(call: Callable[..., Any], shapes: list[Any], seen: Callable[[Any], Any] = seen) -> Any:
     """What the checker makes of it, every size a symbol."""
     found: list[Any] = []
     hints = {f"n{i}{j}": size for i, shape in enumerate(shapes) for j, size in enumerate(shape)}
@@ -193,6 +258,48 @@ def agrees(name: str, count: int, seed: int) -> tuple[int, int]:
             assert by_rule(make(rng), given) == expected, (name, given, expected)
             taken += not isinstance(expected, str)
     return taken, count - taken
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_results_lie_as_torch_s_do(name):
+    """Strides are those of torch, for sizes of 0 and 1, too, where the framework's own rules are not asked."""
+    shapes, call = LAYOUTS[name]
+    rng = random.Random(name)
+    with substituted():
+        for _ in range(16):
+            given = [[min(n, 3) for n in shape] for shape in shapes(rng)]
+            assert by_rule(call, given, lies) == by_torch(call, given, lies), (name, given)
+
+
+def cases_of(call: Callable[..., Any], shapes: list[str]) -> int:
+    """How much is asked of the sizes of a call."""
+
+    def entry(run: Run) -> None:
+        call(*[torch.empty([run.shapes.declare(Unknown(letter)) for letter in shape]) for shape in shapes])
+
+    with substituted():
+        outcome = execute(
+            entry, {letter: 3 + number for number, letter in enumerate("abcd")}, PLACES, operators.rules()
+        )
+    assert outcome.ending == "end", outcome.failure
+    return sum(literal.kind == "guard" for literal in outcome.literals)
+
+
+UNASKED = {
+    "view": (["abc"], lambda x: x.view(x.shape[0], x.shape[1] * x.shape[2])),
+    "sum": (["abc", "bc", "c"], lambda x, y, z: (x + y) * z - 1),
+    "masked": (["abc", "bc"], lambda x, m: x.masked_fill(m > 0, 0.0).softmax(-1)),
+    "linear": (["abc"], lambda x: F.relu(F.linear(x, x.new_empty(4, x.shape[2]), x.new_empty(4)))),
+    "norm": (["abc"], lambda x: F.layer_norm(x, (x.shape[2],))),
+    "products": (["abc", "acd"], lambda x, y: torch.bmm(x, y) * 2),
+}
+
+
+@pytest.mark.parametrize("name", UNASKED)
+def test_what_makes_no_difference_is_not_asked(name):
+    """No case is split where a size of 0 or 1 goes the same way as any other."""
+    shapes, call = UNASKED[name]
+    assert cases_of(call, shapes) == 0
 
 
 @pytest.fixture(scope="module", autouse=True)
