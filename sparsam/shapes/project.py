@@ -37,8 +37,16 @@ def project(conditions: Iterable[sympy.Basic], gone: Callable[[str], bool]) -> l
         if all(symbols_of(condition) <= forgotten for condition, forgotten in group):
             continue  # about nothing else, and satisfied by what they come from
         done = [condition for condition, _ in group]
-        for symbol in sorted(frozenset().union(*(names for _, names in group)), key=lambda s: s.name):
-            done = _without(done, symbol)
+        gone_too = sorted(frozenset().union(*(names for _, names in group)), key=lambda s: s.name)
+        waiting = gone_too
+        while waiting:
+            before = waiting
+            for symbol in before:
+                done = [part for one in _without(done, symbol) for part in _parts(one)]
+            waiting = [symbol for symbol in before if any(symbol in symbols_of(one) for one in done)]
+            if len(waiting) == len(before):
+                break
+        done = _about_others(done, frozenset(gone_too))
         if known is None:
             known = {form for condition in kept if (form := _normal(condition)) is not None}
         for condition in done:
@@ -48,10 +56,29 @@ def project(conditions: Iterable[sympy.Basic], gone: Callable[[str], bool]) -> l
 
 
 def _parts(condition: sympy.Basic) -> list[sympy.Basic]:
-    """A product that is not 0 is one of factors that are not 0."""
+    """A condition as simpler ones: a product that is not 0 is one of factors that are not 0."""
+    if not isinstance(condition, (sympy.Eq, sympy.Ne)):
+        return [condition]
     if isinstance(condition, sympy.Ne) and condition.rhs == 0 and isinstance(condition.lhs, sympy.Mul):
         return [sympy.Ne(factor, 0) for factor in condition.lhs.args if not factor.is_number]
+    times, largest = condition.lhs.as_coeff_Mul()
+    one = largest.func.__name__ == "Max" and len(largest.args) == 2 and largest.args[0] == 1
+    if one and times != 0 and condition.rhs == times and largest.args[1].is_integer:
+        return [
+            sympy.Le(largest.args[1], 1) if isinstance(condition, sympy.Eq) else sympy.Ge(largest.args[1], 2)
+        ]
     return [condition]
+
+
+def _about_others(conditions: list[sympy.Basic], forgotten: frozenset[sympy.Symbol]) -> list[sympy.Basic]:
+    """Without those that say that there are some forgotten values, and nothing else."""
+    kept = [one for one in conditions if not symbols_of(one) & forgotten]
+    left = [(one, symbols_of(one) & forgotten) for one in conditions if symbols_of(one) & forgotten]
+    while left:
+        group, left = _component(left)
+        if not all(symbols_of(condition) <= forgotten for condition, _ in group):
+            kept += [condition for condition, _ in group]
+    return kept
 
 
 def facts(conditions: Iterable[sympy.Basic], gone: Callable[[str], bool]) -> frozenset[str]:
@@ -115,24 +142,26 @@ def _without(conditions: list[sympy.Basic], symbol: sympy.Symbol) -> list[sympy.
         value = _solved(condition, symbol, sympy.Eq)
         if value is not None:
             return others + [one.xreplace({symbol: value}) for one in about if one is not condition]
-    lower, upper, barred = [], [], []
+    lower, upper, barred, odd = [], [], [], False
     for condition in about:
         value = _solved(condition, symbol, sympy.Ne)
         if value is not None:
             barred.append(value)
             continue
         form = _normal(condition)
-        if form is None:
-            return conditions
-        factor = form.coeff(symbol)
-        bound = sympy.expand(form - factor * symbol)
-        if factor not in (1, -1) or symbol in symbols_of(bound):
-            return conditions
-        if factor == 1:
+        factor = sympy.S.Zero if form is None else form.coeff(symbol)
+        bound = None if form is None else sympy.expand(form - factor * symbol)
+        if bound is None or factor not in (1, -1) or symbol in symbols_of(bound):
+            odd = True
+        elif factor == 1:
             lower.append(-bound)  # symbol + bound >= 0
         else:
             upper.append(bound)  # bound - symbol >= 0
-    if lower and upper and not _moved(lower, upper, barred):
+    clear = not (lower and upper) or _moved(lower, upper, barred)
+    only = next((low for low in lower for high in upper if sympy.expand(high - low) == 0), None)
+    if only is not None:
+        return others + [one.xreplace({symbol: only}) for one in about]
+    if odd or not clear:
         return conditions
     return others + [sympy.Ge(sympy.expand(high - low), 0) for low in lower for high in upper]
 
@@ -144,9 +173,10 @@ def _solved(condition: sympy.Basic, symbol: sympy.Symbol, kind: Any) -> sympy.Ba
     form = sympy.expand(condition.lhs - condition.rhs)
     factor = form.coeff(symbol)
     rest = sympy.expand(form - factor * symbol)
-    if factor not in (1, -1) or symbol in symbols_of(rest):
+    if not factor.is_Integer or factor == 0 or symbol in symbols_of(rest):
         return None
-    return -rest * factor
+    value = sympy.expand(-rest / factor)
+    return value if value.is_integer else None
 
 
 def _moved(lower: list[sympy.Basic], upper: list[sympy.Basic], barred: list[sympy.Basic]) -> bool:
@@ -157,8 +187,10 @@ def _moved(lower: list[sympy.Basic], upper: list[sympy.Basic], barred: list[symp
         for value in list(left):
             for bounds, step in ((lower, 1), (upper, -1)):
                 for number, bound in enumerate(bounds):
-                    if sympy.expand(bound - value) == 0:
+                    beyond = sympy.expand(bound - value) * step
+                    if beyond == 0:
                         bounds[number] = sympy.expand(bound + step)
+                    if beyond.is_nonnegative and beyond.is_number:
                         left = [other for other in left if other is not value]
                         moved = True
     return not left
@@ -175,4 +207,9 @@ def _normal(condition: sympy.Basic) -> sympy.Basic | None:
         difference = condition.lhs - condition.rhs
     if isinstance(condition, (sympy.Lt, sympy.Gt)):
         difference = difference - 1
-    return sympy.expand(difference)
+    constant, rest = sympy.expand(difference).as_coeff_Add()
+    factors = [term.as_coeff_Mul()[0] for term in sympy.Add.make_args(rest)]
+    if not constant.is_Integer or not all(factor.is_Integer and factor != 0 for factor in factors):
+        return constant + rest
+    shared = sympy.igcd(*factors) if len(factors) > 1 else abs(factors[0])
+    return sympy.expand(rest / shared) + sympy.floor(constant / shared)
