@@ -126,11 +126,11 @@ def explore(
 
     # The deepest split first: what follows a node has been followed when another run comes by.
     queue = [whole]
-    while queue:
+    while queue or (queue := memory.resume()):
         region = queue.pop()
         place = region.split.place if region.split else None
         if time.monotonic() > deadline:
-            text = f"the limit of {limits.seconds:g} s was reached with {len(queue) + 1} cases left"
+            text = f"the limit of {limits.seconds:g} s was reached with {len(queue) + len(memory.waiting) + 1} cases left"
             found.unknown(Unknown("time", text, place))
             break
         if region.ready != len(memory.edges.get(region.node, ())):
@@ -161,6 +161,7 @@ def explore(
         found.operations += outcome.operations
         _record(found, outcome, region, run, solver, declared)
         if outcome.ending == "diverged":
+            memory.partial.add(region.node)
             continue
         if not outcome.notes["visits"] and outcome.ending != "stopped":
             # It did not come by where it was to come by: states that look alike are not. Each run is followed to its end.
@@ -240,6 +241,7 @@ def _arrived(region: Arrival, outcome: Outcome) -> Arrival:
         outcome.hints,
         outcome.symbols,
         tuple(places),
+        came=True,
     )
 
 

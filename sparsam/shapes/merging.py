@@ -42,6 +42,7 @@ from sparsam.shapes.verdict import Place, Symbol
 WORTH = 12  # calls of the framework in a statement that asked about sizes alone, for its end to be looked at
 ROOT = "root"  # the node where the program begins
 _NUMBER = re.compile(r"[-+.\de]+")  # of the command line: one of many that stand for the same symbol
+_BORN = re.compile(r"f\d+")
 _NAMES = re.compile(r"\b(?:s|zf)_(v\d+)\b")
 
 
@@ -115,6 +116,7 @@ class Arrival:
         split: The decision that goes the other way here, None for the whole.
         ready: Number of edges at the node when this was found to be covered by none of them, -1 before that was looked at.
         known: What the conditions say of sizes and of values that the node knows, from then on.
+        came: Whether it came to the node along an edge, or as a run that ended there.
     """
 
     node: str
@@ -128,8 +130,10 @@ class Arrival:
     split: Literal | None = None
     ready: int = -1
     known: tuple[sympy.Basic, ...] = ()
+    came: bool = False
 
 
+AGAIN = -2  # `ready` of an arrival that has waited
 # Whether there are sizes for which some conditions hold that others are to be added to, beside those of an arrival.
 Solve = Callable[
     [tuple[sympy.Basic, ...], tuple[sympy.Basic, ...], Arrival], tuple[str, Mapping[str, Number]]
@@ -147,12 +151,20 @@ class Memory:
         self.edges: dict[str, list[Edge]] = {}
         self.sites: set[Any] = set()  # statements that decided something in some run
         self.alone = False  # whether each run goes to its end: where a run did not take the way foretold
+        self.waiting: list[
+            Arrival
+        ] = []  # that are like another in all that is asked behind their node, as far as is known
+        self.partial: set[str] = set()  # nodes from which some run went where nobody else can go
         self._arrived: set[tuple[str, frozenset[str]]] = set()
+        self._followed: dict[
+            str, list[tuple[sympy.Basic, ...]]
+        ] = {}  # what was known of those that went on from a node
+        self._like: dict[tuple[str, frozenset[str]], tuple[int, set[frozenset[str]]]] = {}
 
     def begin_anew(self) -> None:
         """Forgets where runs came together, for they do not count any more."""
-        self.edges.clear()
-        self._arrived.clear()
+        for group in (self.edges, self.waiting, self.partial, self._arrived, self._followed, self._like):
+            group.clear()
 
     def finished(self, run: Run) -> None:
         """After a run that came to an end of its own."""
@@ -180,6 +192,7 @@ class Memory:
             map(_foreign, (*map(own, answers), *(condition for condition, _ in decided)))
         ):
             # What follows depends on a value that the state does not show: nobody else can go this way.
+            self.partial.add(before.node)
             return
         known = {condition for condition, _ in decided}
         implied = tuple(condition for condition in map(own, answers) if condition not in known)
@@ -229,20 +242,19 @@ class Memory:
         Returns:
             Where its parts arrive next, and the parts that no edge covers.
         """
-        own = Renaming(
-            {symbol: name for name, symbol in arrival.names.items()}
-            | {
-                f"v{n}": f"f{n - arrival.values}"
-                for n in range(arrival.values, _last(arrival.conditions) + 1)
-            }
-        )
+        own = _own_names(arrival)
         known = tuple(project(arrival.conditions, lambda name: _hidden(own.name(name))))
         arrival = dataclasses.replace(arrival, known=known)
-        texts = facts(map(own, known), _hidden)
+        there = tuple(map(own, known))
+        texts = facts(there, _hidden)
         if arrival.ready < 0:
             if (arrival.node, texts) in self._arrived:
                 return [], []
+            if arrival.came and arrival.ready != AGAIN and self._is_like_another(arrival.node, there):
+                self.waiting.append(arrival)
+                return [], []
             self._arrived.add((arrival.node, texts))
+            self._followed.setdefault(arrival.node, []).append(there)
         edges = self.edges.get(arrival.node, [])
         for edge in edges:
             if edge.texts <= texts:
@@ -263,6 +275,75 @@ class Memory:
                 left += _without(named, edge, outer, solve)
             rest = left
         return found, [dataclasses.replace(part, ready=len(edges)) for part in rest]
+
+    def resume(self) -> list[Arrival]:
+        """Of those that wait one that is not like any other after all; nothing once there is none.
+
+        To be called when all others have been followed: what is asked behind their nodes is known then. An arrival for
+        which that has the same answers as for one that was followed goes where that went, now and later.
+        """
+        while self.waiting:
+            arrival = self.waiting.pop()
+            own = _own_names(arrival)
+            if not self._is_like_another(arrival.node, tuple(map(own, arrival.known))):
+                return [dataclasses.replace(arrival, ready=AGAIN)]
+        return []
+
+    def _is_like_another(self, node: str, known: tuple[sympy.Basic, ...]) -> bool:
+        """Whether as much is known as of one that was followed, about all that is asked behind the node."""
+        followed = self._followed.get(node, [])
+        asked = self._asked(node) if followed else None
+        if asked is None:
+            return False
+        count, like = self._like.get((node, asked), (0, set()))
+        for other in followed[count:]:
+            like.add(_of_interest(other, asked))
+        self._like[node, asked] = len(followed), like
+        return _of_interest(known, asked) in like
+
+    def _asked(self, node: str) -> frozenset[str] | None:
+        """What the edges from a node on ask about, by its names at the node; None where not all that follows are edges."""
+        order, seen = [node], {node}
+        for at in order:
+            if at in self.partial:
+                return None
+            for edge in self.edges.get(at, ()):
+                if edge.end is not None and edge.end not in seen:
+                    seen.add(edge.end)
+                    order.append(edge.end)
+        asked: dict[str, set[str]] = {at: set() for at in order}
+        changed = True
+        while changed:
+            changed = False
+            for at in reversed(order):
+                for edge in self.edges.get(at, ()):
+                    names = {
+                        printed(symbol) for condition in edge.conditions() for symbol in symbols_of(condition)
+                    }
+                    if edge.end is not None:
+                        names |= {edge.leaving.get(name, name) for name in asked[edge.end]}
+                    new = {name for name in names if not _BORN.fullmatch(name)} - asked[at]
+                    if new:
+                        asked[at] |= new
+                        changed = True
+        return frozenset(asked[node])
+
+
+def _of_interest(known: tuple[sympy.Basic, ...], asked: frozenset[str]) -> frozenset[str]:
+    """What is known about symbols that are asked about, and about those born since."""
+
+    def gone(name: str) -> bool:
+        return name not in asked and not _BORN.fullmatch(name)
+
+    return facts(project(known, gone), gone)
+
+
+def _own_names(arrival: Arrival) -> "Renaming":
+    """From names of a run to those of the node that an arrival is at, and of what is born behind it."""
+    return Renaming(
+        {symbol: name for name, symbol in arrival.names.items()}
+        | {f"v{n}": f"f{n - arrival.values}" for n in range(arrival.values, _last(arrival.conditions) + 1)}
+    )
 
 
 class Renaming:
@@ -335,6 +416,7 @@ def _follow(arrival: Arrival, edge: Edge, sizes: Mapping[str, Number]) -> list[A
             _symbols(arrival, edge, outer),
             (*arrival.specialised, *specialised),
             arrival.split,
+            came=True,
         )
     ]
 

@@ -17,7 +17,6 @@ pytestmark = [
 ]
 
 
-@pytest.mark.xfail(strict=True, reason="more ways through it than the time allows")
 def test_every_choice_is_proved():
     """Heads from 0 to 12, filters from 0 to 192, tokens as the data will, in each of up to 48 layers."""
     limits = Limits(seconds=240, run_seconds=60)
