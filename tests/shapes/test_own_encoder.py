@@ -1,6 +1,5 @@
 """Our own encoder stays well-shaped for every choice of heads, filters and kept tokens, and a planted fault is found."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -9,12 +8,7 @@ from sparsam.shapes.check import Limits, check
 from sparsam.shapes.verdict import Verdict
 
 PROGRAM = Path(__file__).parent.parent.parent / "examples" / "prove_encoder.py"
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        os.environ.get("SPARSAM_LONG") != "1", reason="takes minutes; SPARSAM_LONG=1 asks for it"
-    ),
-]
+pytestmark = pytest.mark.slow
 
 
 def test_every_choice_is_proved():
