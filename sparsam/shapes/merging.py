@@ -160,10 +160,20 @@ class Memory:
             str, list[tuple[sympy.Basic, ...]]
         ] = {}  # what was known of those that went on from a node
         self._like: dict[tuple[str, frozenset[str]], tuple[int, set[frozenset[str]]]] = {}
+        self._behind: dict[str, frozenset[str] | None] = {}  # what is asked from a node on, …
+        self._state = (0, 0)  # … with so many edges and partial nodes
 
     def begin_anew(self) -> None:
         """Forgets where runs came together, for they do not count any more."""
-        for group in (self.edges, self.waiting, self.partial, self._arrived, self._followed, self._like):
+        for group in (
+            self.edges,
+            self.waiting,
+            self.partial,
+            self._arrived,
+            self._followed,
+            self._like,
+            self._behind,
+        ):
             group.clear()
 
     def finished(self, run: Run) -> None:
@@ -277,16 +287,19 @@ class Memory:
         return found, [dataclasses.replace(part, ready=len(edges)) for part in rest]
 
     def resume(self) -> list[Arrival]:
-        """Of those that wait one that is not like any other after all; nothing once there is none.
+        """Of those that wait one that is not like any other after all; nothing once all are.
 
-        To be called when all others have been followed: what is asked behind their nodes is known then. An arrival for
-        which that has the same answers as for one that was followed goes where that went, now and later.
+        To be called when all others have been followed. As long as one is left that is not like another, what it leads to
+        may ask more, and all that wait go on waiting. Once there is none, each goes where another went: they have the
+        same answers to all that is asked on the way, and so on at the next node, whether that other was followed from
+        there or waits itself.
         """
-        while self.waiting:
-            arrival = self.waiting.pop()
+        for number, arrival in enumerate(self.waiting):
             own = _own_names(arrival)
             if not self._is_like_another(arrival.node, tuple(map(own, arrival.known))):
+                del self.waiting[number]
                 return [dataclasses.replace(arrival, ready=AGAIN)]
+        self.waiting.clear()
         return []
 
     def _is_like_another(self, node: str, known: tuple[sympy.Basic, ...]) -> bool:
@@ -303,6 +316,15 @@ class Memory:
 
     def _asked(self, node: str) -> frozenset[str] | None:
         """What the edges from a node on ask about, by its names at the node; None where not all that follows are edges."""
+        state = sum(map(len, self.edges.values())), len(self.partial)
+        if state != self._state:
+            self._state = state
+            self._behind.clear()
+        if node not in self._behind:
+            self._behind[node] = self._asked_behind(node)
+        return self._behind[node]
+
+    def _asked_behind(self, node: str) -> frozenset[str] | None:
         order, seen = [node], {node}
         for at in order:
             if at in self.partial:
@@ -329,6 +351,7 @@ class Memory:
         return frozenset(asked[node])
 
 
+@functools.lru_cache(maxsize=65536)
 def _of_interest(known: tuple[sympy.Basic, ...], asked: frozenset[str]) -> frozenset[str]:
     """What is known about symbols that are asked about, and about those born since."""
 
