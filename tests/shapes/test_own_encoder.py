@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 def test_every_choice_is_proved():
     """Heads from 0 to 12, filters from 0 to 192, tokens as the data will, in each of up to 48 layers."""
     limits = Limits(seconds=240, run_seconds=60)
-    report = check(f"{PROGRAM}:encode", ["x=B×N×48", "layers=0..48"], sandboxed=False, limits=limits)
+    report = check(f"{PROGRAM}:encode", ["x=B×N×48", "layers=0..48"], limits=limits)
     assert report.verdict is Verdict.PROVED, report.unknowns
 
 
@@ -30,7 +30,6 @@ def test_a_token_lost_in_the_residual_is_found(tmp_path):
     report = check(
         f"{file}:encode",
         ["x=B×N×48", "layers=1..2"],
-        sandboxed=False,
         limits=Limits(seconds=240, run_seconds=60),
     )
     assert report.verdict is Verdict.ERROR
@@ -47,7 +46,6 @@ def test_a_head_too_many_is_found(tmp_path):
     report = check(
         f"{file}:encode",
         ["x=B×N×48", "layers=1..2"],
-        sandboxed=False,
         limits=Limits(seconds=240, run_seconds=60),
     )
     assert report.verdict is Verdict.ERROR

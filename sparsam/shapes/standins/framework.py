@@ -168,6 +168,19 @@ def _as_expanded(tensor: torch.Tensor, shape: torch.Size) -> bool:
     return not laid_out([size for _, size in kept], [stride for stride, _ in kept])
 
 
+def _decided(real: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that takes yes or no, and no symbol for it (`is_causal=query.shape[2] > 1 and …`)."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        args = tuple(bool(value) if isinstance(value, torch.SymBool) else value for value in args)
+        kwargs = {
+            name: bool(value) if isinstance(value, torch.SymBool) else value for name, value in kwargs.items()
+        }
+        return real(*args, **kwargs)
+
+    return call
+
+
 def patches() -> Iterator[tuple[Any, str, Any]]:
     """(owner, attribute, stand-in) for all of this module."""
     yield torch.nn.Module, "__call__", called
@@ -182,6 +195,8 @@ def patches() -> Iterator[tuple[Any, str, Any]]:
         yield owner, name, _keeps_names(getattr(owner, name))
     for owner in (torch._refs, _meta_registrations):
         yield owner, "_maybe_broadcast", _expands(owner._maybe_broadcast)
+    attention = "scaled_dot_product_attention"
+    yield torch.nn.functional, attention, _decided(getattr(torch.nn.functional, attention))
     yield SymNode, "is_contiguous", _is_contiguous(SymNode.is_contiguous)
     name = "compute_elementwise_output_logical_to_physical_perm"
     yield _prims_common, name, _in_order(getattr(_prims_common, name))
