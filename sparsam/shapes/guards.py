@@ -239,7 +239,7 @@ def watch(
     class SemLock(locks.SemLock):  # type: ignore[misc]
         """Without it there are no queues and pools; packages that try one and do without are let try."""
 
-        def __new__(cls, *args: Any) -> Any:
+        def __new__(cls, *args: Any, **kwargs: Any) -> Any:
             if culprit(getframe(1))[0]:
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             refuse("process", "_multiprocessing.SemLock", args, getframe(1))
