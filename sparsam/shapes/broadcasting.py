@@ -10,7 +10,7 @@ from sparsam.shapes.series import symbolic
 
 
 def broadcast_shape(shapes: list[Any]) -> Any:
-    """The shape of what is broadcast where nothing has to be asked for it, else None."""
+    """The shape of what is broadcast where there are symbols and nothing has to be asked about them, else None."""
     if not any(symbolic(size) for shape in shapes for size in shape):
         return None
     made: list[Any] = [1] * max(map(len, shapes))

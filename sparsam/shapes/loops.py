@@ -481,9 +481,7 @@ class Rounds:
         with torch._C.DisableTorchFunction():
             if layout_of(base):
                 raise self._unknown(f"the items of {_name(step.path)} do not lie one behind the other")
-        with (
-            self.run.shapes.unrecorded()
-        ):  # of any size; what the framework asks is no question of the program
+        with self.run.shapes.unrecorded():  # what the framework asks here is no question of the program
             made = torch.empty(sizes, dtype=base.dtype, device=base.device)
             if base.requires_grad:
                 made = made.requires_grad_() * 1

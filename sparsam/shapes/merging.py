@@ -7,7 +7,9 @@ else is known: n coin tosses cost n + 1 runs and not 2^n, and the cases of a tra
 it, in each pass over both, where they would multiply.
 
 A set of sizes that arrives at a node (`Arrival`) is divided among the edges that begin there; what no edge covers is a
-region for the next run. So all is covered once each run's rest and each arrival has been looked at, in any order.
+region for the next run. So all is covered once each run's rest and each arrival has been looked at, in any order. An
+arrival that is like one that was followed in all that is asked behind the node waits to the end, and is dropped then if it
+still is (`Memory.resume`).
 
 To look whether a state was seen before is what model checkers call stateful search; to let what was followed from a node
 answer for those that arrive there later, whose symbols differ, is compositional testing (Godefroid, POPL 2007).
@@ -32,9 +34,9 @@ import torch
 
 from sparsam.shapes import evaluate, modules, overlay
 from sparsam.shapes.environment import Literal, Number, Unknown, printed, symbols_of, sympy_symbol
-from sparsam.shapes.project import facts, project
+from sparsam.shapes.project import facts, project, written
 from sparsam.shapes.rewrite import ENTRY, MARK
-from sparsam.shapes.run import ENVIRONMENT, FILES, Run, Stop, current
+from sparsam.shapes.run import ENVIRONMENT, FILES, HOOKED, Run, Stop, current
 from sparsam.shapes.solver import needed
 from sparsam.shapes.state import Snapshot, TooLarge, described
 from sparsam.shapes.verdict import Place, Symbol
@@ -601,7 +603,7 @@ def _visit(run: Run, frame: types.FrameType, site: Any, pending: tuple[int, ...]
     text = _NAMES.sub(lambda match: renamed.setdefault(match.group(1), f"w{len(renamed)}"), text)
     # What was decided counts, and not about which of the values that no variable shows.
     others = dict(renamed)
-    decided = "".join(_written(run.shapes.literals[number].condition) for number in pending)
+    decided = "".join(written(run.shapes.literals[number].condition) for number in pending)
     text += _NAMES.sub(lambda match: others.setdefault(match.group(1), f"p{len(others)}"), decided)
     sizes = sorted(name for name, symbol in run.shapes.symbols.items() if symbol.kind == "size")
     where = (site, _stack(run, frame), [tuple(loop.at) for loop in run.rounds], sizes, _settings(run))
@@ -659,7 +661,8 @@ def _settings(run: Run) -> tuple[Any, ...]:
         torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype(), torch.get_default_device(),
         torch.is_autocast_enabled(), torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cuda"),
         torch.get_autocast_dtype("cpu"), run.elsewhere, run.placed, overlay.written(), os.getcwd(),
-        sorted(run.notes.get(ENVIRONMENT, {}).items()), [word for word in sys.argv if not _NUMBER.fullmatch(word)],
+        sorted(run.notes.get(ENVIRONMENT, {}).items()), HOOKED in run.notes,
+        [word for word in sys.argv if not _NUMBER.fullmatch(word)],
     )  # fmt: skip
 
 
@@ -684,8 +687,3 @@ def _stack(run: Run, frame: types.FrameType | None) -> list[tuple[Any, ...]]:
         library = not run.places.own(code.co_filename) and (library or not modules.shows_where(frame))
         frame = frame.f_back
     return found
-
-
-@functools.lru_cache(maxsize=65536)
-def _written(condition: sympy.Basic) -> str:
-    return str(condition)

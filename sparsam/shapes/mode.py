@@ -18,7 +18,13 @@ Rule = Callable[..., Any]
 DEVICE = torch.ops.prim.device.default
 META = torch.device("meta")
 AS_STRIDED = torch.ops.aten.as_strided.default
-OWN = 2  # functions and operators at work where a program calls one; views of the framework's own are within their storage
+EMPTY = frozenset(
+    {
+        torch.ops.aten.new_empty.default,
+        torch.ops.aten.new_empty_strided.default,
+        torch.ops.aten.empty_like.default,
+    }
+)  # what their results hold is up to chance, whatever they are made like
 SYMBOLS = (torch.SymInt, torch.SymFloat)
 
 
@@ -37,6 +43,7 @@ class Mode(FakeTensorMode):
         self.run = run
         self.unmodelled = unmodelled
         self.inside = 0  # functions and operators of the framework at work
+        self.operators = 0  # of these, operators
         self.rules: Mapping[Any, Rule] = {}  # by operator; called with (run, operator, args, kwargs)
 
     @classmethod
@@ -65,16 +72,20 @@ class Mode(FakeTensorMode):
             kwargs = {**kwargs, "device": devices.CPU}
             self.run.elsewhere = True
         self.inside += 1
+        self.operators += 1
         try:
             if self.run.elsewhere and self.run.placed:
                 devices.refuse(func, args, kwargs)
-            if func is not AS_STRIDED or self.inside <= OWN:
+            if (
+                func is not AS_STRIDED or self.operators == 1
+            ):  # an operator's own views are within their storage
                 strictness.refuse(func, args, kwargs, self)
             spans.refuse(func, args, kwargs, self.run)
             answer = self._answer(func, types, args, kwargs)
             eager.refuse(func, args, kwargs, answer, elsewhere=self.run.elsewhere)
         finally:
             self.inside -= 1
+            self.operators -= 1
         spans.follow(func, args, kwargs, answer)
         if self.run.elsewhere:
             devices.carry(func, args, kwargs, answer, where)
@@ -88,7 +99,10 @@ class Mode(FakeTensorMode):
             if answer is not NotImplemented:
                 return answer
         try:
-            return super().dispatch(func, types, args, kwargs)
+            answer = super().dispatch(func, types, args, kwargs)
+            if func in EMPTY and isinstance(answer, FakeTensor):
+                answer.constant = None
+            return answer
         except ValueError as error:
             if func is torch.ops.aten.view.default:
                 raise RuntimeError(str(error)) from None  # as it is with data

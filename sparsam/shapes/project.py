@@ -37,8 +37,7 @@ def project(conditions: Iterable[sympy.Basic], gone: Callable[[str], bool]) -> l
         if all(symbols_of(condition) <= forgotten for condition, forgotten in group):
             continue  # about nothing else, and satisfied by what they come from
         done = [condition for condition, _ in group]
-        gone_too = sorted(frozenset().union(*(names for _, names in group)), key=lambda s: s.name)
-        waiting = gone_too
+        waiting = sorted(frozenset().union(*(names for _, names in group)), key=lambda s: s.name)
         while waiting:
             before = waiting
             for symbol in before:
@@ -46,7 +45,7 @@ def project(conditions: Iterable[sympy.Basic], gone: Callable[[str], bool]) -> l
             waiting = [symbol for symbol in before if any(symbol in symbols_of(one) for one in done)]
             if len(waiting) == len(before):
                 break
-        done = _about_others(done, frozenset(gone_too))
+        done = _about_others(done, frozenset().union(*(names for _, names in group)))
         if known is None:
             known = {form for condition in kept if (form := _normal(condition)) is not None}
         for condition in done:
@@ -95,14 +94,16 @@ def facts(conditions: Iterable[sympy.Basic], gone: Callable[[str], bool]) -> fro
         if forgotten:
             left.append((condition, forgotten))
         else:
-            found.append(str(condition))
+            found.append(written(condition))
     while left:
         group, left = _component(left)
         names = {symbol.name for _, forgotten in group for symbol in forgotten}
         pattern = re.compile(
             r"\b(?:" + "|".join(map(re.escape, sorted(names, key=len, reverse=True))) + r")\b"
         )
-        texts = sorted((str(condition) for condition, _ in group), key=lambda text: pattern.sub("?", text))
+        texts = sorted(
+            (written(condition) for condition, _ in group), key=lambda text: pattern.sub("?", text)
+        )
         found.append(_numbered(" & ".join(texts), pattern))
     return frozenset(found)
 
@@ -194,6 +195,12 @@ def _moved(lower: list[sympy.Basic], upper: list[sympy.Basic], barred: list[symp
                         left = [other for other in left if other is not value]
                         moved = True
     return not left
+
+
+@functools.lru_cache(maxsize=65536)
+def written(condition: sympy.Basic) -> str:
+    """A condition as text."""
+    return str(condition)
 
 
 @functools.lru_cache(maxsize=65536)

@@ -30,6 +30,7 @@ HERE = os.path.dirname(__file__) + os.sep
 # Notes of a run about what its program did to files: text written, objects saved, folders made, paths removed.
 FILES = ("written", "saved", "folders", "removed")
 ENVIRONMENT = "environment"  # note of a run: by variable what it was before the program changed it, and what it is since
+HOOKED = "hooked"  # … whether a tensor has a hook in the backward pass
 
 
 class Stop(BaseException):

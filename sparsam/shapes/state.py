@@ -327,6 +327,10 @@ class Snapshot:
                 None if span is None else described((span.low, span.high, span.reached, span.first)),
                 span,
             )
+        for name in ("_backward_hooks", "_post_accumulate_grad_hooks"):
+            hooks = getattr(value, name)
+            if hooks:
+                node.children["." + name] = self._node(list(hooks.values()))
         noted = vars(value)
         for name in MEMOS:
             if noted.get(name) is not None:  # beside the layout, for a loop does not ask whether they change

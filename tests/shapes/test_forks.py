@@ -294,6 +294,8 @@ HIDDEN = {
     "defaults": "def size(n=2): return n\n{coin}size.__defaults__ = (3,)\ntorch.zeros(size()).view(2)",
     "attribute of a function": "def size(): return size.wide\nsize.wide = 2\n{coin}size.wide = 3\n"
     "torch.zeros(size()).view(2)",
+    "hook of the backward pass": "y = torch.ones(3, requires_grad=True)\n{coin}y.register_hook(lambda g: g.view(5))\n"
+    "(y * 2).sum().backward()",
     "items of a set": "held = {{2}}\n{coin}held.add(3)\ntorch.zeros(len(held)).view(1)",
     "longest queue": "import collections\nheld = collections.deque([], 2)\n{coin}held = collections.deque([], 3)\n"
     "held.extend([1, 1, 1])\ntorch.zeros(len(held)).view(2)",
@@ -505,6 +507,48 @@ def test_branches_within_a_loop_come_together(kind, tmp_path):
     report = checked_lines(tmp_path, f"loop_{len(kind)}", f"import random\n\nimport torch\n\n\n{text}")
     assert report.verdict is Verdict.PROVED, report.unknowns
     assert len(report.paths) < 40
+
+
+@pytest.mark.parametrize("made", ["torch.empty_like(torch.tensor(1.0))", "torch.tensor(1.0).new_empty(())"])
+@pytest.mark.parametrize("sign", ["<", ">="])
+def test_what_an_empty_tensor_holds_is_up_to_chance(made, sign, tmp_path):
+    """Both ways are followed, though what it was made like holds a number that is known."""
+    text = f"import torch\n\n\ndef run(x):\n    if {made} {sign} 0.5:\n        x.view(5)\n"
+    assert checked_lines(tmp_path, f"empty_{len(made)}_{len(sign)}", text).verdict is Verdict.ERROR
+
+
+def test_a_distribution_of_a_number_that_is_known_is_taken(tmp_path):
+    """In whatever memory the answer comes to lie."""
+    text = """import torch
+
+
+def run(x):
+    for share in (1.0, 0.9, 0.7):
+        layers = [torch.nn.Conv2d(3, 3, 3) for _ in range(20)]
+        torch.distributions.Bernoulli(share)
+    return x.view(6)
+"""
+    report = checked_lines(tmp_path, "distribution", text)
+    assert report.verdict is Verdict.PROVED and len(report.paths) == 1, report.findings
+
+
+HOOKS = {
+    "of a leaf": "y.register_hook(lambda g: g.view(5))",
+    "of a result": "z.register_hook(lambda g: g.view(5))",
+    "after a leaf's gradient": "y.register_post_accumulate_grad_hook(lambda y: y.grad.view(5))",
+    "beyond the storage": "y.register_hook(lambda g: g.as_strided((5,), (1,)).sum() * g)",
+}
+
+
+@pytest.mark.parametrize("name", HOOKS)
+def test_hooks_of_the_backward_pass_are_run(name, tmp_path):
+    """They are the program's own code."""
+    text = (
+        "import torch\n\n\ndef run(x):\n    y = torch.ones(3, requires_grad=True)\n    z = y * 2\n"
+        f"    {HOOKS[name]}\n    z.sum().backward()\n"
+    )
+    report = checked_lines(tmp_path, f"hooks_{len(name)}", text)
+    assert report.verdict is Verdict.ERROR, report.unknowns
 
 
 def test_blocks_of_a_sequence_are_followed_once(tmp_path):

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from sparsam.shapes.run import Run
+from sparsam.shapes.run import HOOKED, Run
 
 
 def backward(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -23,6 +23,8 @@ def backward(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
         raise RuntimeError("element 0 of tensors does not require grad and does not have a grad_fn")
     if tensor.numel() != 1:
         raise RuntimeError("grad can be implicitly created only for scalar outputs")
+    if run.notes.get(HOOKED):
+        return NotImplemented
     leaves = _leaves(tensor)
     if leaves is None:
         return NotImplemented
@@ -33,8 +35,14 @@ def backward(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
     return None
 
 
+def hooked(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A hook on a tensor is the program's own code in the backward pass: from then on the pass runs for real."""
+    run.notes[HOOKED] = True
+    return NotImplemented
+
+
 def _leaves(tensor: torch.Tensor) -> list[torch.Tensor] | None:
-    """Leaves that a tensor depends on; None if a function of the program's own or a hook is on the way."""
+    """Leaves that a tensor depends on; None if a function of the program's own is on the way."""
     if tensor.grad_fn is None:
         return [tensor]
     seen: set[Any] = {tensor.grad_fn}
@@ -54,4 +62,8 @@ def _leaves(tensor: torch.Tensor) -> list[torch.Tensor] | None:
     return leaves
 
 
-RULES = {torch.Tensor.backward: backward}
+RULES = {
+    torch.Tensor.backward: backward,
+    torch.Tensor.register_hook: hooked,
+    torch.Tensor.register_post_accumulate_grad_hook: hooked,
+}

@@ -12,7 +12,7 @@ from torch._subclasses import fake_impls
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.sym_node import SymNode
 
-from sparsam.shapes.broadcasting import broadcast_shape, same_size
+from sparsam.shapes.broadcasting import broadcast_shape, is_one, same_size
 from sparsam.shapes.devices import place, shown
 from sparsam.shapes.mode import META
 from sparsam.shapes.modules import called
@@ -68,22 +68,18 @@ def _keeps_names(real: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def broadcast(*shapes: Any) -> Any:
-        if current() is not None:
-            plain = broadcast_shape([shape for shape in shapes if isinstance(shape, (tuple, list))])
-            if plain is not None and all(
-                shape is None or isinstance(shape, (tuple, list)) for shape in shapes
-            ):
-                return plain
+        given = [shape for shape in shapes if shape is not None]
+        if not given or current() is None or not all(isinstance(s, (tuple, list)) for s in given):
+            return real(*shapes)
+        plain = broadcast_shape(given)
+        if plain is not None:
+            return plain
         made = real(*shapes)
-        if made is None or current() is None or all(type(size) is not int or size != 1 for size in made):
-            return made
-        given = [shape for shape in shapes if isinstance(shape, (tuple, list))]
         for axis in range(-len(made), 0):
-            if type(made[axis]) is int and made[axis] == 1:
+            if is_one(made[axis]):
                 sizes = (shape[axis] for shape in given if len(shape) >= -axis)
-                named = next((size for size in sizes if symbolic(size)), None)
-                if named is not None:
-                    made = type(made)([*made[:axis], named, *made[len(made) + axis + 1 :]])
+                named = next((size for size in sizes if symbolic(size)), made[axis])
+                made = type(made)([*made[:axis], named, *made[len(made) + axis + 1 :]])
         return made
 
     return broadcast
