@@ -22,7 +22,7 @@ from sparsam.shapes.explore import Explored, Failed, Limits, conditions_of, expl
 from sparsam.shapes.merging import Memory
 from sparsam.shapes.naming import words
 from sparsam.shapes.places import Places
-from sparsam.shapes.run import Outcome, Run, execute
+from sparsam.shapes.run import NEEDS_GPU, Outcome, Run, execute
 from sparsam.shapes.solver import Solver
 from sparsam.shapes.source import Program
 from sparsam.shapes.verdict import Finding, Report, Symbol, Unknown, Verdict
@@ -136,9 +136,11 @@ def check_entry(
         if asked:
             left = limits.seconds - (time.perf_counter() - started)
             again = Memory()
-            some = dataclasses.replace(limits, paths=GPU_RUNS, seconds=max(left, 1.0))
+            needed = any(path.ending == NEEDS_GPU for path in explored.paths)
+            runs = limits.paths if needed else GPU_RUNS
+            some = dataclasses.replace(limits, paths=runs, seconds=max(left, 1.0))
             other = explore(partial(run, memory=again, gpu=True), declared, solver, again, some)
-            _with_gpu(explored, other)
+            _with_gpu(explored, other, needed)
     seconds = time.perf_counter() - started
     return report_of(explored, name, seconds, solver, declared)
 
@@ -146,9 +148,23 @@ def check_entry(
 GPU_RUNS = 2  # with a GPU, for device errors alone: the sizes were looked at without
 
 
-def _with_gpu(explored: Explored, other: Explored) -> None:
-    """Adds what runs with a GPU found of devices: the rest of their ways is neither looked at nor part of the verdict."""
-    explored.failed += [failed for failed in other.failed if ABOUT_DEVICES.search(failed.failure.text)]
+def _with_gpu(explored: Explored, other: Explored, needed: bool) -> None:
+    """Adds what runs with a GPU found: all of it where there are ways that need one, else only what is said of devices.
+
+    In the second case the rest of their ways is neither looked at nor part of the verdict.
+    """
+    places = {(failed.failure.place, failed.failure.error) for failed in explored.failed}
+    explored.failed += [
+        failed
+        for failed in other.failed
+        if (needed or ABOUT_DEVICES.search(failed.failure.text))
+        and (failed.failure.place, failed.failure.error) not in places
+    ]
+    if needed:
+        explored.paths[:] = [path for path in explored.paths if path.ending != NEEDS_GPU] + other.paths
+        explored.symbols.update(other.symbols)
+        for unknown in other.unknowns:
+            explored.unknown(unknown)
     explored.runs += other.runs
     explored.operations += other.operations
 

@@ -17,7 +17,7 @@ from sparsam.shapes.environment import DATA, Literal, Number, printed, symbols_o
 from sparsam.shapes.environment import Unknown as Declared
 from sparsam.shapes.merging import ROOT, Arrival, Memory, Visit, linked
 from sparsam.shapes.naming import words
-from sparsam.shapes.run import Outcome
+from sparsam.shapes.run import NEEDS_GPU, Outcome
 from sparsam.shapes.solver import Domain, Solver, needed
 from sparsam.shapes.verdict import Failure, Path, Place, Symbol, Unknown, Verdict
 
@@ -163,7 +163,7 @@ def explore(
         if outcome.ending == "diverged":
             memory.partial.add(region.node)
             continue
-        if not outcome.notes["visits"] and outcome.ending != "stopped":
+        if not outcome.notes["visits"] and outcome.ending not in ("stopped", NEEDS_GPU):
             # It did not come by where it was to come by: states that look alike are not. Each run is followed to its end.
             memory.alone = True
             found.begin_anew()

@@ -660,7 +660,7 @@ def _settings(run: Run) -> tuple[Any, ...]:
     return (
         torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype(), torch.get_default_device(),
         torch.is_autocast_enabled(), torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cuda"),
-        torch.get_autocast_dtype("cpu"), run.elsewhere, run.placed, overlay.written(), os.getcwd(),
+        torch.get_autocast_dtype("cpu"), run.elsewhere, run.notes.get("gpu"), run.placed, overlay.written(), os.getcwd(),
         sorted(run.notes.get(ENVIRONMENT, {}).items()), HOOKED in run.notes,
         [word for word in sys.argv if not _NUMBER.fullmatch(word)],
     )  # fmt: skip

@@ -70,7 +70,7 @@ class Mode(FakeTensorMode):
         where = devices.named(kwargs.get("device"))
         if where is not None:
             kwargs = {**kwargs, "device": devices.CPU}
-            self.run.elsewhere = True
+            self.run.means(where)
         self.inside += 1
         self.operators += 1
         try:

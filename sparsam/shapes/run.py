@@ -46,6 +46,9 @@ class Stop(BaseException):
         self.ending = ending
 
 
+NEEDS_GPU = "needs-gpu"  # ending of a run that names a GPU though it was told that there is none
+
+
 @dataclasses.dataclass(eq=False)
 class Loop:
     """A loop of the program that is in progress.
@@ -65,7 +68,7 @@ class Outcome:
 
     Args:
         ending: "end", "exit", "error" (of the framework or Python), "raise" (the program's own), "stopped", "merged",
-            "diverged".
+            "diverged", "again", "needs-gpu".
         literals: What was decided and assumed, in order.
         hints: Values of all symbols, those met on the way included.
         symbols: What they stand for.
@@ -162,6 +165,17 @@ class Run:
             )
         if self.operations % 64 == 0 and time.monotonic() > self.deadline:
             raise Stop(Unknown("time", "the time limit of one run was reached", self._here()))
+
+    def means(self, device: torch.device) -> None:
+        """Notes that the program names a device that is not here.
+
+        Raises:
+            Stop: If it has been told that there is no GPU, and goes on with one: what it does on a machine that has one is
+                looked at in other runs.
+        """
+        if device.type == "cuda" and self.notes.get("gpu") is False:
+            raise Stop(ending=NEEDS_GPU)
+        self.elsewhere = True
 
     def pass_by(self) -> int:
         """Counts a statement that begins or is left behind."""
@@ -277,7 +291,7 @@ class Watch(TorchFunctionMode):
         target, args, kwargs = devices.asked(func, args, kwargs, run.elsewhere)
         if target is None:
             return self._called(func, args, kwargs)
-        run.elsewhere = True
+        run.means(target)
         return devices.put(self._called(func, args, kwargs), target, (args, kwargs))
 
     def _called(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -195,3 +195,49 @@ def test_batches_of_texts_lie_where_they_were_asked_for(given, verdict, tmp_path
     report = check(str(file), [], sandboxed=False)
     assert report.verdict is verdict, report
     assert [finding.code for finding in report.findings] == ["device-mix"] * (verdict is Verdict.ERROR)
+
+
+NEEDED = """
+import torch
+from torch import nn
+
+BEFORE
+device = "cuda" if torch.cuda.is_available() else "cpu"
+model = nn.Linear(3, 2).to(device)
+positions = torch.rand(4, 3).cuda()
+if torch.rand(()) > 0.5:
+    model(positions).view(VIEW)
+"""
+
+
+@pytest.mark.parametrize("before", ["", "torch.rand(1).cuda()"])
+@pytest.mark.parametrize(("view", "code"), [("2, 4", None), ("9", "view-numel")])
+def test_a_program_that_needs_a_gpu_is_checked_as_on_a_machine_with_one(before, view, code, tmp_path):
+    """What it puts on a GPU without asking meets what it puts there because there is one; its sizes are all looked at."""
+    file = tmp_path / "needs.py"
+    file.write_text(NEEDED.replace("BEFORE", before).replace("VIEW", view))
+    report = check(str(file), [], sandboxed=False)
+    assert [finding.code for finding in report.findings] == ([code] if code else []), report
+    assert report.verdict is (Verdict.ERROR if code else Verdict.PROVED)
+    assert {path.ending for path in report.paths} <= {"end", "error", "merged"}
+
+
+SOME_WAYS = """
+import torch
+from torch import nn
+
+if torch.rand(()) > 0.5:
+    torch.rand(3).cuda()
+if not torch.cuda.is_available():
+    torch.rand(3).view(4)
+if torch.rand(()) > 0.5:
+    torch.rand(3).cuda()
+"""
+
+
+def test_ways_without_a_gpu_are_looked_at_too(tmp_path):
+    """A program some of whose ways need a GPU is checked without one, too."""
+    file = tmp_path / "some.py"
+    file.write_text(SOME_WAYS)
+    report = check(str(file), [], sandboxed=False)
+    assert [(finding.code, finding.failure.place.line) for finding in report.findings] == [("view-numel", 8)]

@@ -249,8 +249,8 @@ def _has_gpu() -> bool:
     run = current()
     if run is None or not run.places.own(sys._getframe(2).f_code.co_filename):
         return False
-    run.notes["gpu"] = run.gpu
-    return run.gpu
+    run.notes["gpu"] = run.gpu or run.elsewhere
+    return run.gpu or run.elsewhere
 
 
 def is_available() -> bool:
