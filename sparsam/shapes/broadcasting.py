@@ -6,7 +6,7 @@ dimension, or the same size there. Each question is a case to be looked at.
 
 from typing import Any
 
-from sparsam.shapes.series import symbolic
+from sparsam.shapes.environment import symbolic
 
 
 def broadcast_shape(shapes: list[Any]) -> Any:

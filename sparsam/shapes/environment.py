@@ -5,6 +5,7 @@ import functools
 import math
 import re
 import sys
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
@@ -218,6 +219,22 @@ class Shapes(ShapeEnv):
     def _hint(self, expression: sympy.Basic) -> Any:
         return expression.xreplace(self.backed_var_to_val)
 
+    def shown(self, expression: sympy.Basic) -> Number:
+        """The number that a text has in place of an expression: the same in all runs, whatever their sizes.
+
+        A text is part of the program's state. With a run's own number in it, no other run would ever be in the same state.
+        """
+        if self.plain:
+            return number_of(self._hint(expression))
+        samples = {}
+        for symbol in symbols_of(expression):
+            known = self.symbols[printed(symbol)]
+            size = known.kind == "size"
+            sample = within(known.low, known.high, 2 + zlib.crc32(known.name.encode()) % 7 if size else 1)
+            samples[symbol] = sympy.Integer(sample) if symbol.is_integer else sympy.Float(sample)
+        found = expression.xreplace(samples)
+        return number_of(found if found.is_finite else self._hint(expression))
+
     # -- what torch calls -----------------------------------------------------------------------------------------------
 
     def create_unbacked_symint(self, source: Any = None) -> torch.SymInt:
@@ -344,6 +361,11 @@ class Shapes(ShapeEnv):
             self.quiet -= 1
 
 
+def symbolic(value: Any) -> bool:
+    """Whether a number is a symbol."""
+    return isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool))
+
+
 class Divergence(BaseException):
     """The hints belong to no run: they break what only the run itself knows about its symbols."""
 
@@ -374,6 +396,19 @@ def _turned_into_number(frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def number_of(value: Any) -> Number:
+    """A number, or a truth, of sympy's as Python's."""
+    if value in (True, False):
+        return bool(value)
+    return int(value) if getattr(value, "is_Integer", False) else float(value)
+
+
+def within(low: Number | None, high: Number | None, wish: Number) -> Number:
+    """A number if it lies within a range, else the nearest end."""
+    wish = wish if high is None else min(wish, high)
+    return wish if low is None else max(wish, low)
 
 
 def default(low: Number | None, high: Number | None) -> Number:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from sparsam.shapes import series as seriess
+from sparsam.shapes.environment import symbolic
 from sparsam.shapes.loops import alike, blended, loop, while_begin, while_done, while_round
 from sparsam.shapes.merging import enter, fork, join, last
 from sparsam.shapes.rewrite import (
@@ -28,7 +29,7 @@ from sparsam.shapes.rewrite import (
     SLICE,
 )
 from sparsam.shapes.run import Stop, current
-from sparsam.shapes.series import Repeated, Segment, Series, as_series, symbolic
+from sparsam.shapes.series import Repeated, Segment, Series, as_series
 from sparsam.shapes.verdict import Unknown
 
 
@@ -158,22 +159,16 @@ def percent(left: Any, right: Any) -> Any:
 
 def _printable(value: Any) -> Any:
     """A plain number in place of a symbol: what is printed does not matter."""
-    if isinstance(value, torch.SymInt):
-        return int(_hint(value))
-    if isinstance(value, torch.SymFloat):
-        return float(_hint(value))
-    if isinstance(value, torch.SymBool):
-        return bool(_hint(value))
+    if symbolic(value):
+        return {torch.SymInt: int, torch.SymFloat: float, torch.SymBool: bool}[type(value)](_shown(value))
     if isinstance(value, torch.Tensor):
         return 0.0
     return value
 
 
-def _hint(value: Any) -> Any:
+def _shown(value: Any) -> Any:
     run = current()
-    if run is None:
-        return value.node.hint
-    return value.node.expr.xreplace(run.shapes.backed_var_to_val)
+    return value.node.hint if run is None else run.shapes.shown(value.node.expr)
 
 
 def isinstance_(value: Any, kinds: Any) -> bool:

@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 from sparsam.shapes import devices, eager, spans, strictness
+from sparsam.shapes.direct import DIRECT
 from sparsam.shapes.environment import Shapes
 
 Rule = Callable[..., Any]
@@ -92,6 +93,11 @@ class Mode(FakeTensorMode):
         return answer
 
     def _answer(self, func: Any, types: Sequence[type], args: Sequence[object], kwargs: Any) -> object:
+        direct = DIRECT.get(func)
+        if direct is not None:
+            answer = direct(self, args, kwargs)
+            if answer is not NotImplemented:
+                return answer
         rule = self.rules.get(func)
         if rule is not None:
             with self:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from sparsam.shapes.environment import symbolic
 from sparsam.shapes.run import Stop, current
 from sparsam.shapes.verdict import Unknown
 
@@ -208,11 +209,6 @@ def sliced(items: list[Any] | tuple[Any, ...], index: slice) -> Series:
     return Series(
         lambda: [Segment(torch.sym_max(stop - start, 0), lambda at: whole[start + at])], "a part of a list"
     )
-
-
-def symbolic(value: Any) -> bool:
-    """Whether a number is a symbol."""
-    return isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool))
 
 
 def as_series(iterable: Any) -> Series | None:

@@ -18,14 +18,15 @@ import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import sympy
 import torch
 
 from sparsam.shapes.devices import place
+from sparsam.shapes.environment import symbolic
+from sparsam.shapes.layouts import expression, layout_of
 from sparsam.shapes.mode import device_of
 from sparsam.shapes.places import Places
 from sparsam.shapes.rewrite import JOIN, MODULES
-from sparsam.shapes.series import Repeated, Series, symbolic
+from sparsam.shapes.series import Repeated, Series
 from sparsam.shapes.spans import span_of
 
 # Looked up here, for in a sandbox nothing may be looked up any more.
@@ -314,7 +315,7 @@ class Snapshot:
                 node.children["." + name] = self._node(getattr(value, name))
 
     def _tensor(self, value: torch.Tensor) -> Node:
-        sizes = tuple(_expression(size) for size in value.shape)
+        sizes = tuple(expression(size) for size in value.shape)
         graph = (value.grad_fn is not None, value.requires_grad)
         node = Node("tensor", (sizes, value.dtype, device_of(value), place(value), *graph), value)
         node.children[LAYOUT] = Node("layout", layout_of(value), None)
@@ -370,30 +371,6 @@ def described(value: Any) -> str:
     with torch._C.DisableTorchFunction():
         _write(snapshot._node(value), parts)
     return "".join(parts)
-
-
-def layout_of(value: torch.Tensor) -> str:
-    """Where the items of a tensor lie, as text: empty where they lie one behind the other, whatever the sizes are."""
-    if value.layout is not torch.strided:
-        return str(value.layout)
-    return laid_out(value.shape, value.stride())
-
-
-def laid_out(sizes: Sequence[Any], strides: Sequence[Any]) -> str:
-    """The strides as text, empty where they are those of items that lie one behind the other."""
-    plain: sympy.Basic = sympy.S.One
-    for size, stride in zip(reversed(sizes), reversed(strides), strict=True):
-        stride, size = _expression(stride), _expression(size)
-        if size != 1 and stride != plain and sympy.expand(_counted(stride) - plain) != 0:
-            return str([_expression(stride) for stride in strides])
-        plain = plain * size
-    return ""
-
-
-def _counted(stride: sympy.Basic) -> sympy.Basic:
-    """Strides count a dimension without items like one of a single item, which moves nothing."""
-    return stride.replace(lambda part: part.func.__name__ == "Max" and 1 in part.args and len(part.args) == 2,
-                          lambda part: part.args[1] if part.args[0] == 1 else part.args[0])  # fmt: skip
 
 
 def _named(key: Any) -> Any:
@@ -609,10 +586,6 @@ class _Held:
 
 def _unkey(key: Any) -> Any:
     return key[2].key if isinstance(key, tuple) and key and key[0] == "key" else key
-
-
-def _expression(size: Any) -> sympy.Basic:
-    return size.node.expr if symbolic(size) else sympy.Integer(size)
 
 
 Setter = Callable[[Any], bool]

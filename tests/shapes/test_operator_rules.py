@@ -191,6 +191,24 @@ LAYOUTS: dict[str, tuple[Callable[[random.Random], list[Any]], Callable[..., Any
     ),
     "colours last": (sized("abcd"), lambda x: (x.contiguous(memory_format=torch.channels_last) * 2).relu()),
     "one found": (sized("abc"), lambda x: (x[0:1] + x[:, 0:1] + x[..., 0:1] if 0 not in x.shape else x)),
+    "transposed": (sized("abc", "acb"), lambda x, y: (x.transpose(1, 2) * y, y + x.transpose(1, 2), x.permute(2, 0, 1).exp())),
+    "compared": (sized("ab", "b"), lambda x, y: x.t().eq(y.view(-1, 1).expand(-1, x.shape[0]))),
+    "rows in a row": (
+        lambda rng: [[rng.randint(0, 3)]],
+        lambda x: [
+            part[:k].reshape(-1)
+            for part in (x.new_empty(x.shape[0], 5).t(), x.new_empty(5, x.shape[0]), x.new_empty(x.shape[0], 5, 2).permute(1, 2, 0))
+            for k in (1, 3, 5)
+        ],
+    ),
+    "flat": (
+        lambda rng: [[rng.randint(0, 3)]],
+        lambda x: [
+            part.flatten()
+            for n in (1, 2)
+            for part in (x.new_empty(x.shape[0], n, 4).transpose(0, 2), x.new_empty(n, x.shape[0], 4)[..., 1:3], x.new_empty(4, n, x.shape[0])[::2])
+        ],
+    ),
     "squeezed": (sized("a1c"), lambda x: (x.squeeze(1), x.transpose(0, 1).squeeze(0) + 1)),
 }  # fmt: skip
 
@@ -291,6 +309,19 @@ UNASKED = {
     "masked": (["abc", "bc"], lambda x, m: x.masked_fill(m > 0, 0.0).softmax(-1)),
     "linear": (["abc"], lambda x: F.relu(F.linear(x, x.new_empty(4, x.shape[2]), x.new_empty(4)))),
     "norm": (["abc"], lambda x: F.layer_norm(x, (x.shape[2],))),
+    "transposed": (["abc", "acb"], lambda x, y: x.transpose(1, 2) * y),
+    "accuracy": (
+        ["a"],
+        lambda x: [
+            x.new_empty(x.shape[0], 5)
+            .t()
+            .eq(x.view(1, -1).expand(5, -1))[:k]
+            .reshape(-1)
+            .float()
+            .sum(0, keepdim=True)
+            for k in (1, 5)
+        ],
+    ),
     "products": (["abc", "acd"], lambda x, y: torch.bmm(x, y) * 2),
 }
 

@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 
+from sparsam.shapes.environment import symbolic
 from sparsam.shapes.run import Run
-from sparsam.shapes.series import Segment, Series, symbolic
+from sparsam.shapes.series import Segment, Series
 from sparsam.shapes.standins import arrays
 
 

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
+from sparsam.shapes.environment import symbolic
 from sparsam.shapes.run import Run
-from sparsam.shapes.series import symbolic
 
 
 def bincount(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -4,8 +4,9 @@ from typing import Any
 
 import torch
 
+from sparsam.shapes.environment import symbolic
 from sparsam.shapes.run import Run
-from sparsam.shapes.series import Repeated, Segment, Series, symbolic
+from sparsam.shapes.series import Repeated, Segment, Series
 
 
 def cat(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

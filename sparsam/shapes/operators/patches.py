@@ -5,8 +5,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from sparsam.shapes.environment import symbolic
 from sparsam.shapes.run import Run
-from sparsam.shapes.series import symbolic
 
 
 def per_picture(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from sparsam.shapes.environment import symbolic
 from sparsam.shapes.mode import has_symbols
 from sparsam.shapes.run import Run
-from sparsam.shapes.series import symbolic
 
 SIGNATURE = inspect.signature(functional.interpolate)
 AFFINE_GRID = inspect.signature(functional.affine_grid)

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 
 from sparsam.shapes.devices import CPU, place
+from sparsam.shapes.environment import symbolic
 from sparsam.shapes.operators import indexing
 from sparsam.shapes.run import Run
-from sparsam.shapes.series import Repeated, symbolic
+from sparsam.shapes.series import Repeated
 
 
 def pad(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

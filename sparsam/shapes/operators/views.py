@@ -4,16 +4,19 @@ The real kernel of `view` takes every shape of as many items, which is all that 
 strides that it would have anyway is an empty tensor. A tensor may be expanded along what it has not, or has once.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import sympy
 import torch
 from torch._prims_common import infer_size, make_contiguous_strides_for
 
 from sparsam.shapes.broadcasting import is_one, same_size
+from sparsam.shapes.layouts import laid_out, layout_of
 from sparsam.shapes.mode import has_symbols
 from sparsam.shapes.run import Run
-from sparsam.shapes.state import laid_out, layout_of
+from sparsam.shapes.spans import span_of
 
 aten = torch.ops.aten
 
@@ -80,6 +83,60 @@ def _is_given(size: Any, number: int) -> bool:
     return type(size) is int and size == number
 
 
+def in_a_row(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`reshape(-1)` and `flatten()`: a view where items can be counted in steps of one width for all sizes, else a copy.
+
+    Torch asks whether the sizes leave a view after all. That is not asked where the copy would have the same strides.
+    """
+    tensor = args[0] if args else None
+    if not isinstance(tensor, torch.Tensor) or tensor.dim() < 2 or kwargs or tensor.requires_grad:
+        return NotImplemented
+    shape = args[1] if len(args) == 2 and isinstance(args[1], (list, tuple)) else args[1:]
+    if tuple(shape) != (() if "flatten" in func.__name__ else (-1,)):
+        return NotImplemented
+    if not has_symbols(tensor) or tensor.layout is not torch.strided:
+        return NotImplemented
+    if tensor.dtype is not torch.bool and span_of(tensor) is not None:
+        return NotImplemented
+    dims = [
+        (size, stride) for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if not is_one(size)
+    ]
+    width = _width(dims)
+    if width is not None:
+        with run.shapes.unrecorded():
+            return tensor.as_strided((tensor.numel(),), (width,))
+    unknown: list[Any] = [size for size, _ in dims if isinstance(size, torch.SymInt)]
+    if len(unknown) != 1:
+        return NotImplemented
+    rest = _without(dims, unknown[0])
+    if rest is None or _width(rest) not in (None, 1):
+        return NotImplemented
+    with run.shapes.unrecorded():
+        return tensor.clone(memory_format=torch.contiguous_format).view(-1)
+
+
+def _width(dims: Sequence[tuple[Any, Any]]) -> Any:
+    """The step between items, where it is the same between all; None where it is not, or not for all sizes."""
+    for (_, outer), (size, inner) in itertools.pairwise(dims):
+        if not same_size(outer, size * inner):
+            return None
+    return dims[-1][1] if dims else 1
+
+
+def _without(dims: Sequence[tuple[Any, Any]], single: torch.SymInt) -> list[tuple[int, int]] | None:
+    """What is left of dimensions where this one has a single item; None if that is not told in plain numbers."""
+    one = {single.node.expr: sympy.S.One}
+    left = []
+    for size, stride in dims:
+        if size is single:
+            continue
+        plain = stride.node.expr.xreplace(one) if has_symbols(stride) else sympy.Integer(stride)
+        if not plain.is_Integer:
+            return None
+        left.append((size, int(plain)))
+    return left
+
+
 def empty(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`empty_strided` and `new_empty_strided`."""
     *like, sizes, strides = args
@@ -103,6 +160,10 @@ def _options(func: Any) -> int:
 
 
 RULES = {
+    torch.reshape: in_a_row,
+    torch.Tensor.reshape: in_a_row,
+    torch.flatten: in_a_row,
+    torch.Tensor.flatten: in_a_row,
     aten.view.default: view,
     aten._unsafe_view.default: view,
     aten.expand.default: expand,

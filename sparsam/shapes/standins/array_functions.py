@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
+from sparsam.shapes.environment import symbolic
 from sparsam.shapes.run import current
-from sparsam.shapes.series import Repeated, length, symbolic
+from sparsam.shapes.series import Repeated, length
 from sparsam.shapes.standins.arrays import (
     NUMPY,
     _given,

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
+from sparsam.shapes.environment import symbolic
 from sparsam.shapes.run import Stop, current
-from sparsam.shapes.series import Repeated, Series, as_series, length, symbolic
+from sparsam.shapes.series import Repeated, Series, as_series, length
 from sparsam.shapes.verdict import Unknown
 
 NUMPY = importlib.util.find_spec("numpy") is not None

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
+from sparsam.shapes.environment import symbolic
 from sparsam.shapes.run import current
-from sparsam.shapes.series import Repeated, as_series, length, symbolic
+from sparsam.shapes.series import Repeated, as_series, length
 from sparsam.shapes.standins.arrays import is_array, tensor_of, torch_kind, wrapped
 
 NUMPY = importlib.util.find_spec("numpy") is not None

@@ -3,6 +3,7 @@
 And calls that want a list, and get what stands for one.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,11 +15,12 @@ from torch.fx.experimental.sym_node import SymNode
 
 from sparsam.shapes.broadcasting import broadcast_shape, is_one, same_size
 from sparsam.shapes.devices import place, shown
+from sparsam.shapes.environment import symbolic
+from sparsam.shapes.layouts import laid_out, layout_of
 from sparsam.shapes.mode import META
 from sparsam.shapes.modules import called
 from sparsam.shapes.run import current
-from sparsam.shapes.series import Series, symbolic
-from sparsam.shapes.state import laid_out, layout_of
+from sparsam.shapes.series import Series
 
 
 def _chosen(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -113,14 +115,39 @@ def _expands(real: Callable[..., Any]) -> Callable[..., Any]:
     return expand
 
 
-def _certainly(real: Callable[..., bool]) -> Callable[..., bool]:
-    """Whether the items of a tensor lie one behind the other, which is not asked where it holds for all sizes."""
+def _lies_in(real: Callable[..., bool]) -> Callable[..., bool]:
+    """Whether the items of a tensor lie in a format's order for all sizes: the framework asks to choose a result's strides.
 
-    def question(a: Any, *args: Any, **kwargs: Any) -> bool:
-        known = current() is not None and isinstance(a, torch.Tensor) and any(map(symbolic, a.shape))
-        if known and a.layout is torch.strided and not layout_of(a):
-            return True
-        return real(a, *args, **kwargs)
+    Where they do for some sizes alone, dimensions have one item or none there, and either choice gives the same order.
+    """
+
+    def question(a: torch.Tensor, *, memory_format: torch.memory_format) -> bool:
+        if current() is None or not any(map(symbolic, a.shape)) or a.layout is not torch.strided:
+            return real(a, memory_format=memory_format)
+        order = (
+            range(a.dim()) if memory_format is torch.contiguous_format else LAST.get((memory_format, a.dim()))
+        )
+        if order is None:
+            return real(a, memory_format=memory_format)
+        return not laid_out([a.shape[axis] for axis in order], [a.stride()[axis] for axis in order])
+
+    return question
+
+
+LAST = {
+    (torch.channels_last, 4): (0, 2, 3, 1),
+    (torch.channels_last_3d, 5): (0, 2, 3, 4, 1),
+}
+"""Dimensions from the outermost to the innermost, for formats with channels last."""
+
+
+def _dense(real: Callable[..., bool]) -> Callable[..., bool]:
+    """Whether the items of a tensor lie densely in some order for all sizes, in the same way."""
+
+    def question(a: torch.Tensor) -> bool:
+        if current() is None or not any(map(symbolic, a.shape)) or a.layout is not torch.strided:
+            return real(a)
+        return _order_of(a) is not None if a.dim() <= PERMUTED else not layout_of(a) or real(a)
 
     return question
 
@@ -139,7 +166,8 @@ def _is_contiguous(real: Callable[..., Any]) -> Callable[..., Any]:
 def _in_order(real: Callable[..., Any]) -> Callable[..., Any]:
     """In which order the dimensions of an elementwise result lie: in theirs, where those of all operands do for all sizes.
 
-    Dimensions along which an operand is expanded do not count.
+    Dimensions along which an operand is expanded do not count. Otherwise it is that of the first operand, if its items lie
+    densely in some order. Where dimensions have but one item, torch gives these dimensions other strides, which move nothing.
     """
 
     def order(*tensors: Any, **kwargs: Any) -> Any:
@@ -148,16 +176,38 @@ def _in_order(real: Callable[..., Any]) -> Callable[..., Any]:
             return real(*tensors, **kwargs)
         if any(isinstance(tensor, torch.Tensor) and tensor.dim() == 1 for tensor in tensors):
             return real(*tensors, **kwargs)
-        if not all(_as_expanded(tensor, wide[0].shape) for tensor in wide):
-            return real(*tensors, **kwargs)
-        return list(range(wide[0].dim())), False
+        if all(_as_expanded(tensor, wide[0].shape) for tensor in wide):
+            return list(range(wide[0].dim())), False
+        dense = _order_of(wide[0]) if all(_same_shape(tensor, wide[0].shape) for tensor in wide) else None
+        return real(*tensors, **kwargs) if dense is None else (dense, False)
 
     return order
 
 
+PERMUTED = 4  # dimensions of which all orders are tried
+
+
+def _order_of(tensor: torch.Tensor) -> list[int] | None:
+    """The order in which the items of a tensor lie densely for all sizes, the outermost dimension first; None if in none.
+
+    Such a tensor decides alone, if it is the first operand.
+    """
+    if tensor.layout is not torch.strided or tensor.dim() > PERMUTED:
+        return None
+    sizes, strides = tensor.shape, tensor.stride()
+    for order in itertools.permutations(range(tensor.dim())):
+        if not laid_out([sizes[axis] for axis in order], [strides[axis] for axis in order]):
+            return list(order)
+    return None
+
+
+def _same_shape(tensor: torch.Tensor, shape: torch.Size) -> bool:
+    return tensor.dim() == len(shape) and all(map(same_size, tensor.shape, shape))
+
+
 def _as_expanded(tensor: torch.Tensor, shape: torch.Size) -> bool:
     """Whether a tensor of a shape lies in order, but for dimensions along which it is expanded."""
-    if tensor.dim() != len(shape) or not all(map(same_size, tensor.shape, shape)):
+    if not _same_shape(tensor, shape):
         return False
     lies = zip(tensor.stride(), tensor.shape, strict=True)
     kept = [(stride, size) for stride, size in lies if not (type(stride) is int and stride == 0)]
@@ -196,7 +246,10 @@ def patches() -> Iterator[tuple[Any, str, Any]]:
     yield SymNode, "is_contiguous", _is_contiguous(SymNode.is_contiguous)
     name = "compute_elementwise_output_logical_to_physical_perm"
     yield _prims_common, name, _in_order(getattr(_prims_common, name))
-    for name in ("is_contiguous", "is_non_overlapping_and_dense_or_false"):
-        yield _prims_common, name, _certainly(getattr(_prims_common, name))
+    for owner in (_prims_common, torch._refs, fake_impls):
+        name = "is_contiguous_for_memory_format_or_false"
+        yield owner, name, _lies_in(getattr(owner, name))
+    name = "is_non_overlapping_and_dense_or_false"
+    yield _prims_common, name, _dense(getattr(_prims_common, name))
     for name in ("cat", "concat", "concatenate", "stack"):
         yield torch, name, _joins(getattr(torch, name))

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 import torch.utils.data as data
 
+from sparsam.shapes.environment import symbolic
 from sparsam.shapes.hooks import item
 from sparsam.shapes.loops import alike
 from sparsam.shapes.run import current
-from sparsam.shapes.series import Repeated, Segment, Series, as_series, equal, length, symbolic
+from sparsam.shapes.series import Repeated, Segment, Series, as_series, equal, length
 
 PLAIN = 3  # samples of a batch that are all made one by one
 

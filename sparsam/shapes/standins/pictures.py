@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from sparsam.shapes.environment import symbolic
 from sparsam.shapes.run import Stop, current
-from sparsam.shapes.series import Segment, Series, symbolic
+from sparsam.shapes.series import Segment, Series
 from sparsam.shapes.standins.lengths import chosen, value
 from sparsam.shapes.verdict import Unknown
 

@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 import torch
 import torch.utils.data as data
 
+from sparsam.shapes.environment import symbolic
 from sparsam.shapes.run import current
-from sparsam.shapes.series import Segment, Series, symbolic
+from sparsam.shapes.series import Segment, Series
 from sparsam.shapes.standins.lengths import chosen, label, length_of, value
 from sparsam.shapes.standins.pictures import Picture, described, opened
 

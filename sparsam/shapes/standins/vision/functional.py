@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from sparsam.shapes.series import symbolic
+from sparsam.shapes.environment import symbolic
 from sparsam.shapes.standins.arrays import tensor_of
 from sparsam.shapes.standins.pictures import PILLOW, Picture, from_array
 
