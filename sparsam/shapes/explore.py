@@ -23,6 +23,7 @@ from sparsam.shapes.verdict import Failure, Path, Place, Symbol, Unknown, Verdic
 
 SAMPLES = 3  # sizes tried where the program turns a size into a plain number without a bound
 AGAIN = 20  # times that all may begin anew because a loop's changes are uneven
+LOST = frozenset({"loop", "unconfirmed"})  # what is unknown because of a summary, perhaps
 SIMPLER = 8  # times that a simpler witness is looked for
 FEW = 40  # … and where there are at most so many, all
 
@@ -124,6 +125,11 @@ def explore(
         asked = {symbol.name for condition in more for symbol in symbols_of(condition)}
         return _solved((*linked(known, asked), *more), arrival, declared, solver)
 
+    def begin_anew() -> list[Arrival]:
+        found.begin_anew()
+        memory.begin_anew()
+        return [whole]
+
     # The deepest split first: what follows a node has been followed when another run comes by.
     queue = [whole]
     while queue or (queue := memory.resume()):
@@ -154,21 +160,22 @@ def explore(
         if outcome.ending == "again" and restarts < AGAIN:
             # What was found so far may rest on a guess about a loop that has just turned out wrong.
             restarts += 1
-            found.begin_anew()
-            memory.begin_anew()
-            queue = [whole]
+            queue = begin_anew()
             continue
         found.operations += outcome.operations
+        before = len(found.unknowns)
         _record(found, outcome, region, run, solver, declared)
+        if any(unknown.code in LOST for unknown in found.unknowns[before:]) and outcome.notes["summarised"]:
+            memory.unrolled |= outcome.notes["summarised"]
+            queue = begin_anew()
+            continue
         if outcome.ending == "diverged":
             memory.partial.add(region.node)
             continue
         if not outcome.notes["visits"] and outcome.ending not in ("stopped", NEEDS_GPU):
             # It did not come by where it was to come by: states that look alike are not. Each run is followed to its end.
             memory.alone = True
-            found.begin_anew()
-            memory.begin_anew()
-            queue = [whole]
+            queue = begin_anew()
             continue
         queue += remainders(region, outcome)
         if outcome.notes["merged"] is not None:

@@ -17,9 +17,10 @@ import sympy
 import torch
 
 from sparsam.shapes.devices import NOTES, PLACED
-from sparsam.shapes.environment import printed
+from sparsam.shapes.environment import printed, symbolic
+from sparsam.shapes.layouts import layout_of
 from sparsam.shapes.run import Loop, Run, Stop, current
-from sparsam.shapes.series import Repeated, Segment, as_series, symbolic
+from sparsam.shapes.series import Repeated, Segment, as_series
 from sparsam.shapes.spans import Span, span_of
 from sparsam.shapes.state import (
     SPAN,
@@ -30,7 +31,6 @@ from sparsam.shapes.state import (
     TooLarge,
     described,
     differences,
-    layout_of,
     put,
 )  # fmt: skip
 from sparsam.shapes.verdict import Unknown
@@ -193,8 +193,10 @@ def _segment(
         if after is None:
             break
         changes = differences(before, after)
-        if isinstance(count, int) and count <= LONG and known is not None and _only_unrolled(changes):
-            continue
+        if isinstance(count, int) and count <= LONG and known is not None and _may_be_lost(changes):
+            if place in run.memory.unrolled:
+                continue
+            run.summarised.add(place)
         rest = Rounds(run, frame, count, changes, after, name)
         at[:] = [*number, "any"]
         run.inductions.append(rest)
@@ -214,7 +216,8 @@ def _worth_it(count: Any) -> bool:
     return not isinstance(count, int) or count > 3
 
 
-def _only_unrolled(changes: list[Change]) -> bool:
+def _may_be_lost(changes: list[Change]) -> bool:
+    """Whether induction may know less of these than rounds that are run one by one."""
     return any(change.kind in ("sizes", "growth", "other") for change in changes)
 
 

@@ -148,6 +148,9 @@ class Memory:
     def __init__(self) -> None:
         self.uneven: set[Any] = set()  # (loop, path): changes otherwise than by the same amount
         self.axes: dict[Any, set[int]] = {}  # (loop, path): dimensions that change in later rounds alone
+        self.unrolled: set[Place | None] = (
+            set()
+        )  # loops that are run round by round, for summaries left something unknown
         # pairs of (loop, path, dimension) that are not always the same
         self.apart: set[frozenset[Any]] = set()
         self.edges: dict[str, list[Edge]] = {}

@@ -143,6 +143,7 @@ class Run:
         self.rounds: list[Loop] = []  # in progress
         self.inductions: list[Any] = []  # what these will be compared with
         self.loops = 0  # that were summarised
+        self.summarised: set[Place | None] = set()  # places of loops that could be run round by round instead
         self.whiles: dict[tuple[int, int], Any] = {}  # by frame and site
 
     def unknown(self, code: str, reason: str, place: Place | None = None) -> None:
@@ -430,6 +431,7 @@ def execute(
     run.notes["visits"] = tuple(run.visits)
     run.notes["merged"] = run.merged
     run.notes["abstract"] = frozenset(run.abstract)
+    run.notes["summarised"] = frozenset(run.summarised)
     return Outcome(
         ending,
         tuple(run.shapes.literals),
