@@ -42,15 +42,22 @@ RIGHT = {
     "checkpoints": "os.makedirs('runs', exist_ok=True)\nfor epoch in range(4):\n"
     "    torch.save({'epoch': epoch}, f'runs/{epoch}.pt')\n    if epoch > 1:\n        os.remove(f'runs/{epoch - 2}.pt')\n"
     "assert sorted(os.listdir('runs')) == ['2.pt', '3.pt']",
+    "entries": "os.makedirs('a/c')\nopen('a/b.txt', 'w').close()\nopen('a/d', 'w').close()\nos.remove('a/d')\n"
+    "with os.scandir('a') as inside:\n    found = [(entry.name, entry.path, entry.is_dir()) for entry in inside]\n"
+    "assert sorted(found) == [('b.txt', 'a/b.txt', False), ('c', 'a/c', True)]",
+    "walked": "os.makedirs('a/b')\nopen('a/b/c.txt', 'w').close()\n"
+    "assert [(at, folders, names) for at, folders, names in os.walk('a')] == [('a', ['b'], []), ('a/b', [], ['c.txt'])]",
+    "found by a pattern": "os.makedirs('a', exist_ok=True)\nfor n in range(3):\n    open(f'a/x_{n}.pt', 'w').close()\n"
+    "open('a/y.pt', 'w').close()\nfor path in glob.glob('a/x_*'):\n    if path != 'a/x_2.pt':\n        os.remove(path)\n"
+    "assert sorted(glob.glob('a/*')) == ['a/x_2.pt', 'a/y.pt'] and glob.glob('**/*.pt', recursive=True)",
 }  # fmt: skip
 # What these look at is not modelled, and said to be so.
 UNKNOWN = {
     "size": "open('a.txt', 'w').write('ab')\nassert os.path.getsize('a.txt') == 3",
-    "entries": "os.mkdir('a')\nopen('a/b.txt', 'w').close()\nassert not list(os.scandir('a'))",
     "folder that is not there": "for at, _, names in os.walk('nowhere'):\n    pass",
     "bytes of a state": "torch.save(torch.zeros(2), 'a.pt')\nassert not open('a.pt', 'rb').read()",
 }
-HEAD = "import os\nimport pathlib\nimport shutil\nimport torch\n\n"
+HEAD = "import glob\nimport os\nimport pathlib\nimport shutil\nimport torch\n\n"
 
 
 @pytest.mark.parametrize("name", RIGHT)
@@ -60,7 +67,7 @@ def test_a_run_finds_what_it_did(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["paths", "checkpoints", "a folder moved"])
+@pytest.mark.parametrize("name", ["paths", "checkpoints", "a folder moved", "found by a pattern"])
 def test_a_run_in_the_sandbox_finds_what_it_did(name, tmp_path, monkeypatch):
     """Where files of other kinds are kept in memory, too."""
     held(name, tmp_path, monkeypatch, sandboxed=True)

@@ -327,17 +327,76 @@ def _listing(real: Callable[..., Any], *, names: bool) -> Callable[..., Any]:
             raise _missing(run, path, "is no folder here")
         if not beneath and not known:
             return real(path, *args)
-        if not names:
-            raise _missing(run, path, "is a folder that the program has changed; what it holds is not known")
-        found = set() if known == "folder" else set(real(path, *args))
+        found: dict[str, Any] = {}
+        if known != "folder":
+            listed = real(path, *args)
+            found = {name if names else name.name: name for name in listed}
         start = os.path.abspath(path)
         for at, kind in beneath:
             name = os.path.relpath(at, start)
-            if os.sep not in name:
-                (found.discard if kind == "removed" else found.add)(name)
-        return sorted(found)
+            if os.sep in name:
+                continue
+            found.pop(name, None)
+            if kind != "removed":
+                found[name] = name if names else Entry(name, os.path.join(path, name), kind == "folders")
+        inside = [found[name] for name in sorted(found)]
+        return inside if names else Entries(inside)
 
     return function
+
+
+class Entry:
+    """What `os.scandir` tells of a file or folder that the run has made.
+
+    Args:
+        name: In its folder.
+        path: As it was asked for.
+        folder: Whether it is one.
+    """
+
+    def __init__(self, name: str, path: str, folder: bool) -> None:
+        self.name, self.path, self._folder = name, path, folder
+
+    def __fspath__(self) -> str:
+        return self.path
+
+    def is_dir(self, *, follow_symlinks: bool = True) -> bool:
+        """Whether it is a folder."""
+        return self._folder
+
+    def is_file(self, *, follow_symlinks: bool = True) -> bool:
+        """Whether it is a file."""
+        return not self._folder
+
+    def is_symlink(self) -> bool:
+        """It is none."""
+        return False
+
+    def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
+        """As `os.stat` has it."""
+        return os.stat(self.path)
+
+
+class Entries:
+    """What `os.scandir` gives: an iterator that can be closed."""
+
+    def __init__(self, entries: list[Any]) -> None:
+        self._entries = iter(entries)
+
+    def __iter__(self) -> "Entries":
+        return self
+
+    def __next__(self) -> Any:
+        return next(self._entries)
+
+    def __enter__(self) -> "Entries":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 def _globbing(real: Callable[..., Any]) -> Callable[..., Any]:
