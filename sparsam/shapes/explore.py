@@ -163,6 +163,10 @@ def explore(
             queue = begin_anew()
             continue
         found.operations += outcome.operations
+        if outcome.ending == "learned":
+            # What a loop's round changes is known now: the same sizes again, without running it.
+            queue.append(region)
+            continue
         before = len(found.unknowns)
         _record(found, outcome, region, run, solver, declared)
         if any(unknown.code in LOST for unknown in found.unknowns[before:]) and outcome.notes["summarised"]:

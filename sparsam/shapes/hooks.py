@@ -10,7 +10,8 @@ import torch
 
 from sparsam.shapes import series as seriess
 from sparsam.shapes.environment import symbolic
-from sparsam.shapes.loops import alike, blended, loop, while_begin, while_done, while_round
+from sparsam.shapes.guesses import alike, blended
+from sparsam.shapes.loops import loop, while_begin, while_done, while_round
 from sparsam.shapes.merging import enter, fork, join, last
 from sparsam.shapes.rewrite import (
     BEGIN,
@@ -30,6 +31,7 @@ from sparsam.shapes.rewrite import (
 )
 from sparsam.shapes.run import Stop, current
 from sparsam.shapes.series import Repeated, Segment, Series, as_series
+from sparsam.shapes.unused import Unused
 from sparsam.shapes.verdict import Unknown
 
 
@@ -173,6 +175,8 @@ def _shown(value: Any) -> Any:
 
 def isinstance_(value: Any, kinds: Any) -> bool:
     """`isinstance`, to which a symbol is a number."""
+    if isinstance(value, Unused):
+        value.used()
     if symbolic(value):
         stands_for = {torch.SymInt: int, torch.SymFloat: float, torch.SymBool: bool}[type(value)]
         return isinstance(value, kinds) or issubclass(stands_for, kinds)

@@ -1,23 +1,40 @@
-"""Loops whose length is a symbol: two rounds for real, one that stands for all others, and what is left behind.
+"""Loops whose length is a symbol: a round for real, one that stands for all others, and what is left behind.
 
-The first round and the second run as they are. What differs between the states after them is taken for what every
-round does: a number or a size that grows by the same amount, a list that gets one more equal item, a number that only
-data know. The state is then set to what it would be at the head of round i, for an unknown i, the body runs once more,
-and the state has to be that of round i + 1: induction. Otherwise the loop is unknown.
+The first time that the loop is met, its second round runs, too. What differs between the states before and after it is
+taken for what every round does (`guesses`): a number or a size that grows by the same amount, a list that gets one more
+equal item, a number that only data know. From then on the state behind the first round is set to what it would be at the
+head of round i, for an unknown i, the body runs once, and the state has to be that of round i + 1: induction. Otherwise
+the loop is unknown. Where the second round sets variables that the first did not, it stays with the first of the others.
 """
 
 import dataclasses
 import itertools
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import sympy
 import torch
 
 from sparsam.shapes.devices import NOTES, PLACED
-from sparsam.shapes.environment import printed, symbolic
+from sparsam.shapes.guesses import (
+    Guess,
+    alike,
+    blended,
+    difference,
+    guesses,
+    is_flag,
+    items_of,
+    name_of,
+    only_new_names,
+    refusal,
+    same_size,
+    whole,
+    whole_tensor,
+    within,
+)
 from sparsam.shapes.layouts import layout_of
 from sparsam.shapes.run import Loop, Run, Stop, current
 from sparsam.shapes.series import Repeated, Segment, as_series
@@ -26,13 +43,13 @@ from sparsam.shapes.state import (
     SPAN,
     WHOLE,
     Change,
-    Node,
     Snapshot,
     TooLarge,
     described,
     differences,
     put,
 )  # fmt: skip
+from sparsam.shapes.unused import Unused
 from sparsam.shapes.verdict import Unknown
 
 LONG = 64  # rounds of a loop of known length that are run one by one …
@@ -146,7 +163,9 @@ class _While:
                     )
                 )
             run.inductions.remove(self.before)
-            self.rest = Rounds(run, frame, None, differences(self.before, after), after, "while")
+            refused = partial(refusal, "while", run.places.innermost(frame))
+            guessed = guesses(differences(self.before, after), run, refused)
+            self.rest = Rounds(run, frame, None, guessed, after, "while", 2)
             self.generalised = self.rest.begin()
             run.inductions.append(self.rest)
         elif (asked and self.rounds == 2) or self.rounds == LONG:
@@ -161,43 +180,39 @@ def _segment(
 ) -> Iterator[Any]:
     number = tuple(at)
     count = segment.count
-    before: Snapshot | None = None
     place = run.places.innermost(frame)
+    short = isinstance(count, int) and count <= LONG and known is not None
     for index in itertools.count():
         if not index < count:
             return
         run.tick()
-        operations, loops = run.operations, run.loops
         at[:] = [*number, index]
-        if index == 1 and _worth_it(count):
-            before = _snapshot(run, frame, name)
+        before = _snapshot(run, frame, name) if index == 1 and _worth_it(count) else None
         if before is None:
+            if index == 2 and not isinstance(count, int):
+                raise Stop(
+                    Unknown("loop", f"the state that {name} changes is too large to be compared", place)
+                )
             yield segment.item(index)
             continue
-        run.inductions.append(before)
-        try:
-            yield segment.item(index)
-        finally:
-            run.inductions[:] = [one for one in run.inductions if one is not before]
-        if index != 1:
-            continue
-        heavy = (
-            run.operations - operations > HEAVY
-            or run.loops > loops
-            or not isinstance(count, int)
-            or count > LONG
-        )
-        if not heavy or not count > 2:
-            continue
-        after = _snapshot(run, frame, name)
-        if after is None:
-            break
-        changes = differences(before, after)
-        if isinstance(count, int) and count <= LONG and known is not None and _may_be_lost(changes):
-            if place in run.memory.unrolled:
+        rest = _as_learned(run, frame, count, before, name, short)
+        if rest is None:
+            operations, loops = run.operations, run.loops
+            run.inductions.append(before)
+            learning = not run.plain and place not in run.memory.seen
+            run.learning += learning
+            try:
+                yield segment.item(index)
+            finally:
+                run.learning -= learning
+                run.inductions[:] = [one for one in run.inductions if one is not before]
+            light = run.operations - operations <= HEAVY and run.loops == loops
+            if light and isinstance(count, int) and count <= LONG:
+                run.memory.seen.add(place)
                 continue
-            run.summarised.add(place)
-        rest = Rounds(run, frame, count, changes, after, name)
+            rest = _learned(run, frame, count, before, name, short)
+            if rest is None:
+                continue
         at[:] = [*number, "any"]
         run.inductions.append(rest)
         try:
@@ -205,20 +220,66 @@ def _segment(
         finally:
             run.inductions[:] = [one for one in run.inductions if one is not rest]
         return
-    if not isinstance(count, int):
-        raise Stop(Unknown("loop", f"the state that {name} changes is too large to be compared", place))
-    for index in range(2, count):
-        at[:] = [*number, index]
-        yield segment.item(index)
+
+
+def _as_learned(
+    run: Run, frame: types.FrameType, count: Any, state: Snapshot, name: str, short: bool
+) -> "Rounds | None":
+    """All rounds from the second on, where an earlier run has seen what one changes."""
+    place = run.places.innermost(frame)
+    guessed = run.memory.learned.get(place)
+    if guessed is None or run.plain or (short and place in run.memory.unrolled):
+        return None
+    if short and _may_be_lost(guessed):
+        run.summarised.add(place)
+    return Rounds(run, frame, count, guessed, state, name, 1)
+
+
+def _learned(
+    run: Run, frame: types.FrameType, count: Any, before: Snapshot, name: str, short: bool
+) -> "Rounds | None":
+    """After the second round: all that follow it, None where they are to be run one by one.
+
+    Raises:
+        Stop: Once the second round has shown what one changes, for then it need not be run.
+    """
+    if not count > 2:
+        return None
+    place = run.places.innermost(frame)
+    after = _snapshot(run, frame, name)
+    if after is None:
+        if not isinstance(count, int):
+            raise Stop(Unknown("loop", f"the state that {name} changes is too large to be compared", place))
+        return None
+    changes = differences(before, after)
+    if short and place in run.memory.unrolled:
+        return None
+    try:
+        guessed = guesses(changes, run, partial(refusal, name, place))
+    except Stop:
+        if not short:
+            raise
+        return None
+    if not run.plain and place not in run.memory.seen:
+        run.memory.seen.add(place)
+        if not any(map(only_new_names, changes)):
+            run.memory.learned[place] = guessed
+            raise Stop(None, LEARNED)
+    if short and _may_be_lost(guessed):
+        run.summarised.add(place)
+    return Rounds(run, frame, count, guessed, after, name, 2)
+
+
+LEARNED = "learned"  # ending of a run that has seen what a round of a loop changes: it runs again, and knows
 
 
 def _worth_it(count: Any) -> bool:
     return not isinstance(count, int) or count > 3
 
 
-def _may_be_lost(changes: list[Change]) -> bool:
+def _may_be_lost(guessed: list[Guess]) -> bool:
     """Whether induction may know less of these than rounds that are run one by one."""
-    return any(change.kind in ("sizes", "growth", "other") for change in changes)
+    return any(guess.kind in ("sizes", "any", "growth", "flag") for guess in guessed)
 
 
 def _snapshot(run: Run, frame: types.FrameType, name: str) -> Snapshot | None:
@@ -231,80 +292,140 @@ def _snapshot(run: Run, frame: types.FrameType, name: str) -> Snapshot | None:
 
 @dataclasses.dataclass
 class Step:
-    """How one value of the state changes from round to round.
+    """What is done to one value of the state to set it to another round.
 
     Args:
         path: Where.
-        kind: "affine" (a number grows by the same amount), "sizes" (those of a tensor do), "any" (they change otherwise),
-            "span" (the bounds of its numbers change),
-            "unknown" (a number that only data know), "growth" (a list gets one more equal item), "text".
-        base: Value after two rounds.
+        kind: As a guess has it; also "span" (the bounds of a tensor's numbers change), "text".
+        base: Value after the rounds that were run.
         delta: Per round.
+        exact: As a guess has it.
     """
 
     path: tuple[Any, ...]
     kind: str
     base: Any
-    delta: Any
+    delta: Any = None
+    exact: bool = True
 
 
 class Rounds:
-    """All rounds of a loop from the third on.
+    """All rounds of a loop but the first, or the first two.
 
     Args:
         run: In progress.
         frame: Of the loop.
-        count: Number of rounds, more than two.
-        changes: Between the states after one round and after two.
-        state: After two rounds.
+        count: Number of rounds, more than `first`; None where that is not known.
+        guessed: What every round changes.
+        state: After `first` rounds.
         name: Of what the loop runs over.
+        first: How many rounds were run.
     """
 
     def __init__(
-        self, run: Run, frame: types.FrameType, count: Any, changes: list[Change], state: Snapshot, name: str
+        self,
+        run: Run,
+        frame: types.FrameType,
+        count: Any,
+        guessed: list[Guess],
+        state: Snapshot,
+        name: str,
+        first: int,
     ) -> None:
         self.run, self.frame, self.count, self.state, self.name = run, frame, count, state, name
+        self.first = first
         self.place = run.places.innermost(frame)
-        self.steps = [step for change in changes if (step := self._step(change)) is not None]
+        self.variants: list[dict[Any, Any]] = run.memory.variants.setdefault(self.place, [])
+        self._note_flags(guessed)
+        self.steps = [step for guess in guessed if (step := self._step(guess)) is not None]
         self.steps += self._later({step.path for step in self.steps})
-        self.spans = {c.path[:-1]: self._bounds(c) for c in changes if c.path[-1] == SPAN}
+        unused = {path for place, path in run.memory.unused if place == self.place}
+        unused |= {guess.path for guess in guessed if guess.kind == "unused"}
+        self.steps = [step for step in self.steps if step.path not in unused]
+        self.steps += [
+            Step(path, "unused", None) for path in sorted(unused, key=str) if self.state.at(path) is not None
+        ]
+        self.spans = {g.path[:-1]: self._bounds(g) for g in guessed if g.kind == "bounds"}
         known = {step.path for step in self.steps}
         for path in self.spans:
             tensor = self.state.at(path)
             if path not in known and tensor is not None:
-                self.steps.append(Step(path, "span", tensor.held, None))
+                self.steps.append(Step(path, "span", tensor.held))
         self.sizes: dict[Any, Any] = {}  # of one state: by path and dimension
         self.head: Snapshot | None = None
 
     def text(self) -> str:
         """What the rest of the loop depends on beside the variables."""
         steps = "".join(f"{step.path} {step.kind} {described(step.base)} {step.delta}" for step in self.steps)
-        return f"{described(self.count)}{steps}{self.head.text() if self.head is not None else ''}"
+        return f"{described(self.count)}{steps}{self.variants}{self.head.text() if self.head is not None else ''}"
 
     def arbitrary(self, segment: Segment) -> Iterator[Any]:
         """One round for all, then the state after the last."""
         run = self.run
         run.loops += 1
-        index = run.shapes.index("a round of the loop", self.count, 2)
+        index = run.shapes.index("a round of the loop", self.count, self.first)
         if self.steps:
             self._set(index)
+        self._choose()
         self.head = head = self._look()
         yield segment.item(index)
         self._confirm(head)
         if self.steps:
-            self._set(self.count)
+            self._set(self.count, last=True)
 
     def begin(self) -> Snapshot:
         """Sets the state to that after an unknown number of rounds, which `confirm` compares with that after one more."""
-        index = self.run.shapes.value("a round of the loop", 2, None)
+        index = self.run.shapes.value("a round of the loop", self.first, None)
         if self.steps:
             self._set(index)
+        self._choose()
         self.head = self._look()
         return self.head
 
     def confirm(self, head: Snapshot) -> None:
         """The state must be that of the next round."""
         self._confirm(head)
+
+    def _note_flags(self, guessed: list[Guess]) -> None:
+        """What is true, false or nothing in turn has one of its values at the head of a round."""
+        flags = [guess for guess in guessed if guess.kind == "flag"]
+        for number in range(2):
+            self._also({guess.path: guess.values[number] for guess in flags})
+        known = self.variants[0] if self.variants else {}
+        self._also({path: node.held for path in known if (node := self.state.at(path)) is not None})
+
+    def _also(self, values: Mapping[Any, Any]) -> bool:
+        """Makes these values one of the variants; whether they were none before."""
+        for path in values.keys() - (self.variants[0].keys() if self.variants else set()):
+            node = self.state.at(path)
+            for variant in self.variants:
+                variant[path] = None if node is None else node.held
+        if not values or values in self.variants:
+            return False
+        if len(self.variants) >= VARIANTS:
+            raise self._unknown(f"{name_of(next(iter(values)))} and others change otherwise in each round")
+        self.variants.append(dict(values))
+        return True
+
+    def _choose(self) -> None:
+        """Sets all that changes in turn to one of its variants."""
+        if len(self.variants) < 2:
+            return
+        which = self.run.shapes.value(f"what {self.name} has done so far", 0, len(self.variants) - 1)
+        chosen = next((n for n in range(len(self.variants) - 1) if which == n), len(self.variants) - 1)
+        for path, value in self.variants[chosen].items():
+            if not put(self.state, self.frame, self.run.places, path, value):
+                raise self._unknown(f"{name_of(path)} changes and cannot be set")
+
+    def _again_with_flags(self, changes: list[Change], after: Snapshot) -> None:
+        """After the arbitrary round: what changes in turn must have one of its values, all of it together."""
+        new = {change.path: change.after.held for change in changes if change.after is not None}
+        known = self.variants[0].keys() if self.variants else set()
+        values = {path: node.held for path in known if (node := after.at(path)) is not None} | new
+        if changes and not known:
+            self._also({change.path: change.before.held for change in changes if change.before is not None})
+        if self._also(values):
+            raise Stop(None, "again")
 
     def _look(self) -> Snapshot:
         found = _snapshot(self.run, self.frame, self.name)
@@ -313,46 +434,32 @@ class Rounds:
         return found
 
     def _unknown(self, why: str) -> Stop:
-        return Stop(
-            Unknown(
-                "loop",
-                f"what the loop over {self.name} does in all its rounds is not known: {why}",
-                self.place,
-            )
-        )
+        return refusal(self.name, self.place, why)
 
-    def _step(self, change: Change) -> Step | None:
-        path, before, after = change.path, change.before, change.after
-        if path[-1] == SPAN:
-            return None  # see `_bounds`
-        if change.kind == "layout":
-            raise self._unknown(f"{_name(path[:-1])} is laid out otherwise in memory after each round")
-        if change.kind == "number" and before is not None and after is not None:
-            delta = _difference(before.value, after.value)
-            if self._uneven(path):
-                return Step(path, "unknown", after.held, None)
-            if delta is not None and not self._of_data(delta) and _whole(before.held) and _whole(after.held):
-                return Step(path, "affine", after.held, delta)
-            return Step(path, "unknown", after.held, None)
-        if change.kind == "generator":
-            raise self._unknown(f"the generator {_name(path)} goes on in each round")
-        if (change.kind == "text" and after is not None) or _only_new_names(change):
+    def _step(self, guess: Guess) -> Step | None:
+        node = self.state.at(guess.path)
+        if guess.kind in ("bounds", "flag", "unused") or node is None:
+            return (
+                None  # see `_bounds`, `_choose` and `Unused`; or it is not there when the loop is met again
+            )
+        if guess.kind in ("affine", "unknown"):
+            kind = "unknown" if self._uneven(guess.path) else guess.kind
+            return Step(guess.path, kind, node.held, guess.delta) if node.kind == "number" else None
+        if guess.kind in ("sizes", "any"):
+            if node.kind != "tensor" or len(node.value[0]) != len(guess.delta):
+                return None
+            return Step(guess.path, "any" if self._uneven(guess.path) else guess.kind, node.held, guess.delta)
+        if not isinstance(node.held, list) or not node.held:
             return None
-        if change.kind == "sizes" and before is not None and after is not None:
-            deltas = [_difference(a, b) for a, b in zip(before.value[0], after.value[0], strict=True)]
-            if self._uneven(path) or any(delta is None or self._of_data(delta) for delta in deltas):
-                return Step(path, "any", after.held, deltas)
-            return Step(path, "sizes", after.held, deltas)
-        if change.kind == "growth" and before is not None and after is not None:
-            new = _items(after) - _items(before)
-            if new != 1 or len(after.held) < 2 or not alike(after.held[-1], after.held[-2]):
-                raise self._unknown(f"the list {_name(path)} grows by unequal items")
-            return Step(path, "growth", list(after.held), None)
-        raise self._unknown(f"{_name(path)} is something else after each round")
+        return Step(guess.path, "growth", list(node.held), exact=guess.exact)
 
     def _later(self, known: set[Any]) -> list[Step]:
-        """Steps for tensors whose sizes were seen to change in later rounds alone."""
+        """Steps for tensors whose sizes were seen to change in later rounds alone, and for numbers."""
         made = []
+        for (place, path), integer in self.run.memory.numbers.items():
+            node = self.state.at(path) if place == self.place and path not in known else None
+            if node is not None and node.kind == "number":
+                made.append(Step(path, "unknown", node.held if integer else 0.0, None))
         for (place, path), axes in self.run.memory.axes.items():
             node = self.state.at(path) if place == self.place and path not in known else None
             if node is not None and node.kind == "tensor" and len(node.value[0]) > max(axes):
@@ -370,30 +477,29 @@ class Rounds:
         self.run.memory.uneven.add((self.place, path))
         return Stop(None, "again")
 
-    def _of_data(self, expression: Any) -> bool:
-        if not isinstance(expression, sympy.Basic):
-            return False
-        return any(printed(symbol) in self.run.shapes.fresh for symbol in expression.free_symbols)
-
-    def _set(self, rounds: Any) -> None:
-        """Sets the state to what it is after so many rounds."""
+    def _set(self, rounds: Any, *, last: bool = False) -> None:
+        """Sets the state to what it is after so many rounds, or after the last."""
         self.sizes = self._shared()
         for step in self.steps:
+            if step.kind == "unused" and last:
+                continue  # as the last round has left it
             value = self._after(step, rounds)
             if not put(self.state, self.frame, self.run.places, step.path, value):
-                raise self._unknown(f"{_name(step.path)} changes and cannot be set")
+                raise self._unknown(f"{name_of(step.path)} changes and cannot be set")
 
     def _after(self, step: Step, rounds: Any) -> Any:
-        done = rounds - 2
+        done = rounds - self.first
         if step.kind == "affine":
             return step.base + done * _number(step.delta, self.run)
         if step.kind == "unknown":
-            whole = _whole(step.base)
+            integer = whole(step.base)
             if self._uneven(step.path):
                 self.run.abstract.add(f"v{self.run.shapes.values}")
-            return self.run.shapes.value(f"{_name(step.path)} after some rounds", integer=whole)
+            return self.run.shapes.value(f"{name_of(step.path)} after some rounds", integer=integer)
         if step.kind == "any":
             return self._anything(step)
+        if step.kind == "unused":
+            return Unused(name_of(step.path), self.name)
         if step.kind == "span":
             return self._tensor(step, list(step.base.shape))
         if step.kind == "sizes":
@@ -402,18 +508,18 @@ class Rounds:
                 for size, delta in zip(step.base.shape, step.delta, strict=True)
             ]
             if any(size < 0 for size in sizes):
-                raise self._again(step.path, f"{_name(step.path)} does not grow evenly")
+                raise self._again(step.path, f"{name_of(step.path)} does not grow evenly")
             return self._tensor(step, sizes)
         items = step.base
         return [*items[:-1], Repeated(self._item(step), done), self._item(step)]
 
     def _item(self, step: Step) -> Any:
         """What a round appends: numbers that are not the same in each may be any."""
-        last = step.base[-2:]
-        if not self._uneven(step.path) and alike(*last, exactly=True):
-            return last[-1]
+        last = step.base[-1]
+        if not self._uneven(step.path) and step.exact:
+            return last
         first = self.run.shapes.values
-        made = blended(last, self.run, f"a number in {_name(step.path)}", between=False)
+        made = blended([last], self.run, f"a number in {name_of(step.path)}", between=False, apart=True)
         self.run.abstract.update(f"v{number}" for number in range(first, self.run.shapes.values))
         return made
 
@@ -433,7 +539,7 @@ class Rounds:
                 fits = (
                     group
                     for group in groups
-                    if _same_size(group[0][0].base.shape[group[0][1]], size)
+                    if same_size(group[0][0].base.shape[group[0][1]], size)
                     and not any(self._pair(step, axis, *other) in self.run.memory.apart for other in group)
                 )
                 group = next(fits, None)
@@ -451,7 +557,7 @@ class Rounds:
         made = {}
         for group in self._groups():
             self.run.abstract.add(f"v{self.run.shapes.values}")
-            size = self.run.shapes.value(f"a size of {_name(group[0][0].path)} after some rounds", 0)
+            size = self.run.shapes.value(f"a size of {name_of(group[0][0].path)} after some rounds", 0)
             made.update({(step.path, axis): size for step, axis in group})
         return made
 
@@ -465,25 +571,24 @@ class Rounds:
             ]
             for number, (step, axis, size) in enumerate(sizes):
                 for other, other_axis, other_size in sizes[:number]:
-                    if not _same_size(size, other_size):
+                    if not same_size(size, other_size):
                         self.run.memory.apart.add(self._pair(step, axis, other, other_axis))
                         wrong = True
         if wrong:
             raise Stop(None, "again")
 
-    def _bounds(self, change: Change) -> Span:
-        """Bounds of a tensor's whole numbers that hold in every round: those of the first two, or some that are not known."""
-        before = None if change.before is None else change.before.held
-        after = None if change.after is None else change.after.held
-        if before is None or after is None or self._uneven(change.path) or not _within(after, before):
+    def _bounds(self, guess: Guess) -> Span:
+        """Bounds of a tensor's whole numbers that hold in every round: those that it has, or some that are not known."""
+        node = self.state.at(guess.path)
+        if not guess.exact or node is None or node.held is None or self._uneven(guess.path):
             return Span(-LARGE, LARGE)
-        return Span(after.low, after.high)
+        return Span(node.held.low, node.held.high)
 
     def _tensor(self, step: Step, sizes: list[Any]) -> torch.Tensor:
         base = step.base
         with torch._C.DisableTorchFunction():
             if layout_of(base):
-                raise self._unknown(f"the items of {_name(step.path)} do not lie one behind the other")
+                raise self._unknown(f"the items of {name_of(step.path)} do not lie one behind the other")
         with self.run.shapes.unrecorded():  # what the framework asks here is no question of the program
             made = torch.empty(sizes, dtype=base.dtype, device=base.device)
             if base.requires_grad:
@@ -501,41 +606,68 @@ class Rounds:
         """After the arbitrary round: the state must be that of the next."""
         after = self._look()
         steps = {step.path: step for step in self.steps}
-        for change in differences(head, after):
-            step = self._covering(change, steps)
-            if step is None and change.kind == "sizes" and change.before and change.after:
-                pairs = enumerate(zip(change.before.value[0], change.after.value[0], strict=True))
-                axes = {axis for axis, (a, b) in pairs if not _same_size(a, b)}
-                known = self.run.memory.axes.setdefault((self.place, change.path), set())
-                if not axes <= known:
-                    known |= axes
-                    raise Stop(None, "again")
+        changes = differences(head, after)
+        self._again_with_flags([change for change in changes if is_flag(change)], after)
+        new = [c for c in changes if not is_flag(c) and self._covering(c, steps) is None]
+        for change in new:
+            if not self._learn(change):
+                raise self._unknown(f"{name_of(change.path)} changes in later rounds alone")
+        if new:
+            raise Stop(None, "again")
+        for change in changes:
+            step = None if is_flag(change) else self._covering(change, steps)
             if step is None:
-                raise self._unknown(f"{_name(change.path)} changes in later rounds alone")
-            if change.path[-1] == SPAN:
+                continue
+            if change.path[-1] == SPAN and step.kind != "unused":
                 before, now = (None if node is None else node.held for node in (change.before, change.after))
-                if before is not None and before.low != -LARGE and (now is None or not _within(now, before)):
-                    raise self._again(change.path, f"the bounds of {_name(change.path[:-1])} change")
+                if before is not None and before.low != -LARGE and (now is None or not within(now, before)):
+                    raise self._again(change.path, f"the bounds of {name_of(change.path[:-1])} change")
                 continue
-            if step.kind in ("unknown", "text", "span"):
+            if step.kind in ("unknown", "text", "span", "unused"):
                 continue
+            if whole_tensor(change) is not None:
+                self.run.memory.unused.add((self.place, step.path))
+                raise Stop(None, "again")
             if not self._as_said(step, change):
-                raise self._again(step.path, f"{_name(change.path)} does not grow evenly")
+                raise self._again(step.path, f"{name_of(change.path)} does not grow evenly")
         for step in self.steps:
             if step.kind in ("affine", "sizes", "growth") and not self._changed(step, head, after):
-                raise self._again(step.path, f"{_name(step.path)} does not grow in every round")
+                raise self._again(step.path, f"{name_of(step.path)} does not grow in every round")
         self._still_the_same(after)
+
+    def _learn(self, change: Change) -> bool:
+        """Remembers a change that no earlier round has shown; whether it is one of which something can be said."""
+        memory, before, after = self.run.memory, change.before, change.after
+        if before is None or after is None:
+            return False
+        tensor = whole_tensor(change)
+        if tensor is not None:
+            memory.unused.add((self.place, tensor))
+        elif change.kind == "sizes":
+            pairs = enumerate(zip(before.value[0], after.value[0], strict=True))
+            known = memory.axes.setdefault((self.place, change.path), set())
+            axes = {axis for axis, (a, b) in pairs if not same_size(a, b)}
+            if axes <= known:
+                return False
+            known |= axes
+        elif change.kind == "number":
+            memory.numbers[self.place, change.path] = whole(before.held) and whole(after.held)
+        else:
+            return False
+        return True
 
     def _changed(self, step: Step, head: Snapshot, after: Snapshot) -> bool:
         return any(change.path == step.path for change in differences(head, after))
 
     def _covering(self, change: Change, steps: dict[tuple[Any, ...], Step]) -> Step | None:
-        if change.kind == "text" or _only_new_names(change):
+        if change.kind == "text" or only_new_names(change):
             return Step(change.path, "text", None, None)
         for length in range(len(change.path), 0, -1):
             step = steps.get(change.path[:length])
             if step is not None and (
-                length == len(change.path) or step.kind == "growth" or change.path[length:] == (SPAN,)
+                length == len(change.path)
+                or step.kind in ("growth", "unused")
+                or change.path[length:] == (SPAN,)
             ):
                 return step
         return None
@@ -545,52 +677,23 @@ class Rounds:
         if before is None or after is None:
             return False
         if step.kind == "affine":
-            return bool(_difference(before.value, after.value) == step.delta)
+            return bool(difference(before.value, after.value) == step.delta)
         if step.kind == "any":
             return change.kind == "sizes" and all(
-                delta is None or delta != 0 or _same_size(a, b)
+                delta is None or delta != 0 or same_size(a, b)
                 for delta, a, b in zip(step.delta, before.value[0], after.value[0], strict=True)
             )
         if step.kind == "sizes":
-            deltas = [_difference(a, b) for a, b in zip(before.value[0], after.value[0], strict=True)]
+            deltas = [difference(a, b) for a, b in zip(before.value[0], after.value[0], strict=True)]
             return bool(deltas == step.delta)
         if change.path != step.path:
             return True
-        new, last = after.held[-1], step.base[-2:]
-        same = self._uneven(step.path) or not alike(*last, exactly=True) or alike(new, last[-1], exactly=True)
-        return _items(after) == _items(before) + 1 and alike(new, last[-1]) and same
+        new, last = after.held[-1], step.base[-1]
+        same = self._uneven(step.path) or not step.exact or alike(new, last, exactly=True)
+        return items_of(after) == items_of(before) + 1 and alike(new, last) and same
 
 
-def _within(span: Span, other: Span) -> bool:
-    """Whether two tensors' numbers have the same bounds."""
-    return _same(span.low, other.low) and _same(span.high, other.high)
-
-
-def _only_new_names(change: Change) -> bool:
-    """Whether variables are set that were not set before: a round that reads one of them before would have failed."""
-    before, after = change.before, change.after
-    if len(change.path) != 1 or before is None or after is None:
-        return False
-    return not before.children.keys() - after.children.keys()
-
-
-def _items(node: Node) -> int:
-    """Items of a list at the time of its snapshot."""
-    return sum(isinstance(key, int) for key in node.children)
-
-
-def _same_size(one: Any, other: Any) -> bool:
-    left, right = (size.node.expr if symbolic(size) else size for size in (one, other))
-    run = current()
-    return bool(_difference(left, right) == 0) if run is None else run.shapes.known_equal(left, right)
-
-
-def _difference(before: Any, after: Any) -> Any:
-    try:
-        made = sympy.expand(sympy.sympify(after) - sympy.sympify(before))
-    except (TypeError, ValueError, AttributeError):
-        return None
-    return made
+VARIANTS = 6  # of what is true, false or nothing at the head of a round
 
 
 def _number(delta: sympy.Basic, run: Run) -> Any:
@@ -600,84 +703,3 @@ def _number(delta: sympy.Basic, run: Run) -> Any:
         return float(delta)
     hint = delta.xreplace(run.shapes.backed_var_to_val)
     return run.shapes._node(delta, int(hint), True)
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool)
-
-
-def alike(one: Any, other: Any, *, exactly: bool = False) -> bool:
-    """Whether two items of a list look alike: tensors by sizes, dtype and device; numbers by kind, or `exactly`."""
-    with torch._C.DisableTorchFunction():
-        return _alike(one, other, exactly)
-
-
-def blended(items: Sequence[Any], run: Run, meaning: str, *, between: bool) -> Any:
-    """An item that stands for all of several that are alike: a number that differs is one that only data know.
-
-    Args:
-        items: Alike.
-        run: In progress.
-        meaning: Of such a number.
-        between: Whether they are all that there are, so that a number lies within theirs.
-    """
-    first = items[0]
-    if isinstance(first, (bool, torch.SymBool)):
-        same = all(alike(first, item, exactly=True) for item in items[1:])
-        return first if same else run.shapes.truth(meaning)
-    if isinstance(first, (int, float)) or symbolic(first):
-        if all(alike(first, item, exactly=True) for item in items[1:]):
-            return first
-        plain = between and not any(map(symbolic, items))
-        low, high = (min(items), max(items)) if plain else (None, None)
-        return run.shapes.value(meaning, low, high, integer=all(map(_whole, items)))
-    if isinstance(first, (list, tuple)):
-        parts = [blended(group, run, meaning, between=between) for group in zip(*items, strict=True)]
-        return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)
-    if isinstance(first, dict):
-        return {key: blended([item[key] for item in items], run, meaning, between=between) for key in first}
-    return first
-
-
-def _alike(one: Any, other: Any, exactly: bool) -> bool:
-    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        same = (one.dtype, one.device, one.dim(), one.requires_grad, layout_of(one)) == (
-            other.dtype, other.device, other.dim(), other.requires_grad, layout_of(other),
-        )  # fmt: skip
-        return same and all(map(_same_size, one.shape, other.shape))
-    if type(one).__module__ == "torch._numpy._ndarray" and type(one) is type(other):
-        return _alike(one.tensor, other.tensor, exactly)
-    if isinstance(one, (list, tuple)) and type(one) is type(other) and len(one) == len(other):
-        return all(_alike(a, b, exactly) for a, b in zip(one, other, strict=True))
-    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
-        return all(_alike(one[key], other[key], exactly) for key in one)
-    if isinstance(one, (bool, torch.SymBool)) or isinstance(other, (bool, torch.SymBool)):
-        return _truth(one) and _truth(other) and (not exactly or _same(one, other))
-    if isinstance(one, (int, float)) or symbolic(one):
-        return (isinstance(other, (int, float)) or symbolic(other)) and (not exactly or _same(one, other))
-    return type(one) is type(other) and (isinstance(one, str) or one is other or one == other)
-
-
-def _truth(value: Any) -> bool:
-    return isinstance(value, (bool, torch.SymBool))
-
-
-def _same(one: Any, other: Any) -> bool:
-    left = one.node.expr if symbolic(one) else one
-    right = other.node.expr if symbolic(other) else other
-    return bool(left == right)
-
-
-def _name(path: tuple[Any, ...]) -> str:
-    """A path of the state as the program would write it."""
-    text = ""
-    for key in path[1:]:
-        if isinstance(key, tuple):
-            text += "(…)"
-        elif isinstance(key, str) and key.startswith("."):
-            text += key
-        elif not text:
-            text = str(key)
-        else:
-            text += f"[{key!r}]"
-    return text or "a variable"

@@ -148,9 +148,18 @@ class Memory:
     def __init__(self) -> None:
         self.uneven: set[Any] = set()  # (loop, path): changes otherwise than by the same amount
         self.axes: dict[Any, set[int]] = {}  # (loop, path): dimensions that change in later rounds alone
+        self.variants: dict[
+            Any, list[dict[Any, Any]]
+        ] = {}  # loop: what is true, false or nothing at its head
+        self.learned: dict[Any, Any] = {}  # loop: what one of its rounds changes, as guesses
+        self.seen: set[Any] = set()  # loops whose second round was run for that
+        self.unused: set[Any] = set()  # (loop, path): a tensor that is another one in later rounds
         self.unrolled: set[Place | None] = (
             set()
         )  # loops that are run round by round, for summaries left something unknown
+        self.numbers: dict[
+            Any, bool
+        ] = {}  # (loop, path): change in later rounds alone; whether they are whole
         # pairs of (loop, path, dimension) that are not always the same
         self.apart: set[frozenset[Any]] = set()
         self.edges: dict[str, list[Edge]] = {}
@@ -565,6 +574,8 @@ def join(site: int) -> int:
 
 def _look(run: Run, frame: types.FrameType, site: Any, before: tuple[int, int, int, int]) -> None:
     memory, shapes = run.memory, run.shapes
+    if run.learning:
+        return  # later runs do not come by here
     literals, operations, questions, value_questions = before
     if site not in memory.sites:
         if not any(literal.kind == "guard" for literal in shapes.literals[literals:]):

@@ -68,7 +68,7 @@ class Outcome:
 
     Args:
         ending: "end", "exit", "error" (of the framework or Python), "raise" (the program's own), "stopped", "merged",
-            "diverged", "again", "needs-gpu".
+            "diverged", "again", "learned", "needs-gpu".
         literals: What was decided and assumed, in order.
         hints: Values of all symbols, those met on the way included.
         symbols: What they stand for.
@@ -143,6 +143,7 @@ class Run:
         self.rounds: list[Loop] = []  # in progress
         self.inductions: list[Any] = []  # what these will be compared with
         self.loops = 0  # that were summarised
+        self.learning = 0  # second rounds in progress that later runs leave out
         self.summarised: set[Place | None] = set()  # places of loops that could be run round by round instead
         self.whiles: dict[tuple[int, int], Any] = {}  # by frame and site
 
@@ -426,7 +427,7 @@ def execute(
         ending, failure = _failed(error, run)
     finally:
         _current.pop()
-    if not run.plain and ending not in ("diverged", "again") and run.merged is None:
+    if not run.plain and ending not in ("diverged", "again", "learned") and run.merged is None:
         run.memory.finished(run)
     run.notes["visits"] = tuple(run.visits)
     run.notes["merged"] = run.merged

@@ -191,6 +191,10 @@ LAYOUTS: dict[str, tuple[Callable[[random.Random], list[Any]], Callable[..., Any
     ),
     "colours last": (sized("abcd"), lambda x: (x.contiguous(memory_format=torch.channels_last) * 2).relu()),
     "one found": (sized("abc"), lambda x: (x[0:1] + x[:, 0:1] + x[..., 0:1] if 0 not in x.shape else x)),
+    "put in order": (
+        sized("abc"),
+        lambda x: (x.transpose(0, 1).contiguous(), x[1:].contiguous(), x.expand(2, -1, -1, -1).contiguous()),
+    ),
     "transposed": (sized("abc", "acb"), lambda x, y: (x.transpose(1, 2) * y, y + x.transpose(1, 2), x.permute(2, 0, 1).exp())),
     "compared": (sized("ab", "b"), lambda x, y: x.t().eq(y.view(-1, 1).expand(-1, x.shape[0]))),
     "rows in a row": (
@@ -309,6 +313,10 @@ UNASKED = {
     "masked": (["abc", "bc"], lambda x, m: x.masked_fill(m > 0, 0.0).softmax(-1)),
     "linear": (["abc"], lambda x: F.relu(F.linear(x, x.new_empty(4, x.shape[2]), x.new_empty(4)))),
     "norm": (["abc"], lambda x: F.layer_norm(x, (x.shape[2],))),
+    "put in order": (
+        ["abc"],
+        lambda x: x.transpose(0, 1).contiguous().view(x.shape[1], x.shape[0] * x.shape[2]),
+    ),
     "transposed": (["abc", "acb"], lambda x, y: x.transpose(1, 2) * y),
     "accuracy": (
         ["a"],

@@ -83,6 +83,22 @@ def _is_given(size: Any, number: int) -> bool:
     return type(size) is int and size == number
 
 
+def contiguous(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`contiguous()`: the tensor itself where its items lie in order for all sizes, else a copy, which lies as it does.
+
+    Where they do for some sizes, torch gives the tensor itself for these: the same but for who may write to it.
+    """
+    tensor, *other = args
+    if other or kwargs or not has_symbols(tensor) or tensor.layout is not torch.strided:
+        return NotImplemented
+    if not layout_of(tensor):
+        return tensor
+    if tensor.requires_grad and (tensor._base is not None and tensor._base.is_leaf):
+        return NotImplemented
+    with run.shapes.unrecorded():
+        return tensor.clone(memory_format=torch.contiguous_format)
+
+
 def in_a_row(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`reshape(-1)` and `flatten()`: a view where items can be counted in steps of one width for all sizes, else a copy.
 
@@ -160,6 +176,7 @@ def _options(func: Any) -> int:
 
 
 RULES = {
+    torch.Tensor.contiguous: contiguous,
     torch.reshape: in_a_row,
     torch.Tensor.reshape: in_a_row,
     torch.flatten: in_a_row,

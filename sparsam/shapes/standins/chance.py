@@ -90,7 +90,7 @@ def _shuffle(values: Any, *args: Any) -> None:
 
 
 def _unlike(values: Any) -> bool:
-    from sparsam.shapes.loops import alike
+    from sparsam.shapes.guesses import alike
 
     plain = [value.item if isinstance(value, Repeated) else value for value in values[:32]]
     return any(not alike(plain[0], other) for other in plain[1:])

@@ -8,8 +8,8 @@ import torch
 import torch.utils.data as data
 
 from sparsam.shapes.environment import symbolic
+from sparsam.shapes.guesses import alike
 from sparsam.shapes.hooks import item
-from sparsam.shapes.loops import alike
 from sparsam.shapes.run import current
 from sparsam.shapes.series import Repeated, Segment, Series, as_series, equal, length
 
