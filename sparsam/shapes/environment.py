@@ -232,8 +232,11 @@ class Shapes(ShapeEnv):
             size = known.kind == "size"
             sample = within(known.low, known.high, 2 + zlib.crc32(known.name.encode()) % 7 if size else 1)
             samples[symbol] = sympy.Integer(sample) if symbol.is_integer else sympy.Float(sample)
-        found = expression.xreplace(samples)
-        return number_of(found if found.is_finite else self._hint(expression))
+        try:
+            found = expression.xreplace(samples)
+        except ZeroDivisionError:
+            found = sympy.nan
+        return number_of(found if found in (True, False) or found.is_finite else self._hint(expression))
 
     # -- what torch calls -----------------------------------------------------------------------------------------------
 

@@ -201,7 +201,11 @@ LAYOUTS: dict[str, tuple[Callable[[random.Random], list[Any]], Callable[..., Any
         lambda rng: [[rng.randint(0, 3)]],
         lambda x: [
             part[:k].reshape(-1)
-            for part in (x.new_empty(x.shape[0], 5).t(), x.new_empty(5, x.shape[0]), x.new_empty(x.shape[0], 5, 2).permute(1, 2, 0))
+            for part in (
+                x.new_empty(x.shape[0], 5).t(),
+                x.new_empty(5, x.shape[0]),
+                x.new_empty(x.shape[0], 5, 2).permute(1, 2, 0),
+            )
             for k in (1, 3, 5)
         ],
     ),
@@ -210,7 +214,11 @@ LAYOUTS: dict[str, tuple[Callable[[random.Random], list[Any]], Callable[..., Any
         lambda x: [
             part.flatten()
             for n in (1, 2)
-            for part in (x.new_empty(x.shape[0], n, 4).transpose(0, 2), x.new_empty(n, x.shape[0], 4)[..., 1:3], x.new_empty(4, n, x.shape[0])[::2])
+            for part in (
+                x.new_empty(x.shape[0], n, 4).transpose(0, 2),
+                x.new_empty(n, x.shape[0], 4)[..., 1:3],
+                x.new_empty(4, n, x.shape[0])[::2],
+            )
         ],
     ),
     "squeezed": (sized("a1c"), lambda x: (x.squeeze(1), x.transpose(0, 1).squeeze(0) + 1)),
