@@ -198,6 +198,8 @@ def range_(*args: Any) -> Any:
 
 def int_(*args: Any, **kwargs: Any) -> Any:
     """`int`."""
+    if args and type(args[0]).__module__ == "torch._numpy._ndarray":
+        args = (args[0].tensor, *args[1:])
     if args and isinstance(args[0], torch.SymInt):
         return args[0]
     if args and isinstance(args[0], torch.SymFloat):
@@ -212,6 +214,8 @@ def int_(*args: Any, **kwargs: Any) -> Any:
 
 def float_(*args: Any) -> Any:
     """`float`."""
+    if args and type(args[0]).__module__ == "torch._numpy._ndarray":
+        args = (args[0].tensor, *args[1:])
     if args and (isinstance(args[0], (torch.SymInt, torch.SymFloat))):
         return torch.sym_float(args[0])
     if args and isinstance(args[0], torch.Tensor):

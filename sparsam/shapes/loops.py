@@ -243,9 +243,10 @@ def _learned(
     Raises:
         Stop: Once the second round has shown what one changes, for then it need not be run.
     """
-    if not count > 2:
-        return None
     place = run.places.innermost(frame)
+    learning = not run.plain and place not in run.memory.seen
+    if not learning and not count > 2:
+        return None
     after = _snapshot(run, frame, name)
     if after is None:
         if not isinstance(count, int):
@@ -260,11 +261,13 @@ def _learned(
         if not short:
             raise
         return None
-    if not run.plain and place not in run.memory.seen:
+    if learning:
         run.memory.seen.add(place)
         if not any(map(only_new_names, changes)):
             run.memory.learned[place] = guessed
             raise Stop(None, LEARNED)
+        if not count > 2:
+            return None
     if short and _may_be_lost(guessed):
         run.summarised.add(place)
     return Rounds(run, frame, count, guessed, after, name, 2)

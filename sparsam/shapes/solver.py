@@ -278,9 +278,14 @@ class Solver:
         if kind == "unsat":
             return Answer("unsat", None, "z3")
         if kind == "sat" and not strange:
-            chosen = values if finder.good(values) else finder.mend(values)
-            if chosen is not None:
-                return self._found(finder, chosen, domains, "z3")
+            for exact in (False, True):
+                if exact:
+                    kind, values, _ = self._z3.solve(finder.reduced.box, exact=True)
+                    if kind != "sat":
+                        break
+                chosen = values if finder.good(values) else finder.mend(values)
+                if chosen is not None:
+                    return self._found(finder, chosen, domains, "z3")
             reason = "the model of z3 does not hold when floats are rounded or functions evaluated"
         return Answer("unknown", None, strange or f"z3: {reason}")
 

@@ -15,6 +15,7 @@ from typing import Any
 from sparsam.shapes.box import Box
 from sparsam.shapes.terms import Term
 
+MODERATE = 1 << 40  # symbols up to this are looked for where floats are taken for reals
 EXACT = 1 << 52  # integers below are exact as floats, and so is the floor of a ratio of two of them
 FINITE = 1e300
 ROUNDING = Fraction(1, 1 << 53)
@@ -36,10 +37,15 @@ class Z3:
         self.z3 = z3
         self.rlimit = rlimit
 
-    def solve(self, box: Box) -> tuple[str, dict[str, Any], str]:
-        """Say "sat" with a value for each symbol of the box, "unsat" or "unknown", and z3's reason."""
+    def solve(self, box: Box, *, exact: bool = False) -> tuple[str, dict[str, Any], str]:
+        """Say "sat" with a value for each symbol of the box, "unsat" or "unknown", and z3's reason.
+
+        Args:
+            box: What has to hold.
+            exact: Floats are reals: a model is more likely one of the floats, and "unsat" says nothing about these.
+        """
         context = self.z3.Context()
-        writer = _Writer(self.z3, context, box)
+        writer = _Writer(self.z3, context, box, exact)
         solver = self.z3.Solver(ctx=context)
         solver.set("rlimit", self.rlimit)
         solver.set("random_seed", 0)
@@ -65,8 +71,9 @@ def _python(value: Any) -> Any:
 
 
 class _Writer:
-    def __init__(self, z3: Any, context: Any, box: Box) -> None:
+    def __init__(self, z3: Any, context: Any, box: Box, exact: bool = False) -> None:
         self.z3 = z3
+        self.exact = exact
         self.context = context
         self.box = box
         self.facts: list[Any] = []
@@ -123,7 +130,10 @@ class _Writer:
         if kind == "number":
             return self.unknown(term) if math.isinf(term.value) else self.number(term.value)
         if kind == "symbol":
-            return self.unknown(term, term.value)
+            variable = self.unknown(term, term.value)
+            if self.exact:
+                self.facts += [variable <= MODERATE, variable >= -MODERATE]
+            return variable
         if kind == "sum":
             parts = []
             for product, coefficient in term.arguments:
@@ -193,7 +203,7 @@ class _Writer:
             x, y = self.term(top), self.term(bottom)
             down = z3.If(y > 0, (-x) / y, x / (-y))
             return -down
-        if not self.finite(side):
+        if not self.exact and not self.finite(side):
             return self.unknown(term)
         x = self.real(side)
         down = z3.ToInt(x)
@@ -216,7 +226,7 @@ class _Writer:
         if kind == "float" and max(map(abs, self.box.bounds(arguments[0]))) <= EXACT:
             return self.real(arguments[0])
         result = self.unknown(term)
-        if not self.finite(term, *arguments):
+        if not self.exact and not self.finite(term, *arguments):
             return result
         if kind in ("+", "*", "/", "float"):
             values = [self.real(a) for a in arguments]
@@ -227,7 +237,10 @@ class _Writer:
             else:
                 exact = z3.Sum(*values)
             size = z3.Sum(*[z3.If(v >= 0, v, -v) for v in (values if kind == "+" else [exact])])
-            if kind == "*" and len(values) > 2 and not self.moderate(arguments):
+            if not self.exact and kind == "*" and len(values) > 2 and not self.moderate(arguments):
+                return result
+            if self.exact:
+                self.facts.append(result == exact)
                 return result
             error = size * self.number(ROUNDING * 2 * max(len(values), 2)) + self.number(TINY)
             self.facts += [result <= exact + error, result >= exact - error]

@@ -325,6 +325,7 @@ UNASKED = {
         ["abc"],
         lambda x: x.transpose(0, 1).contiguous().view(x.shape[1], x.shape[0] * x.shape[2]),
     ),
+    "loss": (["abc", "abc"], lambda x, y: F.mse_loss(x, y) + F.smooth_l1_loss(x, y)),
     "transposed": (["abc", "acb"], lambda x, y: x.transpose(1, 2) * y),
     "accuracy": (
         ["a"],

@@ -269,6 +269,16 @@ def test_what_sympy_believes_of_a_symbol_is_not_believed():
     assert solve(sympy.Lt(size * B, 1), domains={"a": Domain(0, 5), "b": Domain(1, 5)}).model["a"] == 0
 
 
+def test_a_part_of_a_data_set_has_full_batches_and_a_rest():
+    """A model of z3 that lies on the edge of what rounding may give is not the last word."""
+    part = ts.TruncToInt(sympy.Float(0.1) * ts.ToFloat(A))
+    for rest in (ts.Mod(part, 16) > 0, ts.Mod(part, 16) <= 0):
+        model = solve(part > 1, part > B, rest, ts.FloorDiv(part, 16) > 0).model
+        size = int(0.1 * model["a"])
+        assert size >= 16
+        assert (size % 16 > 0) == (rest.func is sympy.StrictGreaterThan)
+
+
 def test_floats_are_compared_as_floats():
     """0.1 + 0.2 is not 0.3, and the solver knows."""
     x = sympy.Symbol("x", real=True)

@@ -87,6 +87,19 @@ def _keeps_names(real: Callable[..., Any]) -> Callable[..., Any]:
     return broadcast
 
 
+def _broadcasts(real: Callable[..., Any]) -> Callable[..., Any]:
+    """`torch.broadcast_tensors` where nothing has to be asked for it."""
+
+    def broadcast(*tensors: Any) -> Any:
+        given = tensors[0] if len(tensors) == 1 and isinstance(tensors[0], (list, tuple)) else tensors
+        if current() is None or not all(isinstance(tensor, torch.Tensor) for tensor in given):
+            return real(*tensors)
+        shape = broadcast_shape([tuple(tensor.shape) for tensor in given])
+        return real(*tensors) if shape is None else tuple(tensor.expand(shape) for tensor in given)
+
+    return broadcast
+
+
 _OPERANDS = (torch.Tensor, int, float, torch.SymInt, torch.SymFloat)
 
 
@@ -251,5 +264,7 @@ def patches() -> Iterator[tuple[Any, str, Any]]:
         yield owner, name, _lies_in(getattr(owner, name))
     name = "is_non_overlapping_and_dense_or_false"
     yield _prims_common, name, _dense(getattr(_prims_common, name))
+    for owner in (torch, torch.functional):
+        yield owner, "broadcast_tensors", _broadcasts(owner.broadcast_tensors)
     for name in ("cat", "concat", "concatenate", "stack"):
         yield torch, name, _joins(getattr(torch, name))

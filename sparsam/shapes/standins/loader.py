@@ -257,6 +257,9 @@ class Subset(data.Subset):  # type: ignore[type-arg]
         series = as_series(self.indices)
         return self.dataset[item(self.indices, index) if series is None else series[index]]
 
+    def __series__(self) -> Series:
+        return Series(lambda: [Segment(length(self.indices), self.__getitem__)], "a part of a data set")
+
     def __length__(self) -> Any:
         return length(self.indices)
 
