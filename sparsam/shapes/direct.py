@@ -188,6 +188,20 @@ def _drawn(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     return args[0] if _ordinary(args[0]) and not any(map(_is_tensor, args[1:])) else NotImplemented
 
 
+def _drawn_like(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """`rand_like` and `randn_like` of the same type."""
+    (like,) = args
+    plain = kwargs.get("layout") in (None, torch.strided) and not kwargs.get("pin_memory")
+    device = kwargs.get("device")
+    if not plain or kwargs.get("memory_format") not in (None, torch.preserve_format, torch.contiguous_format):
+        return NotImplemented
+    if not _ordinary(like) or kwargs.get("dtype") not in (None, like.dtype):
+        return NotImplemented
+    if device is not None and torch.device(device).type != "cpu":
+        return NotImplemented
+    return _new(mode, like.shape, like)
+
+
 def _is_tensor(value: Any) -> bool:
     return isinstance(value, torch.Tensor)
 
@@ -221,6 +235,9 @@ DIRECT: Mapping[Any, Direct] = {
     aten.empty.memory_format: _empty,
     aten.uniform_.default: _drawn,
     aten.normal_.default: _drawn,
+    aten.bernoulli_.float: _drawn,
+    aten.rand_like.default: _drawn_like,
+    aten.randn_like.default: _drawn_like,
     **{view: _view(view) for view in _VIEWS},
 }
 """By operator; called with (mode, args, kwargs), `NotImplemented` for what is not plain to see."""

@@ -129,6 +129,7 @@ def watch(
     installed = _installed()
     root = os.path.join(root, "")
     own = os.path.dirname(os.path.abspath(__file__)) + os.sep
+    state = own + "state.py"  # which looks at what generators and caches hold
     getframe, kinds, real_stat, running = sys._getframe, dict(_KINDS).get, os.stat, _thread._count
     busy = False
 
@@ -205,7 +206,9 @@ def watch(
         if kind is not None:
             frame = getframe(1)
             if kind == "interpreter" and (
-                culprit(frame)[0] or (event == "code.__new__" and of_library(frame))
+                frame.f_code.co_filename == state
+                or culprit(frame)[0]
+                or (event == "code.__new__" and of_library(frame))
             ):
                 return
             refuse(kind, event, args, frame)

@@ -142,7 +142,8 @@ def _without(conditions: list[sympy.Basic], symbol: sympy.Symbol) -> list[sympy.
     for condition in about:
         value = _solved(condition, symbol, sympy.Eq)
         if value is not None:
-            return others + [one.xreplace({symbol: value}) for one in about if one is not condition]
+            rest = [one for one in about if one is not condition]
+            return _put(rest, symbol, value, others, conditions)
     lower, upper, barred, odd = [], [], [], False
     for condition in about:
         value = _solved(condition, symbol, sympy.Ne)
@@ -161,10 +162,24 @@ def _without(conditions: list[sympy.Basic], symbol: sympy.Symbol) -> list[sympy.
     clear = not (lower and upper) or _moved(lower, upper, barred)
     only = next((low for low in lower for high in upper if sympy.expand(high - low) == 0), None)
     if only is not None:
-        return others + [one.xreplace({symbol: only}) for one in about]
+        return _put(about, symbol, only, others, conditions)
     if odd or not clear:
         return conditions
     return others + [sympy.Ge(sympy.expand(high - low), 0) for low in lower for high in upper]
+
+
+def _put(
+    about: list[sympy.Basic],
+    symbol: sympy.Symbol,
+    value: sympy.Basic,
+    others: list[sympy.Basic],
+    conditions: list[sympy.Basic],
+) -> list[sympy.Basic]:
+    """The others, and these with a value in a symbol's place; all as they were where one of them has no value then."""
+    try:
+        return others + [one.xreplace({symbol: value}) for one in about]
+    except ZeroDivisionError:
+        return conditions
 
 
 def _solved(condition: sympy.Basic, symbol: sympy.Symbol, kind: Any) -> sympy.Basic | None:

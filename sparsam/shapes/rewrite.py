@@ -160,13 +160,20 @@ class _Rewriter(ast.NodeTransformer):
         first = node.generators[0]
         target = first.target
         simple = len(node.generators) == 1 and not first.ifs and not first.is_async
-        if simple and isinstance(target, ast.Name) and not self.classes and not _unmovable(node.elt):
-            arguments = ast.arguments(
-                posonlyargs=[], args=[ast.arg(target.id)], kwonlyargs=[], kw_defaults=[], defaults=[]
-            )
-            function = ast.copy_location(ast.Lambda(arguments, node.elt), node)
-            return _called(MADE, [function, first.iter], node)
-        return self._each(node)
+        if not simple or _unmovable(node.elt):
+            return self._each(node)
+        name, made = target.id if isinstance(target, ast.Name) else ITEM_OF, node.elt
+        if name == ITEM_OF:
+            # A lambda cannot take its argument apart, a comprehension of one item can.
+            one = ast.Tuple([ast.Name(ITEM_OF, ast.Load())], ast.Load())
+            inner = ast.ListComp(node.elt, [ast.comprehension(target, one, [], 0)])
+            made = ast.Subscript(inner, ast.Constant(0), ast.Load())
+            ast.fix_missing_locations(ast.copy_location(made, node))
+        arguments = ast.arguments(
+            posonlyargs=[], args=[ast.arg(name)], kwonlyargs=[], kw_defaults=[], defaults=[]
+        )
+        function = ast.copy_location(ast.Lambda(arguments, made), node)
+        return _called(MADE, [function, first.iter], node)
 
     def visit_SetComp(self, node: ast.SetComp) -> ast.AST:
         self.generic_visit(node)
@@ -239,6 +246,9 @@ def _hook(statement: ast.Expr) -> bool:
 def _called(name: str, arguments: list[ast.expr], at: ast.expr) -> ast.expr:
     function = ast.copy_location(ast.Name(name, ast.Load()), at)
     return ast.copy_location(ast.Call(function, arguments, []), at)
+
+
+ITEM_OF = "@item"  # what a comprehension runs over, in turn
 
 
 def _unmovable(node: ast.expr) -> bool:

@@ -23,6 +23,7 @@ import torch
 from sparsam.shapes.devices import place
 from sparsam.shapes.environment import symbolic
 from sparsam.shapes.layouts import expression, layout_of
+from sparsam.shapes.liveness import unread
 from sparsam.shapes.mode import device_of
 from sparsam.shapes.places import Places
 from sparsam.shapes.rewrite import JOIN, MODULES
@@ -126,20 +127,24 @@ class Snapshot:
     def _take(self, frame: types.FrameType, places: Places) -> None:
         self._begin(places)
         modules: dict[str, dict[str, Any]] = {}
+        gone: dict[str, frozenset[str]] = {}  # variables of modules that nobody reads any more
         depth = 0
         at: types.FrameType | None = frame
         while at is not None:
             if places.own(at.f_code.co_filename):
+                module = str(at.f_globals.get("__name__"))
                 if at.f_locals is not at.f_globals:
-                    self._root(("local", depth), at.f_locals)
-                modules[str(at.f_globals.get("__name__"))] = at.f_globals
+                    self._root(("local", depth), at.f_locals, unread(at))
+                elif module == "__main__":
+                    gone[module] = unread(at)
+                modules[module] = at.f_globals
                 depth += 1
             at = at.f_back
         for name in sorted(MODULES & sys.modules.keys()):
             if JOIN in vars(sys.modules[name]):  # and not another of that name
                 modules.setdefault(name, vars(sys.modules[name]))
         for name, names in modules.items():
-            self._root(("global", name), names)
+            self._root(("global", name), names, gone.get(name, frozenset()))
 
     def at(self, path: tuple[Any, ...]) -> Node | None:
         """The value at a path, None if there is none."""
@@ -164,9 +169,12 @@ class Snapshot:
         with torch._C.DisableTorchFunction():
             return "".join(map(_where, self._keep))
 
-    def _root(self, key: Any, names: Mapping[str, Any]) -> None:
+    def _root(self, key: Any, names: Mapping[str, Any], gone: frozenset[str] = frozenset()) -> None:
         node = Node("dict", None, names)
-        for name, value in list(names.items()):
+        # In no order of their own: that of a frame's variables depends on when somebody asked for them before.
+        for name, value in sorted(names.items()):
+            if name in gone and not hasattr(type(value), "__del__"):
+                continue
             if not name.startswith(("__", ".", "@")):
                 node.children[name] = self._node(value)
         self.roots[key] = node

@@ -191,6 +191,10 @@ LAYOUTS: dict[str, tuple[Callable[[random.Random], list[Any]], Callable[..., Any
     ),
     "colours last": (sized("abcd"), lambda x: (x.contiguous(memory_format=torch.channels_last) * 2).relu()),
     "one found": (sized("abc"), lambda x: (x[0:1] + x[:, 0:1] + x[..., 0:1] if 0 not in x.shape else x)),
+    "matrices": (
+        sized("abcd"),
+        lambda x: (x.transpose(1, 2) @ x.permute(0, 2, 3, 1), torch.matmul(x, x.transpose(2, 3))),
+    ),
     "put in order": (
         sized("abc"),
         lambda x: (x.transpose(0, 1).contiguous(), x[1:].contiguous(), x.expand(2, -1, -1, -1).contiguous()),
@@ -324,6 +328,11 @@ UNASKED = {
     "put in order": (
         ["abc"],
         lambda x: x.transpose(0, 1).contiguous().view(x.shape[1], x.shape[0] * x.shape[2]),
+    ),
+    "chance": (["ab"], lambda x: torch.randn_like(x) + torch.rand_like(x) * F.dropout(x)),
+    "attention": (
+        ["abcd"],
+        lambda x: torch.matmul((x.transpose(1, 2) @ x.permute(0, 2, 3, 1)).softmax(-1), x.transpose(1, 2)),
     ),
     "loss": (["abc", "abc"], lambda x, y: F.mse_loss(x, y) + F.smooth_l1_loss(x, y)),
     "transposed": (["abc", "acb"], lambda x, y: x.transpose(1, 2) * y),

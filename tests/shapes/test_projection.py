@@ -5,6 +5,7 @@ import random
 
 import pytest
 import sympy
+from torch.utils._sympy.functions import Mod
 
 from sparsam.shapes.project import facts, project
 
@@ -83,3 +84,11 @@ def test_facts_have_no_names_of_forgotten_values():
     other = facts([A * G > 2, A > 0, sympy.Ne(sympy.Mod(A, G), 0)], hidden)
     assert one == other and len(one) == 2
     assert one != facts([sympy.Ne(sympy.Mod(A, H), 0), G * A > 2, A > 0], hidden)
+
+
+def test_a_remainder_by_nothing_is_left_as_it_is():
+    """A value that leaves a condition without one, as a remainder by nothing, is not put in: nothing is lost, or raised."""
+    n, v = sympy.symbols("s_N s_v0", integer=True)
+    conditions = (sympy.Eq(v, 0), sympy.Eq(Mod(n, v + 0), 1), sympy.Ge(n, 3))
+    found = tuple(project(conditions, lambda name: name == "v0"))
+    assert sympy.Ge(n, 3) in found

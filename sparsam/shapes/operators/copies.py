@@ -43,6 +43,24 @@ def _rules() -> dict[Any, Callable[..., Any]]:
     return found
 
 
+def dropout(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`F.dropout` in training: a new tensor of the same sizes, also where these are 0 and torch gives the tensor itself."""
+    names = ("input", "p", "training", "inplace")
+    given = {"p": 0.5, "training": True, "inplace": False, **dict(zip(names, args, strict=False)), **kwargs}
+    tensor, share = given.get("input"), given["p"]
+    plain = (
+        type(share) in (int, float) and 0 < share <= 1 and given["training"] is True and not given["inplace"]
+    )
+    if (
+        not plain
+        or not isinstance(tensor, torch.Tensor)
+        or not tensor.is_floating_point()
+        or not has_symbols(tensor)
+    ):
+        return NotImplemented
+    return tensor * 0.5
+
+
 def split_with_sizes(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`split` into parts of given sizes: their sum is compared, and each part is a view."""
     tensor, sizes = args[:2]
@@ -76,5 +94,6 @@ def deepcopy(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
 RULES = {
     **_rules(),
     aten.split_with_sizes.default: split_with_sizes,
+    torch.nn.functional.dropout: dropout,
     torch.Tensor.__deepcopy__: deepcopy,
 }

@@ -4,6 +4,8 @@ from typing import Any
 
 import torch
 
+from sparsam.shapes.broadcasting import same_size
+from sparsam.shapes.layouts import layout_of
 from sparsam.shapes.mode import has_symbols
 from sparsam.shapes.run import Run
 
@@ -89,7 +91,39 @@ def bilinear(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
     return made if bias is None else made + bias
 
 
+def matmul(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Products of as many matrices on both sides, which are put one behind the other as torch does, without a question."""
+    one, other = (*args, *kwargs.values()) if len(args) + len(kwargs) == 2 else (None, None)
+    if not isinstance(one, torch.Tensor) or not isinstance(other, torch.Tensor) or "out" in kwargs:
+        return NotImplemented
+    if one.dim() < 3 or one.dim() != other.dim() or not has_symbols((one, other)):
+        return NotImplemented
+    batch = one.shape[:-2]
+    if one.layout is not torch.strided or other.layout is not torch.strided:
+        return NotImplemented
+    if not all(map(same_size, batch, other.shape[:-2])):
+        return NotImplemented
+    made = torch.bmm(_in_one_batch(run, one), _in_one_batch(run, other))
+    with run.shapes.unrecorded():
+        return made.view(*batch, one.shape[-2], other.shape[-1])
+
+
+def _in_one_batch(run: Run, tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.dim() == 3:
+        return tensor
+    with run.shapes.unrecorded():
+        count = 1
+        for size in tensor.shape[:-2]:
+            count = count * size
+        if layout_of(tensor):
+            tensor = tensor.clone(memory_format=torch.contiguous_format)
+        return tensor.view(count, *tensor.shape[-2:])
+
+
 RULES = {
+    torch.matmul: matmul,
+    torch.Tensor.matmul: matmul,
+    torch.Tensor.__matmul__: matmul,
     aten.baddbmm.default: baddbmm,
     aten.addbmm.default: addbmm,
     aten.addcmul.default: addcmul,

@@ -339,6 +339,7 @@ def patches() -> list[tuple[Any, str, Any]]:
         (data.TensorDataset, "__init__", _tensor_dataset),
         (data.Sampler, "__length__", _sampler_length),
         (data.RandomSampler, "__init__", _random_sampler),
+        (data.RandomSampler, "num_samples", property(_sampler_length)),
         (data.WeightedRandomSampler, "__init__", _weighted_sampler),
     ]
     return found
