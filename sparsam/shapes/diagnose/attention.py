@@ -245,6 +245,12 @@ def rnn_state(call: Call) -> Answer | None:
         return Answer(
             f"state of {call.words}: a batch of {two}, the input's is {one}", f"{one} against {two}"
         )
+    said = call.said(r"hidden\S* has inconsistent hidden_size: got (\S+), expected (\S+)")
+    if said:
+        got, expected = sizes.pretty(said[1].rstrip(",")), sizes.pretty(said[2].rstrip("."))
+        return Answer(
+            f"state of {call.words}: {got} features, expected {expected}", f"{got}, {expected} asked", ""
+        )
     said = call.said(
         r"hx should also be (\S+) but got (\S+) tensor|to be equal to batch_size, but got (\S+) \(batch_size=(\S+)\)"
     )

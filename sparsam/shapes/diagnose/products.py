@@ -40,7 +40,8 @@ def linear_width(call: Call) -> Answer | None:
     if weight is None and not call.is_module and len(call.tensors) > 1:
         weight = call.tensors[1]
     said = call.said(rf"(?:X|and) {NUMBERS}\.?$") or call.said(r"\(\S+x\S+ and (\S+)x\S+\)")
-    expected = call.number("in_features") or (weight.shape[-1] if weight and weight.shape else None)
+    # A layer may have been given another's weight: what it was made for does not count then.
+    expected = weight.shape[-1] if weight and weight.shape else call.number("in_features")
     if expected is None and said:
         expected = listed(said[1])[0]
     if given is None:

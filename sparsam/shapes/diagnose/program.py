@@ -35,14 +35,14 @@ def remainder(call: Call, size: str) -> str | None:
     """The remainder that a size is, if it is that of a data loader's last batch ("N % B"); None otherwise.
 
     A size says so itself, or its symbol does. On a path that settles the size, samples are loaded and the remainder
-    was found to be more than 0 on the way; it is this one if the numbers agree.
+    was found to be more than 0 on the way; it is this one if the numbers agree, and are not as common as 0 and 1.
     """
     if re.search(r"\b(?:Python)?Mod\(|%", size):
         return size
     for name, symbol in call.symbols.items():
         if re.search(rf"\b{re.escape(name)}\b", size) and "last batch" in symbol.meaning:
             return size
-    if size.isdigit() and any("index of a sample" in symbol.meaning for symbol in call.symbols.values()):
+    if size.isdigit() and int(size) > 1 and any("index of a sample" in symbol.meaning for symbol in call.symbols.values()):
         found = (re.fullmatch(r"(\w+ % \w+) > 0", condition) for condition in call.conditions)
         return next((match[1] for match in found if match and call.value(match[1]) == int(size)), None)
     return None

@@ -159,7 +159,8 @@ def negative_size(call: Call) -> Answer | None:
     "empty",
     says=r"to have non-zero size|input\.numel\(\) == 0|non-empty|num_samples=0|Invalid number of data points \(0\)|"
     r"zero-size|empty (tensor|sequence|list)|got 0 elements|empty range|reduction operation .* no identity|"
-    r"iterable argument is empty|optional 0 dim batch|to have positive length|over an empty dimension",
+    r"iterable argument is empty|optional 0 dim batch|to have positive length|over an empty dimension|"
+    r"at least one tensor",
 )
 def empty(call: Call) -> Answer | None:
     """Nothing where something is needed.
