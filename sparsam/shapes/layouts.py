@@ -11,6 +11,8 @@ from sparsam.shapes.environment import symbolic
 
 def expression(size: Any) -> sympy.Basic:
     """A size, or a stride, as sympy has it."""
+    if isinstance(size, sympy.Basic):
+        return size
     return size.node.expr if symbolic(size) else sympy.Integer(size)
 
 
@@ -26,13 +28,13 @@ def laid_out(sizes: Sequence[Any], strides: Sequence[Any]) -> str:
     plain: sympy.Basic = sympy.S.One
     for size, stride in zip(reversed(sizes), reversed(strides), strict=True):
         stride, size = expression(stride), expression(size)
-        if size != 1 and stride != plain and sympy.expand(_counted(stride) - plain) != 0:
+        if size != 1 and stride != plain and sympy.expand(counted(stride) - plain) != 0:
             return str([expression(stride) for stride in strides])
         plain = plain * size
     return ""
 
 
-def _counted(stride: sympy.Basic) -> sympy.Basic:
+def counted(stride: sympy.Basic) -> sympy.Basic:
     """Strides count a dimension without items like one of a single item, which moves nothing."""
     return stride.replace(lambda part: part.func.__name__ == "Max" and 1 in part.args and len(part.args) == 2,
                           lambda part: part.args[1] if part.args[0] == 1 else part.args[0])  # fmt: skip

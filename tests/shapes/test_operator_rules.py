@@ -195,6 +195,17 @@ LAYOUTS: dict[str, tuple[Callable[[random.Random], list[Any]], Callable[..., Any
         sized("abcd"),
         lambda x: (x.transpose(1, 2) @ x.permute(0, 2, 3, 1), torch.matmul(x, x.transpose(2, 3))),
     ),
+    "heads": (
+        sized("abcd"),
+        lambda x: (
+            x.transpose(1, 2).reshape(x.shape[0], x.shape[2], -1),
+            x.permute(0, 2, 3, 1).reshape(x.shape[0] * x.shape[2], x.shape[3], x.shape[1]),
+            x.permute(3, 2, 1, 0).reshape(x.shape[3] * x.shape[2], x.shape[0] * x.shape[1]),
+            x.transpose(2, 3).reshape(x.shape[0], -1, 1, x.shape[2]),
+            x.permute(1, 0, 3, 2).flatten(),
+        ),
+    ),
+    "folded": (sized("abc", "cd"), lambda x, w: (x.permute(1, 0, 2) @ w, F.linear(x.transpose(0, 1), w.t()))),
     "put in order": (
         sized("abc"),
         lambda x: (x.transpose(0, 1).contiguous(), x[1:].contiguous(), x.expand(2, -1, -1, -1).contiguous()),
@@ -334,6 +345,13 @@ UNASKED = {
         ["abcd"],
         lambda x: torch.matmul((x.transpose(1, 2) @ x.permute(0, 2, 3, 1)).softmax(-1), x.transpose(1, 2)),
     ),
+    "heads": (
+        ["abc"],
+        lambda x: (
+            (x.new_empty(*x.shape, 8) * 2).transpose(1, 2).reshape(x.shape[0], x.shape[2], x.shape[1] * 8) * 2
+        ),
+    ),
+    "folded": (["abc"], lambda x: F.linear(x.transpose(0, 1), x.new_empty(3, x.shape[2]), x.new_empty(3))),
     "loss": (["abc", "abc"], lambda x, y: F.mse_loss(x, y) + F.smooth_l1_loss(x, y)),
     "transposed": (["abc", "acb"], lambda x, y: x.transpose(1, 2) * y),
     "accuracy": (

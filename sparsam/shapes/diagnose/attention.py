@@ -247,10 +247,8 @@ def rnn_state(call: Call) -> Answer | None:
         )
     said = call.said(r"hidden\S* has inconsistent hidden_size: got (\S+), expected (\S+)")
     if said:
-        got, expected = sizes.pretty(said[1].rstrip(",")), sizes.pretty(said[2].rstrip("."))
-        return Answer(
-            f"state of {call.words}: {got} features, expected {expected}", f"{got}, {expected} asked", ""
-        )
+        has, wants = sizes.pretty(said[1].rstrip(",")), sizes.pretty(said[2].rstrip("."))
+        return Answer(f"state of {call.words}: {has} features, expected {wants}", f"{has}, {wants} asked")
     said = call.said(
         r"hx should also be (\S+) but got (\S+) tensor|to be equal to batch_size, but got (\S+) \(batch_size=(\S+)\)"
     )

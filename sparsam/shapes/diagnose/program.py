@@ -42,7 +42,11 @@ def remainder(call: Call, size: str) -> str | None:
     for name, symbol in call.symbols.items():
         if re.search(rf"\b{re.escape(name)}\b", size) and "last batch" in symbol.meaning:
             return size
-    if size.isdigit() and int(size) > 1 and any("index of a sample" in symbol.meaning for symbol in call.symbols.values()):
+    if (
+        size.isdigit()
+        and int(size) > 1
+        and any("index of a sample" in symbol.meaning for symbol in call.symbols.values())
+    ):
         found = (re.fullmatch(r"(\w+ % \w+) > 0", condition) for condition in call.conditions)
         return next((match[1] for match in found if match and call.value(match[1]) == int(size)), None)
     return None

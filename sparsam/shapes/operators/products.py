@@ -96,16 +96,34 @@ def matmul(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     one, other = (*args, *kwargs.values()) if len(args) + len(kwargs) == 2 else (None, None)
     if not isinstance(one, torch.Tensor) or not isinstance(other, torch.Tensor) or "out" in kwargs:
         return NotImplemented
-    if one.dim() < 3 or one.dim() != other.dim() or not has_symbols((one, other)):
+    if one.dim() < 3 or other.dim() not in (2, one.dim()) or not has_symbols((one, other)):
         return NotImplemented
     batch = one.shape[:-2]
     if one.layout is not torch.strided or other.layout is not torch.strided:
         return NotImplemented
+    if other.dim() == 2:
+        if not layout_of(one):
+            return NotImplemented
+        with run.shapes.unrecorded():
+            one = one.clone(memory_format=torch.contiguous_format)
+        return func(one, other)
     if not all(map(same_size, batch, other.shape[:-2])):
         return NotImplemented
     made = torch.bmm(_in_one_batch(run, one), _in_one_batch(run, other))
     with run.shapes.unrecorded():
         return made.view(*batch, one.shape[-2], other.shape[-1])
+
+
+def linear(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`F.linear` of what does not lie in order, of which the framework asks whether its matrices can be put together."""
+    tensor = args[0] if args else kwargs.get("input")
+    if not isinstance(tensor, torch.Tensor) or tensor.dim() < 3 or tensor.layout is not torch.strided:
+        return NotImplemented
+    if not has_symbols(tensor) or not layout_of(tensor) or not args:
+        return NotImplemented
+    with run.shapes.unrecorded():
+        copy = tensor.clone(memory_format=torch.contiguous_format)
+    return func(copy, *args[1:], **kwargs)
 
 
 def _in_one_batch(run: Run, tensor: torch.Tensor) -> torch.Tensor:
@@ -121,6 +139,7 @@ def _in_one_batch(run: Run, tensor: torch.Tensor) -> torch.Tensor:
 
 
 RULES = {
+    torch.nn.functional.linear: linear,
     torch.matmul: matmul,
     torch.Tensor.matmul: matmul,
     torch.Tensor.__matmul__: matmul,

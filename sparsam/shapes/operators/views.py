@@ -13,7 +13,7 @@ import torch
 from torch._prims_common import infer_size, make_contiguous_strides_for
 
 from sparsam.shapes.broadcasting import is_one, same_size
-from sparsam.shapes.layouts import laid_out, layout_of
+from sparsam.shapes.layouts import counted, expression, laid_out, layout_of
 from sparsam.shapes.mode import has_symbols
 from sparsam.shapes.run import Run
 from sparsam.shapes.spans import span_of
@@ -99,58 +99,107 @@ def contiguous(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any
         return tensor.clone(memory_format=torch.contiguous_format)
 
 
-def in_a_row(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """`reshape(-1)` and `flatten()`: a view where items can be counted in steps of one width for all sizes, else a copy.
+def reshape(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`reshape`, and `flatten()`: a view where there is one for all sizes, and where there is none for any a copy.
 
-    Torch asks whether the sizes leave a view after all. That is not asked where the copy would have the same strides.
+    Torch asks of the sizes whether they leave a view after all: of 1, or of 0. Where a view would then have the strides of
+    the copy, that is not asked.
     """
     tensor = args[0] if args else None
-    if not isinstance(tensor, torch.Tensor) or tensor.dim() < 2 or kwargs or tensor.requires_grad:
+    if not isinstance(tensor, torch.Tensor) or kwargs or tensor.layout is not torch.strided:
         return NotImplemented
-    shape = args[1] if len(args) == 2 and isinstance(args[1], (list, tuple)) else args[1:]
-    if tuple(shape) != (() if "flatten" in func.__name__ else (-1,)):
-        return NotImplemented
-    if not has_symbols(tensor) or tensor.layout is not torch.strided:
+    shape: Any = args[1] if len(args) == 2 and isinstance(args[1], (list, tuple)) else args[1:]
+    if "flatten" in func.__name__:
+        shape = () if shape else (-1,)
+    if not shape or not has_symbols((tensor, shape)) or not layout_of(tensor) or tensor.dim() > DIMS:
         return NotImplemented
     if tensor.dtype is not torch.bool and span_of(tensor) is not None:
         return NotImplemented
-    dims = [
-        (size, stride) for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if not is_one(size)
-    ]
-    width = _width(dims)
-    if width is not None:
-        with run.shapes.unrecorded():
-            return tensor.as_strided((tensor.numel(),), (width,))
-    unknown: list[Any] = [size for size, _ in dims if isinstance(size, torch.SymInt)]
-    if len(unknown) != 1:
+    if tensor.requires_grad and tensor._base is not None and tensor._base.is_leaf:
         return NotImplemented
-    rest = _without(dims, unknown[0])
-    if rest is None or _width(rest) not in (None, 1):
+    sizes = list(map(expression, infer_size(shape, tensor.numel())))
+    lies = zip(tensor.shape, tensor.stride(), strict=True)
+    have = [(expression(size), counted(expression(stride))) for size, stride in lies]
+    strides = _viewed(have, sizes)
+    if strides is None:
         return NotImplemented
+    unknown = [size for size, _ in have if not size.is_Integer]
+    if not all(map(_is_atom, unknown)):
+        return NotImplemented
+    for count in range(1, len(unknown) + 1) if not strides else ():
+        for some in itertools.combinations(unknown, count):
+            single = dict.fromkeys(some, sympy.S.One)
+            seen = _viewed(
+                [(a.xreplace(single), b.xreplace(single)) for a, b in have],
+                [a.xreplace(single) for a in sizes],
+            )
+            if seen is None or (seen and laid_out([a.xreplace(single) for a in sizes], seen)):
+                return NotImplemented
     with run.shapes.unrecorded():
-        return tensor.clone(memory_format=torch.contiguous_format).view(-1)
+        copy = tensor if strides else tensor.clone(memory_format=torch.contiguous_format)
+        full = infer_size(shape, tensor.numel())
+        if not strides:
+            return copy.view(full)
+        return tensor.as_strided(full, [_number(run, stride) for stride in strides])
 
 
-def _width(dims: Sequence[tuple[Any, Any]]) -> Any:
-    """The step between items, where it is the same between all; None where it is not, or not for all sizes."""
-    for (_, outer), (size, inner) in itertools.pairwise(dims):
-        if not same_size(outer, size * inner):
-            return None
-    return dims[-1][1] if dims else 1
+DIMS = 6  # of a tensor for which all ways to be a view are looked at
 
 
-def _without(dims: Sequence[tuple[Any, Any]], single: torch.SymInt) -> list[tuple[int, int]] | None:
-    """What is left of dimensions where this one has a single item; None if that is not told in plain numbers."""
-    one = {single.node.expr: sympy.S.One}
-    left = []
-    for size, stride in dims:
-        if size is single:
-            continue
-        plain = stride.node.expr.xreplace(one) if has_symbols(stride) else sympy.Integer(stride)
-        if not plain.is_Integer:
-            return None
-        left.append((size, int(plain)))
-    return left
+def _number(run: Run, stride: sympy.Basic) -> Any:
+    return int(stride) if stride.is_Integer else run.shapes._node(stride, int(run.shapes._hint(stride)), True)
+
+
+def _viewed(
+    have: Sequence[tuple[sympy.Basic, sympy.Basic]], sizes: Sequence[sympy.Basic]
+) -> list[sympy.Basic] | None:
+    """Strides of a view of these sizes, where no unknown size is 0 or 1.
+
+    Returns:
+        Nothing where there is no such view, None where that is not told by the expressions alone.
+    """
+    before = [(size, stride) for size, stride in have if size != 1]
+    left, made = list(sizes), list[sympy.Basic]()
+    while before:
+        count, stride = before.pop()
+        chunk, last = count, (count, stride)
+        while before and sympy.expand(before[-1][1] - last[0] * last[1]) == 0:
+            last = before.pop()
+            chunk = sympy.expand(chunk * last[0])
+        done: sympy.Basic = sympy.S.One
+        while (ratio := _ratio(done, chunk)) != 1:
+            if ratio is None or (ratio is sympy.S.Zero and not left):
+                return None
+            if ratio is sympy.oo:
+                return []
+            size = left.pop()
+            made.append(stride)
+            done, stride = sympy.expand(done * size), sympy.expand(stride * size)
+    if any(size != 1 for size in left):
+        return None
+    return [*[sympy.S.One] * len(left), *made[::-1]]
+
+
+def _ratio(done: sympy.Basic, chunk: sympy.Basic) -> sympy.Basic | None:
+    """1 where two products of sizes are the same, infinity where the first is larger, 0 where smaller, None if not told."""
+    if sympy.expand(done - chunk) == 0:
+        return sympy.S.One
+    top, bottom = sympy.fraction(sympy.cancel(done / chunk))
+    if bottom == 1 and _is_product(top):
+        return sympy.oo
+    return sympy.S.Zero if top == 1 and _is_product(bottom) else None
+
+
+def _is_product(value: sympy.Basic) -> bool:
+    """Whether this is a product of sizes and of positive numbers."""
+    return all(
+        (factor.is_Integer and factor > 0) or _is_atom(factor.as_base_exp()[0])
+        for factor in sympy.Mul.make_args(value)
+    )
+
+
+def _is_atom(size: sympy.Basic) -> bool:
+    return bool(size.is_Symbol or isinstance(size, sympy.Function))
 
 
 def empty(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -177,10 +226,10 @@ def _options(func: Any) -> int:
 
 RULES = {
     torch.Tensor.contiguous: contiguous,
-    torch.reshape: in_a_row,
-    torch.Tensor.reshape: in_a_row,
-    torch.flatten: in_a_row,
-    torch.Tensor.flatten: in_a_row,
+    torch.reshape: reshape,
+    torch.Tensor.reshape: reshape,
+    torch.flatten: reshape,
+    torch.Tensor.flatten: reshape,
     aten.view.default: view,
     aten._unsafe_view.default: view,
     aten.expand.default: expand,
