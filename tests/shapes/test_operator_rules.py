@@ -205,6 +205,14 @@ LAYOUTS: dict[str, tuple[Callable[[random.Random], list[Any]], Callable[..., Any
             x.permute(1, 0, 3, 2).flatten(),
         ),
     ),
+    "sums of products": (
+        sized("abcd", "abed"),
+        lambda x, y: (
+            torch.einsum("abcd,abed->abce", x, y),
+            torch.einsum("abcd,abed->ebac", x, y),
+            torch.einsum("abcd, abed -> ce", x, y),
+        ),
+    ),
     "folded": (sized("abc", "cd"), lambda x, w: (x.permute(1, 0, 2) @ w, F.linear(x.transpose(0, 1), w.t()))),
     "put in order": (
         sized("abc"),
@@ -351,6 +359,7 @@ UNASKED = {
             (x.new_empty(*x.shape, 8) * 2).transpose(1, 2).reshape(x.shape[0], x.shape[2], x.shape[1] * 8) * 2
         ),
     ),
+    "sums of products": (["abcd", "abcd"], lambda x, y: torch.einsum("bhid,bhjd->bhij", x, y.clone()) * 2),
     "folded": (["abc"], lambda x: F.linear(x.transpose(0, 1), x.new_empty(3, x.shape[2]), x.new_empty(3))),
     "loss": (["abc", "abc"], lambda x, y: F.mse_loss(x, y) + F.smooth_l1_loss(x, y)),
     "transposed": (["abc", "acb"], lambda x, y: x.transpose(1, 2) * y),

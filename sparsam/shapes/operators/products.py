@@ -1,5 +1,7 @@
 """Products with a sum, and bilinear forms: as their parts, which the framework has rules for."""
 
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -126,19 +128,71 @@ def linear(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     return func(copy, *args[1:], **kwargs)
 
 
+def einsum(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`einsum` of two operands as one product of matrices for each of a batch, as torch does it, without its questions.
+
+    Letters in both operands and the result are the batch, letters in both alone are summed over, and each operand has its own.
+    """
+    if kwargs or len(args) != 3 or not isinstance(args[0], str) or not has_symbols(args[1:]):
+        return NotImplemented
+    found = re.fullmatch(r"([a-zA-Z]+),([a-zA-Z]+)->([a-zA-Z]*)", args[0].replace(" ", ""))
+    pair = args[1:]
+    if found is None or not all(
+        isinstance(tensor, torch.Tensor) and tensor.layout is torch.strided for tensor in pair
+    ):
+        return NotImplemented
+    *names, out = found.groups()
+    if any(len(set(name)) < len(name) for name in (*names, out)):
+        return NotImplemented
+    if any(tensor.dim() != len(name) for tensor, name in zip(pair, names, strict=True)):
+        return NotImplemented
+    sizes = dict(zip(names[1], pair[1].shape, strict=True)) | dict(zip(names[0], pair[0].shape, strict=True))
+    shared = [letter for letter in names[0] if letter in names[1]]
+    if any(not same_size(sizes[letter], pair[1].shape[names[1].index(letter)]) for letter in shared):
+        return NotImplemented
+    if set(out) | set(shared) != set(names[0]) | set(names[1]) or not set(out) <= set(sizes):
+        return NotImplemented
+    batch = [letter for letter in out if letter in shared]
+    summed = [letter for letter in names[0] if letter in shared and letter not in out]
+    own = [[letter for letter in out if letter in name and letter not in shared] for name in names]
+
+    def put(tensor: torch.Tensor, name: str, *groups: list[str]) -> torch.Tensor:
+        ordered = tensor.permute([name.index(letter) for group in groups for letter in group])
+        return _together(run, ordered, [_product(sizes[letter] for letter in group) for group in groups])
+
+    made = torch.bmm(
+        put(pair[0], names[0], batch, own[0], summed), put(pair[1], names[1], batch, summed, own[1])
+    )
+    order = [*batch, *own[0], *own[1]]
+    with run.shapes.unrecorded():
+        made = made.view([sizes[letter] for letter in order])
+    return made.permute([order.index(letter) for letter in out])
+
+
+def _product(sizes: Iterable[Any]) -> Any:
+    count: Any = 1
+    for size in sizes:
+        count = count * size
+    return count
+
+
 def _in_one_batch(run: Run, tensor: torch.Tensor) -> torch.Tensor:
     if tensor.dim() == 3:
         return tensor
+    return _together(run, tensor, [_product(tensor.shape[:-2]), *tensor.shape[-2:]])
+
+
+def _together(run: Run, tensor: torch.Tensor, sizes: list[Any]) -> torch.Tensor:
+    """A tensor with dimensions put together, for a product that gives the same whether this is a view or a copy."""
     with run.shapes.unrecorded():
-        count = 1
-        for size in tensor.shape[:-2]:
-            count = count * size
         if layout_of(tensor):
             tensor = tensor.clone(memory_format=torch.contiguous_format)
-        return tensor.view(count, *tensor.shape[-2:])
+        return tensor.view(sizes)
 
 
 RULES = {
+    torch.einsum: einsum,
+    torch.functional.einsum: einsum,
     torch.nn.functional.linear: linear,
     torch.matmul: matmul,
     torch.Tensor.matmul: matmul,

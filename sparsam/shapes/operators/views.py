@@ -111,7 +111,11 @@ def reshape(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     shape: Any = args[1] if len(args) == 2 and isinstance(args[1], (list, tuple)) else args[1:]
     if "flatten" in func.__name__:
         shape = () if shape else (-1,)
-    if not shape or not has_symbols((tensor, shape)) or not layout_of(tensor) or tensor.dim() > DIMS:
+    if not shape or not has_symbols((tensor, shape)):
+        return NotImplemented
+    if not layout_of(tensor):
+        return tensor.view(shape)
+    if tensor.dim() > DIMS:
         return NotImplemented
     if tensor.dtype is not torch.bool and span_of(tensor) is not None:
         return NotImplemented
@@ -124,7 +128,7 @@ def reshape(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     if strides is None:
         return NotImplemented
     unknown = [size for size, _ in have if not size.is_Integer]
-    if not all(map(_is_atom, unknown)):
+    if not strides and not all(map(_is_atom, unknown)):
         return NotImplemented
     for count in range(1, len(unknown) + 1) if not strides else ():
         for some in itertools.combinations(unknown, count):
