@@ -644,3 +644,18 @@ def test_what_another_module_holds_is_compared_too(tmp_path):
     )
     report = check(str(tmp_path / "uses.py"), [], sandboxed=False)
     assert report.verdict is Verdict.ERROR, report.unknowns
+
+
+def test_a_round_that_is_never_reached_is_no_witness(tmp_path):
+    """What a `while` counts is any number at the head of its rounds, and an error for one that it never has is not told."""
+    lines = [
+        "import torch",
+        "",
+        "",
+        "def run(x):",
+        "    tries = total = 0",
+        "    while tries < 2 and torch.rand(()).item() < 0.5:",
+    ]
+    lines += ["        tries += 1", "        total += 1", "    return torch.zeros(3, 2)[total]", ""]
+    report = checked_lines(tmp_path, "never_reached", "\n".join(lines))
+    assert report.verdict is not Verdict.ERROR, report.findings
