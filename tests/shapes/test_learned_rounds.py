@@ -1,0 +1,112 @@
+"""What a loop's round changes is seen once; flags, numbers that change in some rounds, and unused tensors stop no induction."""
+
+import pytest
+
+from sparsam.shapes.check import check
+from sparsam.shapes.verdict import Verdict
+
+HEAD = """
+import torch
+from torch import nn
+
+net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Dropout(), nn.Linear(4, 4))
+
+
+def f(n):
+    data, best, first, last, step = torch.rand(n, 4), -1, True, torch.zeros(1), 0
+    for i in range(n):
+"""
+CASES = {
+    "a mode that some rounds change": (
+        [
+            "x = net(data)",
+            "if i % 10 == 9:",
+            "    net.eval()",
+            "else:",
+            "    net.train()",
+            "data = x.detach()",
+        ],
+        "data.view(n, 2, 2)",
+        "data.view(n, 3)",
+    ),
+    "the best so far": (
+        ["loss = (data * 2).mean().item()", "if i % 5 == 4 and loss > best:", "    best = loss"],
+        "data[:, :4] if best > 0 else data",
+        "data[:, :4].view(n, 5)",
+    ),
+    "a flag that is lowered": (
+        ["if first:", "    data = data * 1", "    first = False", "else:", "    data = data + 1"],
+        "data.view(n, 4)",
+        "data.view(n, 3)",
+    ),
+    "a tensor that is set before it is read": (
+        [
+            "if i % 7 == 6:",
+            "    last = torch.zeros(3, 3, dtype=torch.long)",
+            "else:",
+            "    last = data.sum()",
+            "step += 1",
+        ],
+        "data[step - n:]",
+        "data.view(n, 3)",
+    ),
+}
+
+
+def checked(lines: list[str], end: str, tmp_path):
+    """The report on the loop with these lines and what follows it."""
+    file = tmp_path / "looped.py"
+    body = "".join(f"        {line}\n" for line in lines)
+    file.write_text(f"{HEAD}{body}    return {end}\n")
+    return check(f"{file}:f", ["n=1.."], sandboxed=False)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_rounds_that_are_not_all_alike(name, tmp_path):
+    """The loop is summarised, and what follows it is judged as torch does for every number of rounds."""
+    lines, right, wrong = CASES[name]
+    report = checked(lines, right, tmp_path)
+    assert report.verdict is Verdict.PROVED, (report.findings, report.unknowns)
+    report = checked(lines, wrong, tmp_path)
+    assert report.verdict is Verdict.ERROR, report.unknowns
+    assert all(finding.confirmed for finding in report.findings)
+
+
+def test_an_unused_tensor_that_is_used_is_not_known(tmp_path):
+    """What an earlier round left is not told where it may be one of several, and that is said."""
+    lines = [
+        "if i % 7 == 6:",
+        "    last = torch.zeros(3, 3, dtype=torch.long)",
+        "elif i % 7 == 5:",
+        "    last = data.sum()",
+    ]
+    report = checked(lines, "last + 1", tmp_path)
+    assert report.verdict is not Verdict.PROVED
+
+
+EPOCHS = """
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+n = 1000
+net = nn.Sequential(*[nn.Linear(4, 4) for _ in range(60)])
+losses = []
+for epoch in range(40):
+    for x, in DataLoader(TensorDataset(torch.rand(n, 4)), batch_size=32):
+        y = net(x)
+    losses.append(y.sum().item())
+assert len(losses) == 40
+y.view(8, LAST)
+"""
+
+
+@pytest.mark.parametrize(("last", "verdict"), [("4", Verdict.PROVED), ("5", Verdict.ERROR)])
+def test_long_rounds_of_a_known_number_are_summarised(last, verdict, tmp_path):
+    """Forty epochs cost no more than a few."""
+    file = tmp_path / "epochs.py"
+    file.write_text(EPOCHS.replace("LAST", last))
+    report = check(str(file), [], sandboxed=False)
+    assert report.verdict is verdict, (report.findings, report.unknowns)
+    if verdict is Verdict.PROVED:
+        assert report.statistics["operations"] < 30_000  # round by round it would be more than sixty thousand
