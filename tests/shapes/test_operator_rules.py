@@ -143,6 +143,16 @@ CASES: dict[str, tuple[Callable[[random.Random], list[Any]], Callable[[random.Ra
 
 
 # Name: shapes, and a call whose result lies somehow in memory.
+
+
+def tried(call: Callable[..., Any], *args: Any) -> Any:
+    """What a call gives, nothing where it is refused."""
+    try:
+        return call(*args)
+    except RuntimeError:
+        return []
+
+
 LAYOUTS: dict[str, tuple[Callable[[random.Random], list[Any]], Callable[..., Any]]] = {
     "view": (sized("abc"), lambda x: x.view(x.shape[0] * x.shape[1], x.shape[2])),
     "view of as many": (bent(sized("ab", "ba")), lambda x, y: x.view(y.shape)),
@@ -212,6 +222,19 @@ LAYOUTS: dict[str, tuple[Callable[[random.Random], list[Any]], Callable[..., Any
             torch.einsum("abcd,abed->ebac", x, y),
             torch.einsum("abcd, abed -> ce", x, y),
         ),
+    ),
+    "bridged": (
+        sized("ab"),
+        lambda x: [
+            tried(y.view, *shape)
+            for y in (x.new_empty(3, 2, x.shape[0]).unfold(-2, 2, 2), x.new_empty(2, x.shape[0], 1, 3).transpose(1, 3))
+            for shape in (
+                (3 * y.shape[2], -1),
+                (y.shape[0], -1),
+                (y.shape[0] * y.shape[1], y.shape[2], y.shape[3]),
+                (y.shape[0], y.shape[1], y.shape[2] * y.shape[3]),
+            )
+        ],
     ),
     "folded": (sized("abc", "cd"), lambda x, w: (x.permute(1, 0, 2) @ w, F.linear(x.transpose(0, 1), w.t()))),
     "put in order": (

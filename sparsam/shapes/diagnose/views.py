@@ -44,6 +44,8 @@ def reshape_infer(call: Call) -> Answer | None:
     x.view(-1, 5)
     ```
     """
+    if call.said(r"view size is not compatible|Cannot view a tensor"):
+        return None  # the number of elements fits
     said = call.said(r"shape '\[(.*)\]' is invalid for input of size (.+)")
     asked = call.asked or (listed(said[1]) if said else None)
     if asked is None or "-1" not in asked:

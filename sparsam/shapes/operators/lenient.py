@@ -8,7 +8,14 @@ from sparsam.shapes.run import Run
 
 
 def nll_loss(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Targets may be bytes."""
+    """Targets may be bytes; the target of one row of scores may be a list of one."""
+    if len(args) > 1 and args[0].dim() == args[1].dim() == 1:
+        scores, target = args[:2]
+        torch._check(
+            target.shape[0] == 1,
+            lambda: f"For 1D input, 1D target must have size 1, but got target size: {target.shape[0]}",
+        )
+        return func(scores, target.select(0, 0), *args[2:], **kwargs)
     if len(args) < 2 or args[1].dtype is not torch.uint8:
         return NotImplemented
     return func(args[0], args[1].long(), *args[2:], **kwargs)

@@ -22,13 +22,45 @@ aten = torch.ops.aten
 
 
 def view(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The shape is completed and compared as ever; what follows from it is not asked again."""
+    """The shape is completed and compared as ever; what follows from it is not asked again.
+
+    Torch's own rule takes a dimension of one item between two others for a bridge, and gives views that there are none of.
+    """
     tensor, shape = args
-    if not has_symbols((tensor, shape)) or tensor.layout is not torch.strided or layout_of(tensor):
+    if not has_symbols((tensor, shape)) or tensor.layout is not torch.strided:
         return NotImplemented
     sizes = infer_size(shape, tensor.numel())
+    if not layout_of(tensor):
+        with run.shapes.unrecorded():
+            return tensor.as_strided(sizes, make_contiguous_strides_for(sizes))
+    if tensor.dim() > DIMS:
+        return NotImplemented
+    lies = list(zip(tensor.shape, tensor.stride(), strict=True))
+    have = [(expression(size), counted(expression(stride))) for size, stride in lies]
+    wanted = list(map(expression, sizes))
+    strides = _viewed(have, wanted)
+    if strides is None:
+        return NotImplemented
+    if not strides:
+        if tensor.numel() == 0:
+            return NotImplemented
+        single = {expression(size): sympy.S.One for size in tensor.shape if not is_one(size) and size == 1}
+        if not all(map(_is_atom, single)):
+            return NotImplemented
+        have = [(size.xreplace(single), stride.xreplace(single)) for size, stride in have]
+        strides = _viewed(have, [size.xreplace(single) for size in wanted]) if single else []
+        if strides is None:
+            return NotImplemented
+        torch._check(bool(strides), lambda: SPANS)
     with run.shapes.unrecorded():
-        return tensor.as_strided(sizes, make_contiguous_strides_for(sizes))
+        return tensor.as_strided(sizes, [_number(run, stride) for stride in strides])
+
+
+SPANS = (
+    "view size is not compatible with input tensor's size and stride (at least one dimension spans across two contiguous "
+    "subspaces). Use .reshape(...) instead."
+)
+"""What eager torch says."""
 
 
 def expand(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
