@@ -13,7 +13,7 @@ import torch
 
 from sparsam.shapes.environment import printed, symbolic
 from sparsam.shapes.layouts import layout_of
-from sparsam.shapes.run import Run, Stop
+from sparsam.shapes.run import Run, Stop, current
 from sparsam.shapes.spans import Span
 from sparsam.shapes.state import SPAN, Change, Node
 from sparsam.shapes.verdict import Place, Unknown
@@ -180,8 +180,6 @@ def truth(value: Any) -> bool:
 
 def same_size(one: Any, other: Any) -> bool:
     """Whether two sizes are the same as far as is known."""
-    from sparsam.shapes.run import current
-
     left, right = (size.node.expr if symbolic(size) else size for size in (one, other))
     run = current()
     return bool(difference(left, right) == 0) if run is None else run.shapes.known_equal(left, right)
