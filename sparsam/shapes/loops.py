@@ -36,6 +36,7 @@ from sparsam.shapes.guesses import (
     within,
 )
 from sparsam.shapes.layouts import layout_of
+from sparsam.shapes.merging import modes
 from sparsam.shapes.run import Loop, Run, Stop, current
 from sparsam.shapes.series import Repeated, Segment, as_series
 from sparsam.shapes.spans import Span, span_of
@@ -357,6 +358,7 @@ class Rounds:
                 self.steps.append(Step(path, "span", tensor.held))
         self.sizes: dict[Any, Any] = {}  # of one state: by path and dimension
         self.head: Snapshot | None = None
+        self.modes: tuple[Any, ...] = ()
 
     def text(self) -> str:
         """What the rest of the loop depends on beside the variables."""
@@ -371,6 +373,7 @@ class Rounds:
         if self.steps:
             self._set(index)
         self._choose()
+        self.modes = modes()
         self.head = head = self._look()
         yield segment.item(index)
         self._confirm(head)
@@ -383,6 +386,7 @@ class Rounds:
         if self.steps:
             self._set(index)
         self._choose()
+        self.modes = modes()
         self.head = self._look()
         return self.head
 
@@ -608,6 +612,10 @@ class Rounds:
 
     def _confirm(self, head: Snapshot) -> None:
         """After the arbitrary round: the state must be that of the next."""
+        if modes() != self.modes:
+            raise self._unknown(
+                "gradients, a default type or device, or autocast is set otherwise in some rounds"
+            )
         after = self._look()
         steps = {step.path: step for step in self.steps}
         changes = differences(head, after)

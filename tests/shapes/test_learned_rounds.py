@@ -84,6 +84,29 @@ def test_an_unused_tensor_that_is_used_is_not_known(tmp_path):
     assert report.verdict is not Verdict.PROVED
 
 
+MODES = """
+import torch
+
+
+def f(n):
+    try:
+        for i in range(n):
+            if i == 1:
+                torch.set_default_dtype(torch.float64)
+            if i == 3:
+                torch.rand(2, 2) @ torch.rand(2, 2, dtype=torch.float32)
+    finally:
+        torch.set_default_dtype(torch.float32)
+"""
+
+
+def test_a_default_type_that_some_rounds_set_is_no_induction(tmp_path):
+    """What a round sets for the whole process holds in the next ones, and such a loop is not proved."""
+    file = tmp_path / "modes.py"
+    file.write_text(MODES)
+    assert check(f"{file}:f", ["n=1..9"], sandboxed=False).verdict is not Verdict.PROVED
+
+
 EPOCHS = """
 import torch
 from torch import nn
