@@ -373,7 +373,7 @@ class Rounds:
         if self.steps:
             self._set(index)
         self._choose()
-        self.modes = modes()
+        self.modes = modes(self.run)
         self.head = head = self._look()
         yield segment.item(index)
         self._confirm(head)
@@ -386,7 +386,7 @@ class Rounds:
         if self.steps:
             self._set(index)
         self._choose()
-        self.modes = modes()
+        self.modes = modes(self.run)
         self.head = self._look()
         return self.head
 
@@ -612,9 +612,9 @@ class Rounds:
 
     def _confirm(self, head: Snapshot) -> None:
         """After the arbitrary round: the state must be that of the next."""
-        if modes() != self.modes:
+        if modes(self.run) != self.modes:
             raise self._unknown(
-                "gradients, a default type or device, or autocast is set otherwise in some rounds"
+                "gradients, default types, autocast, the folder or the environment are set otherwise in some rounds"
             )
         after = self._look()
         steps = {step.path: step for step in self.steps}

@@ -669,22 +669,19 @@ def _pending(run: Run, frame: types.FrameType | None) -> tuple[int, ...]:
     return tuple(sorted(set(found)))
 
 
-def modes() -> tuple[Any, ...]:
-    """What the framework is set to for the whole process and that can change what a program does."""
+def modes(run: Run) -> tuple[Any, ...]:
+    """What is set for the whole process and can change what a program does."""
     return (
         torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype(), torch.get_default_device(),
         torch.is_autocast_enabled(), torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cuda"),
-        torch.get_autocast_dtype("cpu"),
+        torch.get_autocast_dtype("cpu"), os.getcwd(), sorted(run.notes.get(ENVIRONMENT, {}).items()), HOOKED in run.notes,
+        [word for word in sys.argv if not _NUMBER.fullmatch(word)],
     )  # fmt: skip
 
 
 def _settings(run: Run) -> tuple[Any, ...]:
-    """The same, and what else holds for the whole process."""
-    return (
-        *modes(), run.elsewhere, run.notes.get("gpu"), run.placed, overlay.written(), os.getcwd(),
-        sorted(run.notes.get(ENVIRONMENT, {}).items()), HOOKED in run.notes,
-        [word for word in sys.argv if not _NUMBER.fullmatch(word)],
-    )  # fmt: skip
+    """The same, devices and files."""
+    return (*modes(run), run.elsewhere, run.notes.get("gpu"), run.placed, overlay.written())
 
 
 def _inputs(frame: types.FrameType | None) -> Iterator[Any]:

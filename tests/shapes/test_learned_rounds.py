@@ -85,6 +85,8 @@ def test_an_unused_tensor_that_is_used_is_not_known(tmp_path):
 
 
 MODES = """
+import os
+
 import torch
 
 
@@ -100,10 +102,15 @@ def f(n):
 """
 
 
-def test_a_default_type_that_some_rounds_set_is_no_induction(tmp_path):
-    """What a round sets for the whole process holds in the next ones, and such a loop is not proved."""
+@pytest.mark.parametrize("environment", [False, True])
+def test_what_some_rounds_set_for_the_whole_process_is_no_induction(environment, tmp_path):
+    """A default type or a variable of the environment holds in the next rounds, and such a loop is not proved."""
     file = tmp_path / "modes.py"
-    file.write_text(MODES)
+    made = MODES.replace("torch.set_default_dtype(torch.float64)", 'os.environ["WIDE"] = "1"').replace(
+        "if i == 3:", 'if i == 3 and "WIDE" in os.environ:'
+    )
+    made = made.replace("torch.rand(2, 2, dtype=torch.float32)", "torch.rand(3, 2)")
+    file.write_text(made if environment else MODES)
     assert check(f"{file}:f", ["n=1..9"], sandboxed=False).verdict is not Verdict.PROVED
 
 
