@@ -15,7 +15,16 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Using a targe
 LONG = pytest.mark.skipif(
     os.environ.get("SPARSAM_LONG") != "1", reason="takes minutes; SPARSAM_LONG=1 asks for it"
 )
-TRIED = {"mnist", "dcgan"}  # without being asked for
+# Without being asked for: those that take seconds.
+TRIED = {"mnist", "vae", "dcgan", "word_language_model", "time_series", "bert", "simclr"} | {
+    "mnist-three-means",
+    "vae-norm-of-one",
+    "dcgan-too-deep",
+    "word_language_model-tied",
+    "time_series-cell-width",
+    "vit-no-place-for-the-class",
+    "simclr-empty-bank",
+}
 PATIENTLY = [pytest.param(name, marks=() if name in TRIED else (LONG,), id=name) for name in FAULTS]
 HARMLESS = [
     pytest.param(name, fine, id=f"{name}-{number}", marks=LONG)
