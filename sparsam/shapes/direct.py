@@ -26,6 +26,7 @@ def _ordinary(value: Any) -> bool:
     return (
         type(value) is FakeTensor
         and value.constant is None
+        and value.fake_device == CPU
         and value.layout is torch.strided
         and value.dtype.is_floating_point
         and not layout_of(value)
@@ -90,6 +91,7 @@ def _matrix(value: Any, dims: int) -> bool:
     return (
         type(value) is FakeTensor
         and value.constant is None
+        and value.fake_device == CPU
         and value.layout is torch.strided
         and value.dtype.is_floating_point
         and len(value.shape) == dims
@@ -134,7 +136,9 @@ def _batch_norm(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> An
     if kwargs or not _ordinary(image) or image.dim() < 2:
         return NotImplemented
     for one in given:
-        if one is not None and not (type(one) is FakeTensor and one.dtype is image.dtype):
+        if one is not None and not (
+            type(one) is FakeTensor and one.dtype is image.dtype and one.fake_device == CPU
+        ):
             return NotImplemented
     if not training and any(one is None for one in given[2:]):
         return NotImplemented
