@@ -21,16 +21,20 @@ NUMBERS = (int, float)
 CPU = torch.device("cpu")
 
 
-def _ordinary(value: Any) -> bool:
-    """Whether this is a tensor of floating numbers without data whose items lie one behind the other."""
+def _floating(value: Any) -> bool:
+    """Whether this is a tensor of floating numbers without data."""
     return (
         type(value) is FakeTensor
         and value.constant is None
         and value.fake_device == CPU
         and value.layout is torch.strided
         and value.dtype.is_floating_point
-        and not layout_of(value)
     )
+
+
+def _ordinary(value: Any) -> bool:
+    """The same, with items that lie one behind the other."""
+    return _floating(value) and not layout_of(value)
 
 
 def _new(mode: Any, sizes: Sequence[Any], like: FakeTensor) -> FakeTensor:
@@ -79,7 +83,7 @@ def _softmax(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
 def _product(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """`mm` and `bmm`: the result lies in order whatever its operands do."""
     one, other = args
-    if not (_matrix(one, len(one.shape)) and _matrix(other, len(one.shape)) and one.dtype is other.dtype):
+    if not (_floating(one) and _floating(other) and one.dtype is other.dtype and one.dim() == other.dim()):
         return NotImplemented
     batch = one.shape[:-2]
     if not same_size(one.shape[-1], other.shape[-2]) or not all(map(same_size, batch, other.shape[:-2])):
@@ -87,21 +91,10 @@ def _product(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     return _new(mode, (*batch, one.shape[-2], other.shape[-1]), one)
 
 
-def _matrix(value: Any, dims: int) -> bool:
-    return (
-        type(value) is FakeTensor
-        and value.constant is None
-        and value.fake_device == CPU
-        and value.layout is torch.strided
-        and value.dtype.is_floating_point
-        and len(value.shape) == dims
-    )
-
-
 def _addmm(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """`addmm` with a bias of one number a column."""
     bias, one, other = args
-    if not _ordinary(bias) or len(bias.shape) != 1 or not _matrix(one, 2) or bias.dtype is not one.dtype:
+    if not _ordinary(bias) or bias.dim() != 1 or not _floating(one) or bias.dtype is not one.dtype:
         return NotImplemented
     if not same_size(bias.shape[0], other.shape[-1]):
         return NotImplemented
@@ -189,9 +182,25 @@ def _has_symbol(value: Any) -> bool:
     return any(map(symbolic, value)) if isinstance(value, (list, tuple)) else symbolic(value)
 
 
-def _drawn(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """What fills a tensor with chance: it has no data that would change."""
-    return args[0] if _ordinary(args[0]) and not any(map(_is_tensor, args[1:])) else NotImplemented
+def _gelu(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """`gelu`, in one of its two forms."""
+    return _same(mode, args, {}) if kwargs.get("approximate", "none") in ("none", "tanh") else NotImplemented
+
+
+def _drawn(allowed: Callable[..., bool]) -> Direct:
+    """What fills a tensor with chance, of numbers that are `allowed`: it has no data that would change."""
+
+    def direct(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        tensor, *numbers = args
+        if (
+            not _ordinary(tensor)
+            or not all(type(number) in NUMBERS for number in numbers)
+            or not allowed(*numbers)
+        ):
+            return NotImplemented
+        return tensor
+
+    return direct
 
 
 def _drawn_like(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -213,8 +222,8 @@ def _is_tensor(value: Any) -> bool:
 
 
 _SAME = """
-relu gelu silu sigmoid tanh exp expm1 log log1p log2 sqrt rsqrt neg abs sin cos erf hardtanh leaky_relu elu softplus mish
-hardswish hardsigmoid clamp clamp_min clamp_max reciprocal floor ceil round sign
+relu silu sigmoid tanh exp expm1 log log1p log2 sqrt rsqrt neg abs sin cos erf hardtanh leaky_relu elu softplus mish
+hardswish hardsigmoid clamp_min clamp_max reciprocal floor ceil round sign
 """
 
 _VIEWS = (
@@ -239,9 +248,10 @@ DIRECT: Mapping[Any, Direct] = {
     aten.native_layer_norm.default: _layer_norm,
     aten.native_batch_norm.default: _batch_norm,
     aten.empty.memory_format: _empty,
-    aten.uniform_.default: _drawn,
-    aten.normal_.default: _drawn,
-    aten.bernoulli_.float: _drawn,
+    aten.gelu.default: _gelu,
+    aten.uniform_.default: _drawn(lambda low=0.0, high=1.0: low <= high),
+    aten.normal_.default: _drawn(lambda mean=0.0, scale=1.0: scale >= 0),
+    aten.bernoulli_.float: _drawn(lambda share=0.5: 0 <= share <= 1),
     aten.rand_like.default: _drawn_like,
     aten.randn_like.default: _drawn_like,
     **{view: _view(view) for view in _VIEWS},

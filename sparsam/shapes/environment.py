@@ -228,7 +228,9 @@ class Shapes(ShapeEnv):
             return number_of(self._hint(expression))
         samples = {}
         for symbol in symbols_of(expression):
-            known = self.symbols[printed(symbol)]
+            known = self.symbols.get(printed(symbol))
+            if known is None:
+                return number_of(self._hint(expression))
             size = known.kind == "size"
             sample = within(known.low, known.high, 2 + zlib.crc32(known.name.encode()) % 7 if size else 1)
             samples[symbol] = sympy.Integer(sample) if symbol.is_integer else sympy.Float(sample)

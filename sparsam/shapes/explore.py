@@ -8,6 +8,7 @@ program its path constraints, and those of the framework, whose other side fails
 
 import collections
 import dataclasses
+import re
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 
@@ -17,7 +18,7 @@ from sparsam.shapes.environment import DATA, Literal, Number, printed, symbols_o
 from sparsam.shapes.environment import Unknown as Declared
 from sparsam.shapes.merging import ROOT, Arrival, Memory, Visit, linked
 from sparsam.shapes.naming import words
-from sparsam.shapes.run import NEEDS_GPU, Outcome
+from sparsam.shapes.run import LEARNED, NEEDS_GPU, Outcome
 from sparsam.shapes.solver import Domain, Solver, needed
 from sparsam.shapes.verdict import Failure, Path, Place, Symbol, Unknown, Verdict
 
@@ -163,7 +164,7 @@ def explore(
             queue = begin_anew()
             continue
         found.operations += outcome.operations
-        if outcome.ending == "learned":
+        if outcome.ending == LEARNED:
             # What a loop's round changes is known now: the same sizes again, without running it.
             queue.append(region)
             continue
@@ -411,6 +412,8 @@ def _confirmed(
                     known.witness, known.outcome, known.region = witness, outcome, region
                     if _named(again) > _named(known.failure):
                         known.failure, known.told = again, outcome
+                    else:
+                        known.failure = _with_numbers(known.failure, again.text)
         return Verdict.ERROR
     for witness in _witnesses(outcome, region, solver, declared):
         again = _again(found, outcome, failure, witness, run)
@@ -461,8 +464,17 @@ def _again(
     if again.failure is None or again.ending != outcome.ending or not _at_one_place(again.failure, failure):
         return None
     if again.failure.error == failure.error:
-        return failure
+        return _with_numbers(failure, again.failure.text)
     return again.failure if outcome.ending == "error" else None
+
+
+def _with_numbers(failure: Failure, text: str) -> Failure:
+    """The failure with the witness's numbers in its sentence, if `text` is the same sentence with other numbers."""
+    same = NUMBER.sub("0", text) == NUMBER.sub("0", failure.text)
+    return dataclasses.replace(failure, text=text) if same else failure
+
+
+NUMBER = re.compile(r"\d+(\.\d+)?")
 
 
 def _named(failure: Failure) -> int:

@@ -175,7 +175,7 @@ def _shown(value: Any) -> Any:
 
 def isinstance_(value: Any, kinds: Any) -> bool:
     """`isinstance`, to which a symbol is a number."""
-    if isinstance(value, Unused):
+    if type(value) is Unused:
         value.used()
     if symbolic(value):
         stands_for = {torch.SymInt: int, torch.SymFloat: float, torch.SymBool: bool}[type(value)]

@@ -147,7 +147,7 @@ def _live(
 def _held(
     code: types.CodeType, steps: Sequence[dis.Instruction], handlers: Handlers
 ) -> dict[int, frozenset[str]] | None:
-    """For each instruction the variables that values on the stack come from, what it makes itself left out.
+    """For each instruction the variables that values on the stack come from, its operands among them.
 
     What an expression has worked out so far is not in any variable: those that it was worked out from stay in the state.
     """
@@ -175,12 +175,8 @@ def _held(
             if merged != known:
                 stacks[target] = merged
                 waiting.append(target)
-    for step in steps:
-        if step.offset in stacks:
-            new = _behind(step, stacks[step.offset], False) if step.opname not in LEAVE | JUMPS else []
-            if new is None:
-                return None
-            held[step.offset] = frozenset().union(*(new if step.opname in DROPS else new[:-1]))
+    # An instruction in progress has its operands still: what runs over them may call the program back.
+    held.update({offset: frozenset().union(*stack) for offset, stack in stacks.items()})
     return held
 
 

@@ -37,7 +37,7 @@ from sparsam.shapes.guesses import (
 )
 from sparsam.shapes.layouts import layout_of
 from sparsam.shapes.merging import modes
-from sparsam.shapes.run import Loop, Run, Stop, current
+from sparsam.shapes.run import LEARNED, Loop, Run, Stop, current
 from sparsam.shapes.series import Repeated, Segment, as_series
 from sparsam.shapes.spans import Span, span_of
 from sparsam.shapes.state import (
@@ -247,7 +247,9 @@ def _learned(
     """
     place = run.places.innermost(frame)
     learning = not run.plain and place not in run.memory.seen
-    if not learning and not count > 2:
+    if learning:
+        run.memory.seen.add(place)
+    elif not count > 2:
         return None
     after = _snapshot(run, frame, name)
     if after is None:
@@ -264,7 +266,6 @@ def _learned(
             raise
         return None
     if learning:
-        run.memory.seen.add(place)
         if not any(map(only_new_names, changes)):
             run.memory.learned[place] = guessed
             raise Stop(None, LEARNED)
@@ -273,9 +274,6 @@ def _learned(
     if short and _may_be_lost(guessed):
         run.summarised.add(place)
     return Rounds(run, frame, count, guessed, after, name, 2)
-
-
-LEARNED = "learned"  # ending of a run that has seen what a round of a loop changes: it runs again, and knows
 
 
 def _worth_it(count: Any) -> bool:

@@ -46,6 +46,7 @@ class Stop(BaseException):
         self.ending = ending
 
 
+LEARNED = "learned"  # ending of a run that has seen what a round of a loop changes: it runs again, and knows
 NEEDS_GPU = "needs-gpu"  # ending of a run that names a GPU though it was told that there is none
 
 
@@ -427,7 +428,7 @@ def execute(
         ending, failure = _failed(error, run)
     finally:
         _current.pop()
-    if not run.plain and ending not in ("diverged", "again", "learned") and run.merged is None:
+    if not run.plain and ending not in ("diverged", "again", LEARNED) and run.merged is None:
         run.memory.finished(run)
     run.notes["visits"] = tuple(run.visits)
     run.notes["merged"] = run.merged

@@ -29,6 +29,7 @@ from sparsam.shapes.places import Places
 from sparsam.shapes.rewrite import JOIN, MODULES
 from sparsam.shapes.series import Repeated, Series
 from sparsam.shapes.spans import span_of
+from sparsam.shapes.unused import Unused
 
 # Looked up here, for in a sandbox nothing may be looked up any more.
 _LOCALS_TO_FAST = ctypes.pythonapi.PyFrame_LocalsToFast
@@ -180,6 +181,8 @@ class Snapshot:
         self.roots[key] = node
 
     def _node(self, value: Any) -> Node:
+        if type(value) is Unused:
+            return Node("skipped", Unused, value)
         if isinstance(value, bool) or value is None:
             return Node("atom", value, value)
         if isinstance(value, (int, float)):

@@ -659,3 +659,34 @@ def test_a_round_that_is_never_reached_is_no_witness(tmp_path):
     lines += ["        tries += 1", "        total += 1", "    return torch.zeros(3, 2)[total]", ""]
     report = checked_lines(tmp_path, "never_reached", "\n".join(lines))
     assert report.verdict is not Verdict.ERROR, report.findings
+
+
+def test_what_a_call_in_progress_runs_over_belongs_to_the_state(tmp_path):
+    """A list that nobody reads any more, but for the `map` that is at it, tells runs apart within what it calls."""
+    lines = [
+        "import torch",
+        "",
+        "",
+        "def coin():",
+        "    return torch.rand(()).item() < 0.5",
+        "",
+        "",
+        "def kept(i):",
+    ]
+    lines += [
+        "    if coin():",
+        "        i = i + 0",
+        "    return i",
+        "",
+        "",
+        "def run(x):",
+        "    items = [1, 2]",
+        "    if coin():",
+    ]
+    lines += [
+        "        items = [1, 3]",
+        "    total = sum(list(map(kept, items)))",
+        "    return torch.zeros(4)[total]",
+        "",
+    ]
+    assert checked_lines(tmp_path, "in_progress", "\n".join(lines)).verdict is Verdict.ERROR

@@ -80,8 +80,12 @@ def test_an_unused_tensor_that_is_used_is_not_known(tmp_path):
         "elif i % 7 == 5:",
         "    last = data.sum()",
     ]
-    report = checked(lines, "last + 1", tmp_path)
-    assert report.verdict is not Verdict.PROVED
+    for use in ("last + 1", "1 if torch.is_tensor(last) else data.view(3)", "1 if last.dim() else 2"):
+        report = checked(lines, use, tmp_path)
+        assert report.verdict is (Verdict.PROVED if "is_tensor" in use else Verdict.UNKNOWN), (
+            use,
+            report.findings,
+        )
 
 
 MODES = """

@@ -157,7 +157,7 @@ def negative_size(call: Call) -> Answer | None:
 
 @rule(
     "empty",
-    says=r"to have non-zero size|input\.numel\(\) == 0|non-empty|num_samples=\S+|Invalid number of data points \(0\)|"
+    says=r"to have non-zero size|input\.numel\(\) == 0|non-empty|num_samples=0|Invalid number of data points \(0\)|"
     r"zero-size|empty (tensor|sequence|list)|got 0 elements|empty range|reduction operation .* no identity|"
     r"iterable argument is empty|optional 0 dim batch|to have positive length|over an empty dimension|"
     r"at least one tensor",
@@ -182,7 +182,11 @@ def empty(call: Call) -> Answer | None:
     """
     given = call.shape()
     zero = given is not None and any(call.value(size) == 0 for size in given)
-    if given is not None and not zero and not call.said("empty list|empty sequence|num_samples=|data points"):
+    if (
+        given is not None
+        and not zero
+        and not call.said("empty list|empty sequence|num_samples=0|data points")
+    ):
         return None
     shown = f" of {sizes.shape(given)}" if given is not None else ""
     caret = next(

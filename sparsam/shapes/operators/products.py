@@ -95,8 +95,8 @@ def bilinear(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
 
 def matmul(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Products of as many matrices on both sides, which are put one behind the other as torch does, without a question."""
-    one, other = (*args, *kwargs.values()) if len(args) + len(kwargs) == 2 else (None, None)
-    if not isinstance(one, torch.Tensor) or not isinstance(other, torch.Tensor) or "out" in kwargs:
+    one, other = args if len(args) == 2 and not kwargs else (None, None)
+    if not isinstance(one, torch.Tensor) or not isinstance(other, torch.Tensor):
         return NotImplemented
     if one.dim() < 3 or other.dim() not in (2, one.dim()) or not has_symbols((one, other)):
         return NotImplemented

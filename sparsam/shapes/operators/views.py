@@ -5,7 +5,7 @@ strides that it would have anyway is an empty tensor. A tensor may be expanded a
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import sympy
@@ -33,27 +33,38 @@ def view(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     if not layout_of(tensor):
         with run.shapes.unrecorded():
             return tensor.as_strided(sizes, make_contiguous_strides_for(sizes))
-    if tensor.dim() > DIMS:
-        return NotImplemented
-    lies = list(zip(tensor.shape, tensor.stride(), strict=True))
+    strides = _strides_of_view(tensor, sizes) if tensor.dim() <= DIMS else None
+    if strides is None:
+        return _without_singles(run, func, tensor, shape)
+    torch._check(bool(strides), lambda: SPANS)
+    with run.shapes.unrecorded():
+        return tensor.as_strided(sizes, [_number(run, stride) for stride in strides])
+
+
+def _strides_of_view(tensor: torch.Tensor, sizes: Sequence[Any]) -> list[sympy.Basic] | None:
+    """As `_viewed` has them; where there is no view it is asked which sizes are 1, which may leave one after all."""
+    lies = zip(tensor.shape, tensor.stride(), strict=True)
     have = [(expression(size), counted(expression(stride))) for size, stride in lies]
     wanted = list(map(expression, sizes))
     strides = _viewed(have, wanted)
-    if strides is None:
+    if strides is None or strides:
+        return strides
+    unknown = {size for size, _ in have if not size.is_Integer}
+    if not all(map(_is_atom, unknown)) or not _made_of(wanted, unknown) or tensor.numel() == 0:
+        return None
+    single = {expression(size): sympy.S.One for size in tensor.shape if not is_one(size) and size == 1}
+    have = [(size.xreplace(single), stride.xreplace(single)) for size, stride in have]
+    return _viewed(have, [size.xreplace(single) for size in wanted]) if single else []
+
+
+def _without_singles(run: Run, func: Any, tensor: torch.Tensor, shape: Any) -> Any:
+    """The framework's own answer, but for a tensor without its dimensions of one item: these lead it astray."""
+    kept = [(n, step) for n, step in zip(tensor.shape, tensor.stride(), strict=True) if not is_one(n)]
+    if len(kept) == tensor.dim():
         return NotImplemented
-    if not strides:
-        if tensor.numel() == 0:
-            return NotImplemented
-        single = {expression(size): sympy.S.One for size in tensor.shape if not is_one(size) and size == 1}
-        if not all(map(_is_atom, single)):
-            return NotImplemented
-        have = [(size.xreplace(single), stride.xreplace(single)) for size, stride in have]
-        strides = _viewed(have, [size.xreplace(single) for size in wanted]) if single else []
-        if strides is None:
-            return NotImplemented
-        torch._check(bool(strides), lambda: SPANS)
     with run.shapes.unrecorded():
-        return tensor.as_strided(sizes, [_number(run, stride) for stride in strides])
+        tensor = tensor.as_strided([size for size, _ in kept], [stride for _, stride in kept])
+    return func(tensor, shape)
 
 
 SPANS = (
@@ -143,7 +154,7 @@ def reshape(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     shape: Any = args[1] if len(args) == 2 and isinstance(args[1], (list, tuple)) else args[1:]
     if "flatten" in func.__name__:
         shape = () if shape else (-1,)
-    if not shape or not has_symbols((tensor, shape)):
+    if not shape or not has_symbols((tensor, shape)) or any(isinstance(size, torch.Tensor) for size in shape):
         return NotImplemented
     if not layout_of(tensor):
         return tensor.view(shape)
@@ -160,7 +171,7 @@ def reshape(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     if strides is None:
         return NotImplemented
     unknown = [size for size, _ in have if not size.is_Integer]
-    if not strides and not all(map(_is_atom, unknown)):
+    if not strides and not (all(map(_is_atom, unknown)) and _made_of(sizes, unknown)):
         return NotImplemented
     for count in range(1, len(unknown) + 1) if not strides else ():
         for some in itertools.combinations(unknown, count):
@@ -232,6 +243,12 @@ def _is_product(value: sympy.Basic) -> bool:
         (factor.is_Integer and factor > 0) or _is_atom(factor.as_base_exp()[0])
         for factor in sympy.Mul.make_args(value)
     )
+
+
+def _made_of(sizes: Sequence[sympy.Basic], known: Collection[sympy.Basic]) -> bool:
+    """Whether sizes are products of known ones and of numbers: whether those are 1 is then all that matters."""
+    factors = {factor.as_base_exp()[0] for size in sizes for factor in sympy.Mul.make_args(size)}
+    return all(factor.is_Integer or factor in known for factor in factors)
 
 
 def _is_atom(size: sympy.Basic) -> bool:

@@ -43,7 +43,7 @@ def fourier(a: dict[str, Any]) -> None:
         )
 
 
-def sort(a: dict[str, Any]) -> None:
+def inside(a: dict[str, Any]) -> None:
     """The dimension is there, also of a single number."""
     rank = max(1, a["self"].dim())
     torch._check_index(
@@ -144,6 +144,15 @@ def uniform(a: dict[str, Any]) -> None:
     )
 
 
+def bernoulli(a: dict[str, Any]) -> None:
+    """A share lies between none and all."""
+    share = a["p"]
+    torch._check(
+        not isinstance(share, (int, float)) or 0 <= share <= 1,
+        lambda: f"bernoulli_ expects p to be in [0, 1], but got p={share}",
+    )
+
+
 def soft_margin_loss(a: dict[str, Any]) -> None:
     """The target does not make the input larger."""
     tensor, target = a["self"], a["target"]
@@ -226,6 +235,7 @@ CHECKS: Mapping[str, Check] = {
     "aten::max.dim": along,
     "aten::min.dim": along,
     "aten::mode": along,
+    "aten::_softmax": inside,
     "aten::median.dim": median,
     "aten::nanmedian.dim": median,
     "aten::_fft_c2c": fourier,
@@ -236,12 +246,14 @@ CHECKS: Mapping[str, Check] = {
     "aten::min": whole,
     "aten::max.other": nothing,
     "aten::min.other": nothing,
-    "aten::sort": sort,
-    "aten::sort.stable": sort,
+    "aten::sort": inside,
+    "aten::sort.stable": inside,
     "aten::addmm": addmm,
     "aten::addmv": addmv,
     "aten::_scaled_mm": scaled_mm,
     "aten::uniform": uniform,
+    "aten::bernoulli_.float": bernoulli,
+    "aten::bernoulli.p": bernoulli,
     "aten::multinomial": multinomial,
     "aten::soft_margin_loss": soft_margin_loss,
     "aten::_pack_padded_sequence": pack_padded_sequence,

@@ -1,0 +1,132 @@
+"""Operators that are made at once give what torch gives, and leave to it what it refuses."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_operator_rules import by_rule, by_torch, lies, ready  # noqa: F401
+
+from sparsam.shapes import direct
+from sparsam.shapes.check import check
+from sparsam.shapes.checker import substituted
+from sparsam.shapes.verdict import Verdict
+
+aten = torch.ops.aten
+ALONE = [name for name in direct._SAME.split() if name not in ("clamp_min", "clamp_max")]
+CALLS: dict[str, tuple[list[list[int]], Callable[..., Any]]] = {
+    **{name: ([[2, 3]], lambda x, name=name: getattr(aten, name)(x)) for name in ALONE},
+    **{
+        f"{name} of {kind}": (
+            [[2, 3], [2, 3]],
+            lambda x, y, name=name, dtype=dtype: getattr(torch, name)(x.to(dtype), y.to(dtype)),
+        )
+        for name in ("add", "sub", "mul", "div")
+        for kind, dtype in (("half", torch.float16), ("double", torch.float64))
+    },
+    "with a number": ([[2, 3]], lambda x: (x + 1, x * 2.5, x / 2, 1 - x)),
+    "bounded": ([[2, 3]], lambda x: (x.clamp(min=0), x.clamp(max=1), x.clamp(0, 1))),
+    "gelu": ([[2, 3]], lambda x: (F.gelu(x), F.gelu(x, approximate="tanh"))),
+    "softmax": ([[2, 3, 4]], lambda x: (x.softmax(0), x.log_softmax(-1), x.softmax(1, dtype=torch.float64))),
+    "products": ([[2, 3, 4], [2, 4, 5], [4, 5]], lambda x, y, z: (torch.bmm(x, y), x[0] @ z, (z.t() @ x[0].t()).t())),
+    "linear": ([[2, 3, 4], [5, 4], [5]], lambda x, w, b: (F.linear(x, w, b), F.linear(x[0], w, b), F.linear(x, w))),
+    "norms": (
+        [[2, 3, 4, 4], [3], [4]],
+        lambda x, c, w: (
+            F.layer_norm(x, (x.shape[-1],), w, w),
+            F.layer_norm(x, x.shape[1:]),
+            F.batch_norm(x, c, c.abs() + 1, c, c, training=True),
+            F.batch_norm(x, c, c.abs() + 1),
+        ),
+    ),
+    "chance": ([[2, 3]], lambda x: (torch.rand_like(x), torch.randn_like(x), x.uniform_(0, 2), x.normal_(), x.bernoulli_(0.5))),
+    "made": ([[2, 3]], lambda x: (torch.empty(x.shape), torch.empty(*x.shape, dtype=torch.int32), torch.empty(0))),
+    "views of plain sizes": (
+        [[2]],
+        lambda x: [
+            part * 1
+            for y in [torch.zeros(4, 6)]
+            for part in (
+                y.view(3, 8),
+                y.t(),
+                y.transpose(0, 1),
+                y[1],
+                y[1:3, ::2],
+                y.unsqueeze(1),
+                y.expand(2, 4, 6),
+                y.permute(1, 0),
+            )
+        ],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_results_are_those_of_torch(name):
+    """Sizes, strides and, where a call is made of several types, those."""
+    sizes, call = CALLS[name]
+
+    def seen(value: Any) -> Any:
+        parts = value if isinstance(value, (tuple, list)) else [value]
+        return [(lies(part), part.dtype) for part in parts]
+
+    with substituted():
+        expected = by_torch(call, sizes, seen)
+        assert not isinstance(expected, str), expected
+        assert by_rule(call, sizes, seen) == expected
+
+
+REFUSED = {
+    "no bounds": "torch.rand(n).clamp()",
+    "an unknown form": "F.gelu(torch.rand(n), approximate='fast')",
+    "a range from its end": "torch.empty(n).uniform_(2, 1)",
+    "a negative scale": "torch.empty(n).normal_(0, -1)",
+    "a share of more than all": "torch.empty(n).bernoulli_(1.5)",
+    "two types": "torch.rand(n, 3) @ torch.rand(3, n).double()",
+    "two devices": "torch.rand(n, 3, device='meta') + torch.rand(n, 3)",
+    "weights of another width": "F.linear(torch.rand(n, 3), torch.rand(2, 4))",
+    "a norm of another width": "F.layer_norm(torch.rand(n, 3), (4,))",
+    "a dimension that is not there": "torch.rand(n).softmax(1)",
+    "a dimension that is not there to sort": "torch.rand(n, 2).argsort(2)",
+    "halves without a kernel": "torch.bmm(torch.zeros(n, 2, 2, dtype=torch.float16), torch.zeros(n, 2, 2))",
+    "a view across": "torch.zeros(3, 2, 2).unfold(-2, 2, 2).view(6, -1)",
+    "a view across, of some sizes": "torch.zeros(3, 2, n).unfold(-2, 2, 2).view(3 * n, -1)",
+}
+TAKEN = {
+    "names in another order": "torch.matmul(other=torch.rand(2, n, 4), input=torch.rand(2, 3, n))",
+    "a view for one of the sizes": "torch.rand(n, 8).t().view(8, n) if n == 1 else None",
+    "an expression of a size": "torch.rand(8 * n, 3).t().reshape(3, 8, n).reshape(-1)",
+}
+
+
+def checked(line: str, tmp_path):
+    """The report on a function of one line."""
+    file = tmp_path / "piece.py"
+    file.write_text(f"import torch\nimport torch.nn.functional as F\n\n\ndef f(n):\n    return {line}\n")
+    return check(f"{file}:f", ["n=1..6"], sandboxed=False)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_torch_refuses_is_left_to_it(name, tmp_path):
+    """What is not plain to see is no operator of these."""
+    report = checked(REFUSED[name], tmp_path)
+    assert report.verdict is Verdict.ERROR, report.unknowns
+    assert all(finding.confirmed for finding in report.findings)
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_what_torch_takes_raises_no_alarm(name, tmp_path):
+    """For all sizes."""
+    report = checked(TAKEN[name], tmp_path)
+    assert report.verdict is Verdict.PROVED, (report.findings, report.unknowns)
+
+
+def test_a_message_has_the_numbers_of_the_witness(tmp_path):
+    """A text is the same in all runs, but what is told of a failure is what the program says for these sizes."""
+    file = tmp_path / "own.py"
+    file.write_text(
+        "import torch\n\n\ndef f(n):\n    if n % 3 == 2:\n        raise ValueError(f'n is {n}, which leaves 2')\n"
+    )
+    (finding,) = check(f"{file}:f", ["n=1.."], sandboxed=False).findings
+    assert finding.failure.text == f"n is {finding.witness['n']}, which leaves 2"
