@@ -171,7 +171,7 @@ def explore(
         before = len(found.unknowns)
         _record(found, outcome, region, run, solver, declared)
         if any(unknown.code in LOST for unknown in found.unknowns[before:]) and outcome.notes["summarised"]:
-            memory.unrolled |= outcome.notes["summarised"]
+            memory.loops.unrolled |= outcome.notes["summarised"]
             queue = begin_anew()
             continue
         if outcome.ending == "diverged":

@@ -1,4 +1,4 @@
-"""What one round of a loop changed, as a guess about every round.
+"""What one round of a loop changed, as a guess about every round; and what runs have seen of loops.
 
 A number or a size that grew is taken to grow by as much each time, a list that got one more equal item to get another, a
 number of data to be any. `loops` sets the state to that of an unknown round by these, and holds the next round against them.
@@ -39,6 +39,33 @@ class Guess:
     delta: Any = None
     exact: bool = True
     values: tuple[Any, ...] = ()
+
+
+@dataclasses.dataclass
+class Seen:
+    """What the runs of an exploration have seen of its loops, each named by its place.
+
+    Args:
+        guessed: What one round of a loop changes.
+        met: Loops whose second round was run for that.
+        uneven: (loop, path) of what changes otherwise than by the same amount.
+        axes: Dimensions of a tensor, by loop and path, that change in later rounds alone.
+        apart: Pairs of (loop, path, dimension) that are not always the same.
+        numbers: (loop, path) of numbers that change in later rounds alone; whether they are whole.
+        unused: (loop, path) of tensors that are others in later rounds.
+        variants: What is true, false or nothing at the head of a loop's round, all of it together.
+        unrolled: Loops that are run round by round, for a summary left something unknown.
+    """
+
+    guessed: dict[Any, list[Guess]] = dataclasses.field(default_factory=dict)
+    met: set[Any] = dataclasses.field(default_factory=set)
+    uneven: set[Any] = dataclasses.field(default_factory=set)
+    axes: dict[Any, set[int]] = dataclasses.field(default_factory=dict)
+    apart: set[frozenset[Any]] = dataclasses.field(default_factory=set)
+    numbers: dict[Any, bool] = dataclasses.field(default_factory=dict)
+    unused: set[Any] = dataclasses.field(default_factory=set)
+    variants: dict[Any, list[dict[Any, Any]]] = dataclasses.field(default_factory=dict)
+    unrolled: set[Any] = dataclasses.field(default_factory=set)
 
 
 def guesses(changes: Iterable[Change], run: Run, refused: Callable[[str], Stop]) -> list[Guess]:

@@ -201,7 +201,7 @@ def _segment(
         if rest is None:
             operations, loops = run.operations, run.loops
             run.inductions.append(before)
-            learning = not run.plain and place not in run.memory.seen
+            learning = not run.plain and place not in run.memory.loops.met
             run.learning += learning
             try:
                 yield segment.item(index)
@@ -210,7 +210,7 @@ def _segment(
                 run.inductions[:] = [one for one in run.inductions if one is not before]
             light = run.operations - operations <= HEAVY and run.loops == loops
             if light and isinstance(count, int) and count <= LONG:
-                run.memory.seen.add(place)
+                run.memory.loops.met.add(place)
                 continue
             rest = _learned(run, frame, count, before, name, short)
             if rest is None:
@@ -229,8 +229,8 @@ def _as_learned(
 ) -> "Rounds | None":
     """All rounds from the second on, where an earlier run has seen what one changes."""
     place = run.places.innermost(frame)
-    guessed = run.memory.learned.get(place)
-    if guessed is None or run.plain or (short and place in run.memory.unrolled):
+    guessed = run.memory.loops.guessed.get(place)
+    if guessed is None or run.plain or (short and place in run.memory.loops.unrolled):
         return None
     if short and _may_be_lost(guessed):
         run.summarised.add(place)
@@ -246,9 +246,9 @@ def _learned(
         Stop: Once the second round has shown what one changes, for then it need not be run.
     """
     place = run.places.innermost(frame)
-    learning = not run.plain and place not in run.memory.seen
+    learning = not run.plain and place not in run.memory.loops.met
     if learning:
-        run.memory.seen.add(place)
+        run.memory.loops.met.add(place)
     elif not count > 2:
         return None
     after = _snapshot(run, frame, name)
@@ -257,7 +257,7 @@ def _learned(
             raise Stop(Unknown("loop", f"the state that {name} changes is too large to be compared", place))
         return None
     changes = differences(before, after)
-    if short and place in run.memory.unrolled:
+    if short and place in run.memory.loops.unrolled:
         return None
     try:
         guessed = guesses(changes, run, partial(refusal, name, place))
@@ -267,7 +267,7 @@ def _learned(
         return None
     if learning:
         if not any(map(only_new_names, changes)):
-            run.memory.learned[place] = guessed
+            run.memory.loops.guessed[place] = guessed
             raise Stop(None, LEARNED)
         if not count > 2:
             return None
@@ -338,11 +338,11 @@ class Rounds:
         self.run, self.frame, self.count, self.state, self.name = run, frame, count, state, name
         self.first = first
         self.place = run.places.innermost(frame)
-        self.variants: list[dict[Any, Any]] = run.memory.variants.setdefault(self.place, [])
+        self.variants: list[dict[Any, Any]] = run.memory.loops.variants.setdefault(self.place, [])
         self._note_flags(guessed)
         self.steps = [step for guess in guessed if (step := self._step(guess)) is not None]
         self.steps += self._later({step.path for step in self.steps})
-        unused = {path for place, path in run.memory.unused if place == self.place}
+        unused = {path for place, path in run.memory.loops.unused if place == self.place}
         unused |= {guess.path for guess in guessed if guess.kind == "unused"}
         self.steps = [step for step in self.steps if step.path not in unused]
         self.steps += [
@@ -462,11 +462,11 @@ class Rounds:
     def _later(self, known: set[Any]) -> list[Step]:
         """Steps for tensors whose sizes were seen to change in later rounds alone, and for numbers."""
         made = []
-        for (place, path), integer in self.run.memory.numbers.items():
+        for (place, path), integer in self.run.memory.loops.numbers.items():
             node = self.state.at(path) if place == self.place and path not in known else None
             if node is not None and node.kind == "number":
                 made.append(Step(path, "unknown", node.held if integer else 0.0, None))
-        for (place, path), axes in self.run.memory.axes.items():
+        for (place, path), axes in self.run.memory.loops.axes.items():
             node = self.state.at(path) if place == self.place and path not in known else None
             if node is not None and node.kind == "tensor" and len(node.value[0]) > max(axes):
                 deltas = [None if axis in axes else sympy.S.Zero for axis in range(len(node.value[0]))]
@@ -474,13 +474,13 @@ class Rounds:
         return made
 
     def _uneven(self, path: tuple[Any, ...]) -> bool:
-        return (self.place, path) in self.run.memory.uneven
+        return (self.place, path) in self.run.memory.loops.uneven
 
     def _again(self, path: tuple[Any, ...], why: str) -> Stop:
         """Ends the run, to begin anew with a value that may be anything at this path."""
         if self._uneven(path):
             return self._unknown(why)
-        self.run.memory.uneven.add((self.place, path))
+        self.run.memory.loops.uneven.add((self.place, path))
         return Stop(None, "again")
 
     def _set(self, rounds: Any, *, last: bool = False) -> None:
@@ -546,7 +546,9 @@ class Rounds:
                     group
                     for group in groups
                     if same_size(group[0][0].base.shape[group[0][1]], size)
-                    and not any(self._pair(step, axis, *other) in self.run.memory.apart for other in group)
+                    and not any(
+                        self._pair(step, axis, *other) in self.run.memory.loops.apart for other in group
+                    )
                 )
                 group = next(fits, None)
                 if group is None:
@@ -578,7 +580,7 @@ class Rounds:
             for number, (step, axis, size) in enumerate(sizes):
                 for other, other_axis, other_size in sizes[:number]:
                     if not same_size(size, other_size):
-                        self.run.memory.apart.add(self._pair(step, axis, other, other_axis))
+                        self.run.memory.loops.apart.add(self._pair(step, axis, other, other_axis))
                         wrong = True
         if wrong:
             raise Stop(None, "again")
@@ -636,7 +638,7 @@ class Rounds:
             if step.kind in ("unknown", "text", "span", "unused"):
                 continue
             if whole_tensor(change) is not None:
-                self.run.memory.unused.add((self.place, step.path))
+                self.run.memory.loops.unused.add((self.place, step.path))
                 raise Stop(None, "again")
             if not self._as_said(step, change):
                 raise self._again(step.path, f"{name_of(change.path)} does not grow evenly")
@@ -647,21 +649,21 @@ class Rounds:
 
     def _learn(self, change: Change) -> bool:
         """Remembers a change that no earlier round has shown; whether it is one of which something can be said."""
-        memory, before, after = self.run.memory, change.before, change.after
+        seen, before, after = self.run.memory.loops, change.before, change.after
         if before is None or after is None:
             return False
         tensor = whole_tensor(change)
         if tensor is not None:
-            memory.unused.add((self.place, tensor))
+            seen.unused.add((self.place, tensor))
         elif change.kind == "sizes":
             pairs = enumerate(zip(before.value[0], after.value[0], strict=True))
-            known = memory.axes.setdefault((self.place, change.path), set())
+            known = seen.axes.setdefault((self.place, change.path), set())
             axes = {axis for axis, (a, b) in pairs if not same_size(a, b)}
             if axes <= known:
                 return False
             known |= axes
         elif change.kind == "number":
-            memory.numbers[self.place, change.path] = whole(before.held) and whole(after.held)
+            seen.numbers[self.place, change.path] = whole(before.held) and whole(after.held)
         else:
             return False
         return True

@@ -34,6 +34,7 @@ import torch
 
 from sparsam.shapes import evaluate, modules, overlay
 from sparsam.shapes.environment import Literal, Number, Unknown, printed, symbols_of, sympy_symbol
+from sparsam.shapes.guesses import Seen
 from sparsam.shapes.project import facts, project, written
 from sparsam.shapes.rewrite import ENTRY, MARK
 from sparsam.shapes.run import ENVIRONMENT, FILES, HOOKED, Run, Stop, current
@@ -146,22 +147,7 @@ class Memory:
     """What the runs of one exploration leave for later ones."""
 
     def __init__(self) -> None:
-        self.uneven: set[Any] = set()  # (loop, path): changes otherwise than by the same amount
-        self.axes: dict[Any, set[int]] = {}  # (loop, path): dimensions that change in later rounds alone
-        self.variants: dict[
-            Any, list[dict[Any, Any]]
-        ] = {}  # loop: what is true, false or nothing at its head
-        self.learned: dict[Any, Any] = {}  # loop: what one of its rounds changes, as guesses
-        self.seen: set[Any] = set()  # loops whose second round was run for that
-        self.unused: set[Any] = set()  # (loop, path): a tensor that is another one in later rounds
-        self.unrolled: set[Place | None] = (
-            set()
-        )  # loops that are run round by round, for summaries left something unknown
-        self.numbers: dict[
-            Any, bool
-        ] = {}  # (loop, path): change in later rounds alone; whether they are whole
-        # pairs of (loop, path, dimension) that are not always the same
-        self.apart: set[frozenset[Any]] = set()
+        self.loops = Seen()
         self.edges: dict[str, list[Edge]] = {}
         self.sites: set[Any] = set()  # statements that decided something in some run
         self.alone = False  # whether each run goes to its end: where a run did not take the way foretold
