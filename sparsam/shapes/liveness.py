@@ -11,6 +11,7 @@ reads them.
 import bisect
 import dis
 import functools
+import itertools
 import types
 from collections.abc import Iterator, Sequence
 
@@ -77,7 +78,7 @@ def _known(step: dis.Instruction) -> bool:
 
 def _eligible(code: types.CodeType) -> frozenset[str]:
     """The variables that nobody but the code's own instructions can read."""
-    if BY_NAME & {*code.co_names, *code.co_freevars}:
+    if _by_name(code):
         return frozenset()
     if code.co_flags & OPTIMIZED:
         kept = {*code.co_cellvars, *code.co_freevars}
@@ -87,10 +88,27 @@ def _eligible(code: types.CodeType) -> frozenset[str]:
     if code.co_name != "<module>":
         return frozenset()
     inner = list(_inside(code))
-    if any(BY_NAME & set(other.co_names) for other in inner):
+    if any(map(_by_name, inner)):
         return frozenset()
     named = {name for other in inner for name in other.co_names}
     return frozenset(name for name in code.co_names if name not in named and not name.startswith("__"))
+
+
+def _by_name(code: types.CodeType) -> bool:
+    """Whether the code names something that gives it variables otherwise: `model.eval()` does not, for it has no text."""
+    if not BY_NAME & {*code.co_names, *code.co_freevars}:
+        return False
+    steps = list(dis.get_instructions(code))
+    for step, *behind in itertools.zip_longest(steps, steps[1:], steps[2:]):
+        if step.argval in BY_NAME and step.opname not in ("LOAD_CONST", "KW_NAMES"):
+            call = [(one.opname, one.arg) for one in behind if one is not None and one.opname != "PRECALL"]
+            if (
+                step.opname not in ("LOAD_METHOD", "LOAD_ATTR")
+                or step.argval != "eval"
+                or call[:1] != [("CALL", 0)]
+            ):
+                return True
+    return False
 
 
 def _inside(code: types.CodeType) -> Iterator[types.CodeType]:
@@ -200,6 +218,7 @@ def _behind(
         return None
     taken = frozenset().union(*left[effect:])
     left = left[:effect]
-    if left and step.opname not in DROPS:
+    drops = step.opname in DROPS or step.opname.startswith("POP_JUMP") or (step.opname == "FOR_ITER" and jump)
+    if left and not drops:
         left[-1] = left[-1] | taken
     return left

@@ -77,6 +77,42 @@ def by_name(x):
     return unread(), locals()
 
 
+class Model:
+    def eval(self, text="0"):
+        return self
+
+
+def with_a_mode(x):
+    y = x + 1
+    z = y
+    Model().eval()
+    return unread(), x, z
+
+
+def with_a_text(x):
+    y = x + 1
+    z = y
+    Model().eval("y")
+    return unread(), x, z
+
+
+def with_conditions(n):
+    found = []
+    for _ in (1, 2):
+        part = n * 2
+        if part > 1 and n:
+            n += 0
+        found.append(unread())
+    return found
+
+
+def test_a_mode_is_no_text_and_a_condition_leaves_nothing_behind():
+    """`model.eval()` reads no variable; what a branch has looked at is no part of what the loop around it runs over."""
+    assert with_a_mode(1)[0] == {"y"}
+    assert with_a_text(1)[0] == frozenset()
+    assert all("part" in names and "n" not in names for names in with_conditions(1))
+
+
 def test_what_is_read_later_is_kept():
     """What no line reads any more is left out; what lies on the stack, or belongs to a handler, is kept."""
     assert straight(1)[0] == {"x", "y", "found"}
