@@ -161,6 +161,14 @@ LAYOUTS: dict[str, tuple[Callable[[random.Random], list[Any]], Callable[..., Any
     "view of a turned one": (sized("abc"), lambda x: x.transpose(1, 2).view(-1, x.shape[1])),
     "view of one": (sized("a"), lambda x: x.view(1, -1, 1)),
     "flattened": (sized("abc"), lambda x: x.permute(2, 0, 1).flatten(1)),
+    "flattened in part": (
+        sized("abcd"),
+        lambda x: (
+            x.transpose(1, 2).flatten(2), x.permute(2, 0, 3, 1).flatten(1, 2), x.flatten(1, -2), x.flatten(end_dim=1),
+            torch.flatten(x.transpose(2, 3), start_dim=-3), x.flatten(2, 2),
+        ),
+    ),
+    "flattened the wrong way": (sized("abc"), lambda x: x.flatten(2, 1)),
     "reshaped": (sized("abc"), lambda x: x.reshape(-1, x.shape[1]) + 1),
     "unflattened": (sized("ab"), lambda x: x.unflatten(1, (-1, 2))),
     "new dimensions": (sized("ab"), lambda x: (x[None, :, None, :], x.unsqueeze(-1), x.t().unsqueeze(1), x[..., None, None])),
@@ -367,6 +375,14 @@ UNASKED = {
     "masked": (["abc", "bc"], lambda x, m: x.masked_fill(m > 0, 0.0).softmax(-1)),
     "linear": (["abc"], lambda x: F.relu(F.linear(x, x.new_empty(4, x.shape[2]), x.new_empty(4)))),
     "norm": (["abc"], lambda x: F.layer_norm(x, (x.shape[2],))),
+    "heads put together": (
+        ["abc"],
+        lambda x: F.linear(
+            x.new_empty(*x.shape, 8).transpose(1, 2).flatten(2),
+            x.new_empty(4, 8 * x.shape[1]),
+            x.new_empty(4),
+        ),
+    ),
     "put in order": (
         ["abc"],
         lambda x: x.transpose(0, 1).contiguous().view(x.shape[1], x.shape[0] * x.shape[2]),

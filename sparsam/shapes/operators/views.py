@@ -5,6 +5,7 @@ strides that it would have anyway is an empty tensor. A tensor may be expanded a
 """
 
 import itertools
+import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -32,13 +33,20 @@ def view(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     sizes = infer_size(shape, tensor.numel())
     if not layout_of(tensor):
         with run.shapes.unrecorded():
-            return tensor.as_strided(sizes, make_contiguous_strides_for(sizes))
+            return _known(tensor.as_strided(sizes, make_contiguous_strides_for(sizes)))
     strides = _strides_of_view(tensor, sizes) if tensor.dim() <= DIMS else None
     if strides is None:
         return _without_singles(run, func, tensor, shape)
     torch._check(bool(strides), lambda: SPANS)
     with run.shapes.unrecorded():
-        return tensor.as_strided(sizes, [_number(run, stride) for stride in strides])
+        return _known(tensor.as_strided(sizes, [_number(run, stride) for stride in strides]))
+
+
+def _known(made: torch.Tensor) -> torch.Tensor:
+    """Where a tensor's items lie one behind the other for all sizes, the framework's core asks that now, and never again."""
+    if not layout_of(made):
+        torch._C.TensorBase.is_contiguous(made)
+    return made
 
 
 def _strides_of_view(tensor: torch.Tensor, sizes: Sequence[Any]) -> list[sympy.Basic] | None:
@@ -143,7 +151,7 @@ def contiguous(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any
 
 
 def reshape(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """`reshape`, and `flatten()`: a view where there is one for all sizes, and where there is none for any a copy.
+    """`reshape`: a view where there is one for all sizes, and where there is none for any a copy.
 
     Torch asks of the sizes whether they leave a view after all: of 1, or of 0. Where a view would then have the strides of
     the copy, that is not asked.
@@ -152,8 +160,6 @@ def reshape(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     if not isinstance(tensor, torch.Tensor) or kwargs or tensor.layout is not torch.strided:
         return NotImplemented
     shape: Any = args[1] if len(args) == 2 and isinstance(args[1], (list, tuple)) else args[1:]
-    if "flatten" in func.__name__:
-        shape = () if shape else (-1,)
     if not shape or not has_symbols((tensor, shape)) or any(isinstance(size, torch.Tensor) for size in shape):
         return NotImplemented
     if not layout_of(tensor):
@@ -187,9 +193,27 @@ def reshape(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
         full = infer_size(shape, tensor.numel())
         if not strides:
             return copy.view(full)
-        return tensor.as_strided(full, [_number(run, stride) for stride in strides])
+        return _known(tensor.as_strided(full, [_number(run, stride) for stride in strides]))
 
 
+def flatten(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`flatten`: a `reshape`."""
+    tensor, first, last = (*args, *(0, -1)[len(args) - 1 :]) if 0 < len(args) < 4 else (None, 0, 0)
+    first, last = kwargs.get("start_dim", first), kwargs.get("end_dim", last)
+    known = (
+        isinstance(tensor, torch.Tensor) and type(first) is type(last) is int and kwargs.keys() <= DIM_NAMES
+    )
+    if not known or tensor.dim() == 0:
+        return NotImplemented
+    dims = range(tensor.dim())
+    if not (-len(dims) <= first < len(dims) and -len(dims) <= last < len(dims)) or dims[first] >= dims[last]:
+        return NotImplemented
+    first, last = dims[first], dims[last]
+    shape = (*tensor.shape[:first], math.prod(tensor.shape[first : last + 1]), *tensor.shape[last + 1 :])
+    return reshape(run, func, (tensor, shape), {})
+
+
+DIM_NAMES = {"start_dim", "end_dim"}
 DIMS = 6  # of a tensor for which all ways to be a view are looked at
 
 
@@ -281,8 +305,8 @@ RULES = {
     torch.Tensor.contiguous: contiguous,
     torch.reshape: reshape,
     torch.Tensor.reshape: reshape,
-    torch.flatten: reshape,
-    torch.Tensor.flatten: reshape,
+    torch.flatten: flatten,
+    torch.Tensor.flatten: flatten,
     aten.view.default: view,
     aten._unsafe_view.default: view,
     aten.expand.default: expand,
