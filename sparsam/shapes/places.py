@@ -1,5 +1,6 @@
 """Which lines are the program's: from frames and tracebacks to places in its files."""
 
+import functools
 import linecache
 import os
 import sys
@@ -68,7 +69,7 @@ class Places:
     def of(self, code: CodeType, instruction: int, line: int | None) -> Place:
         """The place of one instruction."""
         column, end = 1, 0
-        positions = list(code.co_positions())
+        positions = _positions(code)
         index = instruction // 2
         if 0 <= index < len(positions):
             first, last, start, stop = positions[index]
@@ -84,6 +85,11 @@ class Places:
             code.co_qualname,
             self._source(code.co_filename, line or 0),
         )
+
+
+@functools.lru_cache(maxsize=256)
+def _positions(code: CodeType) -> tuple[tuple[int | None, int | None, int | None, int | None], ...]:
+    return tuple(code.co_positions())
 
 
 def not_of_a_library(file: str) -> bool:
