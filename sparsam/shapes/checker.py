@@ -22,7 +22,7 @@ from sparsam.shapes.explore import Explored, Failed, Limits, conditions_of, expl
 from sparsam.shapes.merging import Memory
 from sparsam.shapes.naming import words
 from sparsam.shapes.places import Places
-from sparsam.shapes.run import NEEDS_GPU, Outcome, Run, execute
+from sparsam.shapes.run import GRADIENTS, NEEDS_GPU, Outcome, Run, execute
 from sparsam.shapes.solver import Solver
 from sparsam.shapes.source import Program
 from sparsam.shapes.verdict import Finding, Report, Symbol, Unknown, Verdict
@@ -129,6 +129,7 @@ def check_entry(
             gpu=gpu,
         )
         asked |= "gpu" in outcome.notes
+        outcome.notes[GRADIENTS] = program.looks_at_gradients(places.own)
         return outcome
 
     with substituted():

@@ -26,6 +26,7 @@ from sparsam.shapes.verdict import Place, Symbol
 SIZE = "s_"
 REAL = "zf_"
 DATA = "data"
+CHOICE = "choice"
 VALUE = re.compile(r"(?:s_|zf_)v(\d+)")  # names of symbols of values
 
 Number = int | float
@@ -42,7 +43,8 @@ class Literal:
         place: Line of the program that led to it, None where none did.
         specialised: Whether the program turned the expression into a plain number, so that the guard is an equality
             with a value that means nothing by itself.
-        cause: `DATA` where the framework asked the data for its own sake: whether what it was given is valid.
+        cause: `DATA` where the framework asked the data for its own sake: whether what it was given is valid. `CHOICE` where
+            a loop asked whether its round begins as one of those that were seen.
     """
 
     condition: sympy.Basic

@@ -18,11 +18,12 @@ from sparsam.shapes.environment import DATA, Literal, Number, printed, symbols_o
 from sparsam.shapes.environment import Unknown as Declared
 from sparsam.shapes.merging import ROOT, Arrival, Memory, Visit, linked
 from sparsam.shapes.naming import words
-from sparsam.shapes.run import LEARNED, NEEDS_GPU, Outcome
+from sparsam.shapes.run import ABSENT, GRADIENTS, LEARNED, NEEDS_GPU, Outcome
 from sparsam.shapes.solver import Domain, Solver, needed
 from sparsam.shapes.verdict import Failure, Path, Place, Symbol, Unknown, Verdict
 
 SAMPLES = 3  # sizes tried where the program turns a size into a plain number without a bound
+MANY = 3  # rounds of a loop, of which two tell what one changes
 AGAIN = 20  # times that all may begin anew because a loop's changes are uneven
 LOST = frozenset({"loop", "unconfirmed"})  # what is unknown because of a summary, perhaps
 SIMPLER = 8  # times that a simpler witness is looked for
@@ -126,15 +127,19 @@ def explore(
         asked = {symbol.name for condition in more for symbol in symbols_of(condition)}
         return _solved((*linked(known, asked), *more), arrival, declared, solver)
 
-    def begin_anew() -> list[Arrival]:
+    def begin_anew(hints: Mapping[str, Number] | None = None) -> list[Arrival]:
+        # With the sizes that have shown what was not known: they will show what else is not.
         found.begin_anew()
         memory.begin_anew()
-        return [whole]
+        return [dataclasses.replace(whole, hints={**whole.hints, **hints})] if hints else [whole]
 
     # The deepest split first: what follows a node has been followed when another run comes by.
     queue = [whole]
     while queue or (queue := memory.resume()):
         region = queue.pop()
+        if memory.begins_like_none(region):
+            memory.parked.append(region)
+            continue
         place = region.split.place if region.split else None
         if time.monotonic() > deadline:
             text = f"the limit of {limits.seconds:g} s was reached with {len(queue) + len(memory.waiting) + 1} cases left"
@@ -144,7 +149,9 @@ def explore(
             arrivals, rest = memory.cover(region, solve)
             queue += rest + arrivals
             continue
-        answer = _member(region, declared, solver, found)
+        answer = _with_many_rounds(region, declared, solver, memory) or _member(
+            region, declared, solver, found
+        )
         if answer is None:
             continue
         if region.split is not None and region.split.specialised:
@@ -158,10 +165,13 @@ def explore(
             break
         outcome = run(answer, beyond=None if region.node == ROOT else (region.node, region.site))
         found.runs += 1
+        if memory.learns_of_gradients(outcome.notes.get(GRADIENTS, False)):
+            queue = begin_anew(outcome.hints)
+            continue
         if outcome.ending == "again" and restarts < AGAIN:
             # What was found so far may rest on a guess about a loop that has just turned out wrong.
             restarts += 1
-            queue = begin_anew()
+            queue = begin_anew(outcome.hints)
             continue
         found.operations += outcome.operations
         if outcome.ending == LEARNED:
@@ -169,12 +179,16 @@ def explore(
             queue.append(region)
             continue
         before = len(found.unknowns)
-        _record(found, outcome, region, run, solver, declared)
-        if any(unknown.code in LOST for unknown in found.unknowns[before:]) and outcome.notes["summarised"]:
-            memory.loops.unrolled |= outcome.notes["summarised"]
+        if outcome.ending != ABSENT:
+            _record(found, outcome, region, run, solver, declared)
+        if any(unknown.code in LOST for unknown in found.unknowns[before:]) and memory.loops.in_parts(
+            outcome.notes["early"], outcome.notes["summarised"]
+        ):
             queue = begin_anew()
             continue
         if outcome.ending == "diverged":
+            if region.node == ROOT and not region.conditions and region is not whole:
+                queue.append(whole)  # the sizes are another run's
             memory.partial.add(region.node)
             continue
         if not outcome.notes["visits"] and outcome.ending not in ("stopped", NEEDS_GPU):
@@ -183,6 +197,8 @@ def explore(
             queue = begin_anew()
             continue
         queue += remainders(region, outcome)
+        if outcome.ending == ABSENT:
+            memory.parked.append(_absent(region, outcome))
         if outcome.notes["merged"] is not None:
             queue.append(_arrived(region, outcome))
         if progress is not None:
@@ -257,6 +273,25 @@ def _arrived(region: Arrival, outcome: Outcome) -> Arrival:
     )
 
 
+def _absent(region: Arrival, outcome: Outcome) -> Arrival:
+    """Where a run ended because no round begins like that, as far as is known."""
+    visit = [Visit(ROOT, None), *outcome.notes["visits"]][-1]
+    last = outcome.literals[-1]
+    decided = (literal.condition for literal in outcome.literals)
+    before = tuple(one for one in dict.fromkeys((*region.conditions, *decided)) if one != last.condition)
+    return Arrival(
+        visit.node,
+        visit.site,
+        (*before, last.condition),
+        visit.names,
+        visit.values,
+        outcome.hints,
+        outcome.symbols,
+        region.specialised,
+        last,
+    )
+
+
 def negated(condition: sympy.Basic) -> sympy.Basic:
     """The opposite of a condition."""
     return sympy.Not(condition)
@@ -300,6 +335,19 @@ def _member(
         about = words(split.condition) if split else "anything"
         text = f"whether {about} can fail was not decided: {_reason(region, declared, solver)}"
         found.unknown(Unknown("solver", text, split.place if split else None))
+    return sizes if kind == "sat" else None
+
+
+def _with_many_rounds(
+    region: Arrival, declared: Iterable[Declared], solver: Solver, memory: Memory
+) -> dict[str, Number] | None:
+    """Sizes for which a loop has so many rounds that one can stand for all; None if the region is about something else."""
+    if region.split is None or region.conditions[-1] != negated(region.split.condition):
+        return None
+    count = memory.loops.counts.get(region.split.condition)
+    if count is None:
+        return None
+    kind, sizes = _solved((*region.conditions, count >= MANY), region, declared, solver)
     return sizes if kind == "sat" else None
 
 

@@ -5,13 +5,13 @@ number of data to be any. `loops` sets the state to that of an unknown round by 
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import sympy
 import torch
 
-from sparsam.shapes.environment import printed, symbolic
+from sparsam.shapes.environment import Literal, printed, symbolic
 from sparsam.shapes.layouts import layout_of
 from sparsam.shapes.run import Run, Stop, current
 from sparsam.shapes.spans import Span
@@ -55,6 +55,9 @@ class Seen:
         unused: (loop, path) of tensors that are others in later rounds.
         variants: What is true, false or nothing at the head of a loop's round, all of it together.
         unrolled: Loops that are run round by round, for a summary left something unknown.
+        later: Loops whose first round is run for real, for it is unlike the others.
+        counts: Length of a loop, by what was asked about it and by the opposite.
+        choices: For an answer whether a round begins as one that was seen: the loop, how many these were, and no.
     """
 
     guessed: dict[Any, list[Guess]] = dataclasses.field(default_factory=dict)
@@ -66,6 +69,22 @@ class Seen:
     unused: set[Any] = dataclasses.field(default_factory=set)
     variants: dict[Any, list[dict[Any, Any]]] = dataclasses.field(default_factory=dict)
     unrolled: set[Any] = dataclasses.field(default_factory=set)
+    later: set[Any] = dataclasses.field(default_factory=set)
+    counts: dict[sympy.Basic, sympy.Expr] = dataclasses.field(default_factory=dict)
+    choices: dict[Literal, tuple[Any, int, sympy.Basic]] = dataclasses.field(default_factory=dict)
+
+    def in_parts(self, early: Collection[Any], summarised: Collection[Any]) -> bool:
+        """After a run that left something unknown: whether less is put together in the next, first rounds first.
+
+        Args:
+            early: Loops of which all rounds were one.
+            summarised: Loops that could be run round by round.
+        """
+        if early:
+            self.later.update(early)
+        else:
+            self.unrolled.update(summarised)
+        return bool(early or summarised)
 
 
 def guesses(changes: Iterable[Change], run: Run, refused: Callable[[str], Stop]) -> list[Guess]:

@@ -26,7 +26,7 @@ import os
 import re
 import sys
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import sympy
@@ -148,12 +148,14 @@ class Memory:
 
     def __init__(self) -> None:
         self.loops = Seen()
+        self.gradients = False  # whether the program may look at gradients: otherwise they are no state
         self.edges: dict[str, list[Edge]] = {}
         self.sites: set[Any] = set()  # statements that decided something in some run
         self.alone = False  # whether each run goes to its end: where a run did not take the way foretold
         self.waiting: list[
             Arrival
         ] = []  # that are like another in all that is asked behind their node, as far as is known
+        self.parked: list[Arrival] = []  # in which a loop's round begins as no round does, as far as is known
         self.partial: set[str] = set()  # nodes from which some run went where nobody else can go
         self._arrived: set[tuple[str, frozenset[str]]] = set()
         self._followed: dict[
@@ -168,6 +170,7 @@ class Memory:
         for group in (
             self.edges,
             self.waiting,
+            self.parked,
             self.partial,
             self._arrived,
             self._followed,
@@ -175,6 +178,13 @@ class Memory:
             self._behind,
         ):
             group.clear()
+
+    def learns_of_gradients(self, seen: bool) -> bool:
+        """After a run that has shown whether the program may look at them: whether that was not known."""
+        new = seen and not self.gradients
+        if new:
+            self.gradients, self.loops = True, Seen()
+        return new
 
     def finished(self, run: Run) -> None:
         """After a run that came to an end of its own."""
@@ -289,18 +299,32 @@ class Memory:
     def resume(self) -> list[Arrival]:
         """Of those that wait one that is not like any other after all; nothing once all are.
 
-        To be called when all others have been followed. As long as one is left that is not like another, what it leads to
-        may ask more, and all that wait go on waiting. Once there is none, each goes where another went: they have the
-        same answers to all that is asked on the way, and so on at the next node, whether that other was followed from
-        there or waits itself.
+        To be called when all others have been followed. First come those in which a loop's round begins as one was seen to
+        meanwhile: where there is none, no round begins like those that are left, by induction. As long as one is left that
+        is not like another, what it leads to may ask more, and all that wait go on waiting. Once there is none, each goes
+        where another went: they have the same answers to all that is asked on the way, and so on at the next node, whether
+        that other was followed from there or waits itself.
         """
+        for arrival in self.parked:
+            if not self.begins_like_none(arrival):
+                self.parked.remove(arrival)
+                return [arrival]
         for number, arrival in enumerate(self.waiting):
             own = _own_names(arrival)
             if not self._is_like_another(arrival.node, tuple(map(own, arrival.known))):
                 del self.waiting[number]
                 return [dataclasses.replace(arrival, ready=AGAIN)]
         self.waiting.clear()
+        self.parked.clear()
         return []
+
+    def begins_like_none(self, arrival: Arrival) -> bool:
+        """Whether a loop's round begins here as none does, as far as is known."""
+        choice = self.loops.choices.get(arrival.split) if arrival.split is not None else None
+        if choice is None:
+            return False
+        place, known, none = choice
+        return known == len(self.loops.variants[place]) and _says(arrival.conditions, none)
 
     def _is_like_another(self, node: str, known: tuple[sympy.Basic, ...]) -> bool:
         """Whether as much is known as of one that was followed, about all that is asked behind the node."""
@@ -349,6 +373,12 @@ class Memory:
                         asked[at] |= new
                         changed = True
         return frozenset(asked[node])
+
+
+def _says(conditions: tuple[sympy.Basic, ...], one: sympy.Basic) -> bool:
+    """Whether the last of some conditions is one about one symbol, by whatever name."""
+    (symbol,), others = symbols_of(one), symbols_of(conditions[-1]) if conditions else ()
+    return len(others) == 1 and conditions[-1] == one.xreplace({symbol: next(iter(others))})
 
 
 @functools.lru_cache(maxsize=65536)
@@ -574,10 +604,28 @@ def _look(run: Run, frame: types.FrameType, site: Any, before: tuple[int, int, i
             return
     elif run.beyond is None or site != run.beyond[1]:
         return
+    _arrive(run, frame, site)
+
+
+def come_by(run: Run, frame: types.FrameType, place: Place | None, without: Sequence[Any]) -> None:
+    """At the head of a round that stands for all: what `without` names is about to be set, and makes no difference.
+
+    Raises:
+        Stop: If what follows was followed before.
+    """
+    site = (frame.f_code.co_filename, ("round", place.line if place else 0, place.column if place else 0))
+    if run.plain or run.learning or run.memory.alone:
+        return
+    if run.visits or (run.beyond is not None and site == run.beyond[1]):
+        _arrive(run, frame, site, without)
+
+
+def _arrive(run: Run, frame: types.FrameType, site: Any, without: Sequence[Any] = ()) -> None:
+    memory, shapes = run.memory, run.shapes
     pending = _pending(run, frame)
     if pending and run.visits and pending[0] < run.visits[-1].position:
         return  # the last node does not show what was decided before it
-    visit = _visit(run, frame, site, pending)
+    visit = _visit(run, frame, site, pending, without)
     if visit is None:
         return
     if not run.visits:
@@ -591,13 +639,24 @@ def _look(run: Run, frame: types.FrameType, site: Any, before: tuple[int, int, i
         raise Stop(None, "merged")
 
 
-def _visit(run: Run, frame: types.FrameType, site: Any, pending: tuple[int, ...]) -> Visit | None:
+def _visit(
+    run: Run, frame: types.FrameType, site: Any, pending: tuple[int, ...], without: Sequence[Any]
+) -> Visit | None:
     try:
         with run.shapes.unrecorded():
-            state = Snapshot(frame, run.places, [*(loop.over for loop in run.rounds), *_inputs(frame)])
+            state = Snapshot(
+                frame,
+                run.places,
+                [*(loop.over for loop in run.rounds), *_inputs(frame)],
+                gradients=run.memory.gradients,
+            )
     except TooLarge:
         return None
-    text = state.text() + state.beside() + "".join(induction.text() for induction in run.inductions)
+    text = (
+        state.text(without)
+        + state.beside(without)
+        + "".join(induction.text() for induction in run.inductions)
+    )
     text += described({kind: run.notes.get(kind) for kind in FILES})
     renamed: dict[str, str] = {}
     text = _NAMES.sub(lambda match: renamed.setdefault(match.group(1), f"w{len(renamed)}"), text)

@@ -4,6 +4,7 @@ import ast
 import importlib.machinery
 import importlib.util
 import os
+import re
 import sys
 import types
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,16 @@ from sparsam.shapes.rewrite import MODULES, rewritten
 MAIN = "__main__"
 
 
+# What a program has to name to look at gradients, or to make them.
+_GRADIENTS = re.compile(r"\b_?grad\b|autograd|_hook\b")
 _COMPILED: dict[str, tuple[str | bytes, types.CodeType]] = {}  # by path: a program is run many times
+
+
+def looks_at_gradients(own: Callable[[str], bool]) -> bool:
+    """Whether a program may do that: what was loaded of it names them, or it was not loaded with hooks."""
+    sources = [source for path, (source, _) in _COMPILED.items() if own(path)]
+    texts = (source if isinstance(source, str) else source.decode("latin-1") for source in sources)
+    return not sources or any(map(_GRADIENTS.search, texts))
 
 
 class Loader(importlib.machinery.SourceFileLoader):

@@ -30,6 +30,7 @@ HERE = os.path.dirname(__file__) + os.sep
 # Notes of a run about what its program did to files: text written, objects saved, folders made, paths removed.
 FILES = ("written", "saved", "folders", "removed")
 ENVIRONMENT = "environment"  # note of a run: by variable what it was before the program changed it, and what it is since
+GRADIENTS = "gradients"  # … whether the program may look at them
 HOOKED = "hooked"  # … whether a tensor has a hook in the backward pass
 
 
@@ -47,6 +48,7 @@ class Stop(BaseException):
 
 
 LEARNED = "learned"  # ending of a run that has seen what a round of a loop changes: it runs again, and knows
+ABSENT = "absent"  # ending of a run in which a loop's round would begin as no round does, as far as is known
 NEEDS_GPU = "needs-gpu"  # ending of a run that names a GPU though it was told that there is none
 
 
@@ -144,8 +146,9 @@ class Run:
         self.rounds: list[Loop] = []  # in progress
         self.inductions: list[Any] = []  # what these will be compared with
         self.loops = 0  # that were summarised
-        self.learning = 0  # second rounds in progress that later runs leave out
+        self.learning = 0  # first and second rounds in progress that later runs leave out
         self.summarised: set[Place | None] = set()  # places of loops that could be run round by round instead
+        self.early: set[Place | None] = set()  # … whose first round could be run by itself
         self.whiles: dict[tuple[int, int], Any] = {}  # by frame and site
 
     def unknown(self, code: str, reason: str, place: Place | None = None) -> None:
@@ -428,12 +431,13 @@ def execute(
         ending, failure = _failed(error, run)
     finally:
         _current.pop()
-    if not run.plain and ending not in ("diverged", "again", LEARNED) and run.merged is None:
+    if not run.plain and ending not in ("diverged", "again", LEARNED, ABSENT) and run.merged is None:
         run.memory.finished(run)
     run.notes["visits"] = tuple(run.visits)
     run.notes["merged"] = run.merged
     run.notes["abstract"] = frozenset(run.abstract)
     run.notes["summarised"] = frozenset(run.summarised)
+    run.notes["early"] = frozenset(run.early)
     return Outcome(
         ending,
         tuple(run.shapes.literals),

@@ -15,13 +15,14 @@ import pathlib
 import re
 import sys
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from sparsam.shapes.devices import place
+from sparsam.shapes.devices import NOTES, PLACED, place
 from sparsam.shapes.environment import symbolic
+from sparsam.shapes.graphs import Graphs
 from sparsam.shapes.layouts import expression, layout_of
 from sparsam.shapes.liveness import unread
 from sparsam.shapes.mode import device_of
@@ -46,6 +47,7 @@ SKIPPED = (
 WHOLE = (torch.int64, torch.int32)
 SPAN = ".span"  # of a tensor of whole numbers: their bounds
 RANGE = ".range"  # of a tensor: the bounds that it was made with
+GRAD = ".grad"  # of a tensor: nothing, true, or a gradient that is unlike the tensor
 LAYOUT = ".layout"  # of a tensor: where its items lie, empty for one behind the other
 # Attributes of a tensor without data that are not the program's: what it is, and what was found out about its items.
 OF_THE_TENSOR = frozenset(
@@ -64,7 +66,8 @@ _CACHING = type(functools.lru_cache(id))
 OURS = {
     "sparsam.shapes.run": {"Run"},
     "sparsam.shapes.state": {"Snapshot"},
-    "sparsam.shapes.loops": {"Rounds"},
+    "sparsam.shapes.loops": {"_Begun"},
+    "sparsam.shapes.rounds": {"Rounds"},
 }
 DESCRIPTORS = (
     types.FunctionType, staticmethod, classmethod, property, types.GetSetDescriptorType, types.MemberDescriptorType,
@@ -108,25 +111,46 @@ class Snapshot:
         frame: Of the loop.
         places: Which frames and modules are the program's.
         loops: What the loops in progress run over, from the outermost on.
+        earlier: That this one is to be compared with.
+        gradients: Whether they belong to the state, and what a backward pass would give one.
     """
 
-    def __init__(self, frame: types.FrameType, places: Places, loops: Sequence[Any] = ()) -> None:
+    def __init__(
+        self,
+        frame: types.FrameType,
+        places: Places,
+        loops: Sequence[Any] = (),
+        earlier: "Snapshot | None" = None,
+        gradients: bool = True,
+    ) -> None:
         with torch._C.DisableTorchFunction():
-            self._take(frame, places)
+            self._begin(places, gradients)
+            self._take(frame, earlier)
             for number, over in enumerate(loops):
                 self._root(("loop", number), {"over": over})
             self._root(("handled", 0), {"exception": sys.exc_info()[1]})
+            self._note_graphs()
 
-    def _begin(self, places: Places | None) -> None:
-        self._text: str | None = None
+    def _begin(self, places: Places | None, gradients: bool) -> None:
+        self._gradients = gradients
+        self._texts: dict[frozenset[int], str] = {}  # by the values that are left out
         self._places = places
         self._seen: dict[int, int] = {}
         self._keep: list[Any] = []
         self.count = 0
         self.roots: dict[Any, Node] = {}
+        self._spared: frozenset[int] = frozenset()  # tensors whose gradients are left out
+        self._leaves: dict[int, int] = {}  # number of each tensor that may get a gradient
+        self._results: list[tuple[Node, torch.Tensor]] = []  # tensors with a graph behind them
+        self.trained = ""  # what the optimizers have noted of the parameters
+        self._earlier: dict[Any, Node] | None = None
+        # Variables that the earlier snapshot did not have come last: what they share with others is told of those.
+        self._new: list[tuple[Node, str, Any]] = []
 
-    def _take(self, frame: types.FrameType, places: Places) -> None:
-        self._begin(places)
+    def _take(self, frame: types.FrameType, earlier: "Snapshot | None") -> None:
+        places = self._places
+        assert places is not None
+        self._earlier = earlier.roots if earlier is not None else None
         modules: dict[str, dict[str, Any]] = {}
         gone: dict[str, frozenset[str]] = {}  # variables of modules that nobody reads any more
         depth = 0
@@ -146,6 +170,23 @@ class Snapshot:
                 modules.setdefault(name, vars(sys.modules[name]))
         for name, names in modules.items():
             self._root(("global", name), names, gone.get(name, frozenset()))
+        for node, name, value in self._new:
+            node.children[name] = self._node(value)
+        optimizers = (one for one in self._keep if isinstance(one, torch.optim.Optimizer))
+        self.trained = described([list(one.state.values()) for one in optimizers])
+
+    def _note_graphs(self) -> None:
+        """What a backward pass would do, beside the layout, for a loop does not ask whether that changes."""
+        if not self._gradients:
+            return
+        for optimizer in self._keep:
+            if isinstance(optimizer, torch.optim.Optimizer):
+                for parameter in (one for group in optimizer.param_groups for one in group["params"]):
+                    self._leaves.setdefault(id(parameter), len(self._leaves))
+        graphs = Graphs(self._leaves)
+        for node, tensor in self._results:
+            text = graphs.text(tensor)
+            node.children[LAYOUT].children["graph"] = Node("atom", text, text)
 
     def at(self, path: tuple[Any, ...]) -> Node | None:
         """The value at a path, None if there is none."""
@@ -155,28 +196,44 @@ class Snapshot:
             node = node.children.get(key) if node is not None else None
         return node
 
-    def text(self) -> str:
-        """All of it, for comparison with states of other runs. Sizes and numbers stand for themselves."""
-        if self._text is None:
-            parts: list[str] = []
-            for key, node in sorted(self.roots.items()):
-                parts.append(f"{key}:")
-                _write(node, parts)
-            self._text = "".join(parts)
-        return self._text
+    def text(self, without: Iterable[tuple[Any, ...]] = ()) -> str:
+        """All of it, for comparison with states of other runs. Sizes and numbers stand for themselves.
 
-    def beside(self) -> str:
-        """What the optimizers and their schedules hold that the state contains, at this moment."""
+        Args:
+            without: Paths of values that are left out.
+        """
+        omitted = frozenset(id(node) for path in without if (node := self.at(path)) is not None)
+        if omitted not in self._texts:
+            parts: list[str] = []
+            for root, node in sorted(self.roots.items()):
+                parts.append(f"{root}:")
+                _write(node, parts, omitted)
+            self._texts[omitted] = "".join(parts)
+        return self._texts[omitted]
+
+    def beside(self, without: Iterable[tuple[Any, ...]] = ()) -> str:
+        """What the optimizers and their schedules hold that the state contains, at this moment.
+
+        Args:
+            without: Paths of values that are left out.
+        """
+        of = (self.at(path[:-1]) for path in without if path[-1] == GRAD)
+        spared = frozenset(id(node.held) for node in of if node is not None)
         with torch._C.DisableTorchFunction():
-            return "".join(map(_where, self._keep))
+            return "".join(_where(value, self._gradients, spared) for value in self._keep)
 
     def _root(self, key: Any, names: Mapping[str, Any], gone: frozenset[str] = frozenset()) -> None:
         node = Node("dict", None, names)
+        before = self._earlier.get(key) if self._earlier is not None else None
         # In no order of their own: that of a frame's variables depends on when somebody asked for them before.
         for name, value in sorted(names.items()):
             if name in gone and not hasattr(type(value), "__del__"):
                 continue
-            if not name.startswith(("__", ".", "@")):
+            if name.startswith(("__", ".", "@")):
+                continue
+            if before is not None and name not in before.children:
+                self._new.append((node, name, value))
+            else:
                 node.children[name] = self._node(value)
         self.roots[key] = node
 
@@ -330,8 +387,16 @@ class Snapshot:
         graph = (value.grad_fn is not None, value.requires_grad)
         node = Node("tensor", (sizes, value.dtype, device_of(value), place(value), *graph), value)
         node.children[LAYOUT] = Node("layout", layout_of(value), None)
-        if value.is_leaf and value.grad is not None:
-            node.children[".grad"] = self._node(value.grad)
+        if value.grad_fn is not None:
+            self._results.append((node, value))
+        elif value.requires_grad:
+            self._leaves.setdefault(id(value), len(self._leaves))
+        if (
+            value.is_leaf
+            and id(value) not in self._spared
+            and (value.requires_grad or value.grad is not None)
+        ):
+            node.children[GRAD] = self._gradient(value)
         if value.dtype in WHOLE:
             span = span_of(value)
             node.children[SPAN] = Node(
@@ -354,9 +419,22 @@ class Snapshot:
                 node.children["." + name] = self._node(held)
         return node
 
+    def _gradient(self, value: torch.Tensor) -> Node:
+        """Of most gradients it is enough to say that they are there."""
+        grad = value.grad
+        if grad is None:
+            return Node("atom", None, None)
+        alike = (grad.dtype, device_of(grad), place(grad)) == (value.dtype, device_of(value), place(value))
+        plain = grad.layout == torch.strided and not (
+            grad.requires_grad or layout_of(grad) or layout_of(value)
+        )
+        return Node("atom", True, True) if alike and plain else self._node(grad)
 
-def _write(node: Node, parts: list[str]) -> None:
+
+def _write(node: Node, parts: list[str], omitted: frozenset[int] = frozenset()) -> None:
     value = node.value
+    if id(node) in omitted:
+        return
     if node.kind == "number":
         parts.append(f"{type(node.held).__name__} {value}")
     elif node.kind == "atom" and isinstance(node.held, str):
@@ -369,15 +447,16 @@ def _write(node: Node, parts: list[str]) -> None:
         parts.append("{")
         for key, child in node.children.items():
             parts.append(f"{_named(key)}:")
-            _write(child, parts)
+            _write(child, parts, omitted)
             parts.append(",")
         parts.append("}")
 
 
-def described(value: Any) -> str:
-    """A value of the state as text, for comparison."""
+def described(value: Any, *, gradients: bool = False, spared: frozenset[int] = frozenset()) -> str:
+    """A value of the state as text, for comparison; with gradients, if they are to belong to it, but for those of some."""
     snapshot = Snapshot.__new__(Snapshot)
-    snapshot._begin(None)
+    snapshot._begin(None, gradients)
+    snapshot._spared = spared
     parts: list[str] = []
     with torch._C.DisableTorchFunction():
         _write(snapshot._node(value), parts)
@@ -388,10 +467,11 @@ def _named(key: Any) -> Any:
     return "key" if isinstance(key, tuple) and key and key[0] == "key" else key
 
 
-def _where(value: Any) -> str:
+def _where(value: Any, gradients: bool, spared: frozenset[int]) -> str:
     """What an optimizer or its schedule holds, at this moment."""
     if isinstance(value, torch.optim.Optimizer):
-        return described([value.param_groups, list(value.state.values())])
+        held = [value.param_groups, list(value.state.values())]
+        return described(held, gradients=gradients, spared=spared)
     if isinstance(value, torch.optim.lr_scheduler.LRScheduler):
         return described({name: held for name, held in vars(value).items() if name != "optimizer"})
     return ""
@@ -482,6 +562,9 @@ def put(
     for key in rest[:-1]:
         holder = _child(holder, key)
     last = rest[-1]
+    if last == GRAD and isinstance(holder, torch.Tensor) and value in (True, None):
+        holder.grad = _gradient_of(holder) if value else None
+        return True
     if isinstance(holder, tuple) and isinstance(last, int):
         items = [*holder[:last], value, *holder[last + 1 :]]
         kind: Any = type(holder)
@@ -499,6 +582,13 @@ def put(
     except (TypeError, AttributeError):
         return False
     return True
+
+
+def _gradient_of(tensor: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        made = torch.empty_like(tensor)
+    made.__dict__.update({name: note for name, note in vars(tensor).items() if name in (*NOTES, PLACED)})
+    return made
 
 
 def _child(holder: Any, key: Any) -> Any:

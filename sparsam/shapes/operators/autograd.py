@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from sparsam.shapes.graphs import behind, is_own, leaf
 from sparsam.shapes.run import HOOKED, Run
 
 
@@ -45,21 +46,10 @@ def _leaves(tensor: torch.Tensor) -> list[torch.Tensor] | None:
     """Leaves that a tensor depends on; None if a function of the program's own is on the way."""
     if tensor.grad_fn is None:
         return [tensor]
-    seen: set[Any] = {tensor.grad_fn}
-    todo: list[Any] = [tensor.grad_fn]
-    leaves = []
-    while todo:
-        node = todo.pop()
-        if isinstance(node, torch.autograd.function.BackwardCFunction) or node.metadata:
-            return None
-        leaf = getattr(node, "variable", None)
-        if leaf is not None:
-            leaves.append(leaf)
-        for following, _ in node.next_functions:
-            if following is not None and following not in seen:
-                seen.add(following)
-                todo.append(following)
-    return leaves
+    nodes = list(behind(tensor))
+    if any(map(is_own, nodes)):
+        return None
+    return [held for node in nodes if (held := leaf(node)) is not None]
 
 
 RULES = {
