@@ -391,11 +391,8 @@ class Snapshot:
             self._results.append((node, value))
         elif value.requires_grad:
             self._leaves.setdefault(id(value), len(self._leaves))
-        if (
-            value.is_leaf
-            and id(value) not in self._spared
-            and (value.requires_grad or value.grad is not None)
-        ):
+        told = self._gradients and id(value) not in self._spared
+        if told and value.is_leaf and (value.requires_grad or value.grad is not None):
             node.children[GRAD] = self._gradient(value)
         if value.dtype in WHOLE:
             span = span_of(value)
