@@ -106,3 +106,25 @@ def test_ids_that_come_with_the_data_are_taken_to_be_in_range(judged):
     """Of an argument's values nothing is known."""
     report = judged("table(x)")
     assert report.verdict is Verdict.PROVED, told(report)
+
+
+VIEWED = """
+import torch
+from torch import nn
+
+
+def f(n):
+    return nn.Embedding(64, 4)(torch.arange(n)VIEW)
+"""
+
+
+@pytest.mark.parametrize(
+    "view", [".view(-1, n)", ".view(1, n)", ".unsqueeze(0)", ".view(1, n).flatten(0, 1)"]
+)
+def test_bounds_survive_a_view(view, tmp_path):
+    """Sixty-five positions of sixty-four are one too many, however they lie."""
+    file = tmp_path / "viewed.py"
+    file.write_text(VIEWED.replace("VIEW", view))
+    found = check(f"{file}:f", ["n=1..80"], sandboxed=False)
+    assert found.verdict.value == "error", found.unknowns
+    assert check(f"{file}:f", ["n=1..64"], sandboxed=False).verdict.value == "proved"
