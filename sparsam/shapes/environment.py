@@ -304,6 +304,10 @@ class Shapes(ShapeEnv):
 
     def evaluate_expr(self, orig_expr: Any, *args: Any, **kwargs: Any) -> Any:
         """What torch asks about sizes."""
+        if self.quiet and isinstance(orig_expr, sympy.Basic) and orig_expr.free_symbols:
+            answer = self._hint(orig_expr)
+            if answer.is_number or answer in (sympy.true, sympy.false):
+                return answer
         answer = super().evaluate_expr(orig_expr, *args, **kwargs)
         self._note(orig_expr, answer)
         return answer
@@ -360,7 +364,7 @@ class Shapes(ShapeEnv):
 
     @contextmanager
     def unrecorded(self) -> Iterator[None]:
-        """What is asked within is decided by hints and not written down."""
+        """What is asked within is decided by hints and not written down, and nothing is concluded from it for later."""
         self.quiet += 1
         try:
             yield

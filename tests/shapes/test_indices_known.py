@@ -128,3 +128,28 @@ def test_bounds_survive_a_view(view, tmp_path):
     found = check(f"{file}:f", ["n=1..80"], sandboxed=False)
     assert found.verdict.value == "error", found.unknowns
     assert check(f"{file}:f", ["n=1..64"], sandboxed=False).verdict.value == "proved"
+
+
+LEAKED = """
+import torch
+
+
+def f(n):
+    x = torch.zeros(n, 4)USED
+    if n > 64:
+        torch.zeros(2).view(3)
+    if n > 1:
+        x = x + 1
+    return x
+"""
+
+
+@pytest.mark.parametrize(
+    "used",
+    [".view(n, 2, 2)", ".reshape(n, 2, 2)", ".t().contiguous()", ".t().flatten(0, 1)", ".unsqueeze(1)", ""],
+)
+def test_what_is_asked_without_a_record_decides_nothing_later(used, tmp_path):
+    """A run with one row, whose layout was looked at, still asks whether there are more than sixty-four."""
+    file = tmp_path / "leaked.py"
+    file.write_text(LEAKED.replace("USED", used))
+    assert check(f"{file}:f", ["n=1..80"], sandboxed=False).verdict.value == "error"

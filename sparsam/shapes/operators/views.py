@@ -44,7 +44,7 @@ def view(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
 def _known(made: torch.Tensor) -> torch.Tensor:
     """Where a tensor's items lie one behind the other for all sizes, the framework's core asks that now, and never again."""
-    if made.is_floating_point() and not layout_of(made):  # of whole numbers the bounds would be lost
+    if not layout_of(made):
         torch._C.TensorBase.is_contiguous(made)
     return made
 
