@@ -1,4 +1,8 @@
-"""What the backward pass of a tensor would come by: the leaves that get a gradient, and functions of the program's own."""
+"""What the backward pass of a tensor would come by: the leaves that get a gradient, and functions of the program's own.
+
+`operators/autograd` gives the leaves their gradients; `state` tells apart states by what a pass would do, in programs that
+name gradients (decision 16).
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -57,7 +57,8 @@ class Seen:
         unrolled: Loops that are run round by round, for a summary left something unknown.
         later: Loops whose first round is run for real, for it is unlike the others.
         counts: Length of a loop, by what was asked about it and by the opposite.
-        choices: For an answer whether a round begins as one that was seen: the loop, how many these were, and no.
+        choices: For an answer to whether a round begins as one of those that were seen: the loop, how many these were, and
+            the condition that says that it does not.
     """
 
     guessed: dict[Any, list[Guess]] = dataclasses.field(default_factory=dict)

@@ -27,7 +27,7 @@ from sparsam.shapes.state import SPAN, Change, Snapshot, differences
 from sparsam.shapes.verdict import Unknown
 
 LONG = 64  # rounds of a loop of known length that are run one by one …
-HEAVY = 150  # … unless a round calls the framework this often
+HEAVY = 150  # … unless a round calls the framework this often, or decides something
 
 
 def loop(iterable: Any) -> Iterator[Any]:
@@ -57,7 +57,6 @@ def _rounds(run: Run, frame: types.FrameType, this: Loop) -> Iterator[Any]:
                 Segment(len(iterable), lambda index: start + index * step),
                 "range",
                 at,
-                known=iterable,
             )
         else:
             this.over = iterator = iter(iterable)
@@ -109,8 +108,7 @@ class _While:
     literals: int = 0
     looked_at: int = 0
     before: Snapshot | None = None
-    rest: "Rounds | None" = None
-    index: Any = None
+    rest: Rounds | None = None
     generalised: Snapshot | None = None
 
     def head(self, run: Run, frame: types.FrameType) -> None:
@@ -149,11 +147,9 @@ class _While:
                 run.inductions.append(self.before)
 
 
-def _segment(
-    run: Run, frame: types.FrameType, segment: Segment, name: str, at: list[Any], known: range | None = None
-) -> Iterator[Any]:
+def _segment(run: Run, frame: types.FrameType, segment: Segment, name: str, at: list[Any]) -> Iterator[Any]:
     number = tuple(at)
-    begun = _Begun(run, frame, name, segment.count, known is not None)
+    begun = _Begun(run, frame, name, segment.count)
     for index in itertools.count():
         asked = len(run.shapes.literals)
         if not index < segment.count:
@@ -184,14 +180,13 @@ class _Begun:
         frame: Of the loop.
         name: Of what it runs over.
         count: Number of rounds.
-        known: Whether the program itself says how many, so that they could all be run.
     """
 
-    def __init__(self, run: Run, frame: types.FrameType, name: str, count: Any, known: bool) -> None:
+    def __init__(self, run: Run, frame: types.FrameType, name: str, count: Any) -> None:
         self.run, self.frame, self.name, self.count = run, frame, name, count
         self.seen = run.memory.loops
         self.place = run.places.innermost(frame)
-        self.short = isinstance(count, int) and count <= LONG
+        self.short = isinstance(count, int) and count <= LONG  # they could all be run
         self.worth = not isinstance(count, int) or count > 3
         self.heads: dict[int, Snapshot | None] = {}  # states at the heads of rounds
         self.light = False  # whether the second round cost next to nothing, and decided nothing
@@ -240,7 +235,7 @@ class _Begun:
         if index == 1:
             decided = any(literal.kind == "guard" for literal in run.shapes.literals[literals:])
             light = run.operations - operations <= HEAVY and run.loops == loops and not decided
-            self.light = light and isinstance(self.count, int) and self.count <= LONG
+            self.light = light and self.short
             if self.light and not run.plain:
                 self.seen.met.add(self.place)
 
