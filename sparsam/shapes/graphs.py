@@ -4,7 +4,7 @@
 name gradients (decision 16).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -42,10 +42,11 @@ class Graphs:
 
     Args:
         names: Of leaves, by identity: the same in states that are alike.
+        described: A value as text.
     """
 
-    def __init__(self, names: Mapping[int, int]) -> None:
-        self._names = names
+    def __init__(self, names: Mapping[int, int], described: Callable[[Any], str]) -> None:
+        self._names, self._described = names, described
         self._known: dict[Any, frozenset[str]] = {}
 
     def text(self, tensor: torch.Tensor) -> str:
@@ -57,9 +58,17 @@ class Graphs:
             if held is not None:
                 found.add(str(self._names.get(id(held), "other")))
             if is_own(node):
+                behind_it = [type(one).__name__ for one, _ in node.next_functions]
                 found.add(
-                    f"{type(node).__name__} of {[type(one).__name__ for one, _ in node.next_functions]}"
+                    f"{type(node).__name__} {self._described(vars(node))}{self._saved(node)} of {behind_it}"
                 )
         if tensor.grad_fn is not None:
             self._known[tensor.grad_fn] = frozenset(found)
         return " ".join(sorted(found))
+
+    def _saved(self, node: Any) -> str:
+        """What a function of the program's has kept for its pass."""
+        try:
+            return self._described(list(getattr(node, "saved_tensors", ())))
+        except RuntimeError:  # a pass has freed it
+            return "freed"

@@ -183,7 +183,7 @@ class Snapshot:
             if isinstance(optimizer, torch.optim.Optimizer):
                 for parameter in (one for group in optimizer.param_groups for one in group["params"]):
                     self._leaves.setdefault(id(parameter), len(self._leaves))
-        graphs = Graphs(self._leaves)
+        graphs = Graphs(self._leaves, described)
         for node, tensor in self._results:
             text = graphs.text(tensor)
             node.children[LAYOUT].children["graph"] = Node("atom", text, text)

@@ -88,3 +88,48 @@ def test_a_pass_of_the_program_s_own(swapped, tmp_path):
 """
     assert checked(body, tmp_path).verdict is Verdict.PROVED
     assert checked(body, tmp_path, "gradient @ gradient.new_zeros(3, 3)").verdict is Verdict.ERROR
+
+
+KEPT = """
+import torch
+
+
+class Cut(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, size):
+        KEEP
+        return x.sum()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient.new_zeros(2, 3).view(READ, -1), None
+
+
+def f(n):
+    x = torch.zeros(2, 3, requires_grad=True)
+    if torch.rand(()).item() < 0.5:
+        y = Cut.apply(x, SIZES)
+    else:
+        y = Cut.apply(x, OTHERS)
+    z = torch.zeros(n)
+    y.backward()
+    return z
+"""
+
+
+WAYS = {
+    "ctx.size = size": "ctx.size",
+    "ctx.save_for_backward(x.new_zeros(size))": "ctx.saved_tensors[0].shape[0]",
+}
+
+
+@pytest.mark.parametrize(("keep", "read"), WAYS.items())
+@pytest.mark.parametrize("sizes", [("2", "4"), ("4", "2")])
+def test_what_a_pass_of_the_program_s_own_has_kept(keep, read, sizes, tmp_path):
+    """It may fail for one of two ways that differ in nothing else."""
+    file = tmp_path / "kept.py"
+    made = KEPT.replace("KEEP", keep).replace("READ", read)
+    file.write_text(made.replace("SIZES", sizes[0]).replace("OTHERS", sizes[1]))
+    assert check(f"{file}:f", ["n=1.."], sandboxed=False).verdict is Verdict.ERROR
+    file.write_text(made.replace("SIZES", "2").replace("OTHERS", "2"))
+    assert check(f"{file}:f", ["n=1.."], sandboxed=False).verdict is Verdict.PROVED
