@@ -5,10 +5,12 @@ ordinary tensors of one floating type whose sizes certainly fit, the result's si
 question. All else is left to the framework, and so is all refusing.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch._prims_common import make_contiguous_strides_for
 from torch._subclasses.fake_tensor import FakeTensor, in_kernel_invocation_manager
 
 from sparsam.shapes.broadcasting import same_size
@@ -63,13 +65,17 @@ def _same(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
 
 
 def _binary(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Two tensors of the same sizes, or one and a number."""
+    """Two tensors of which the second has the last dimensions of the first, or all of them; or one and a number."""
     one, other = args[:2]
     if not _ordinary(one) or len(args) > 2 or kwargs:
         return NotImplemented
     if type(other) in NUMBERS or _alike(one, other):
         return _new(mode, one.shape, one)
-    return NotImplemented
+    if not _ordinary(other) or other.dtype is not one.dtype or not 0 < other.dim() < one.dim():
+        return NotImplemented
+    if not all(map(same_size, other.shape, one.shape[-other.dim() :])):
+        return NotImplemented
+    return _new(mode, one.shape, one)
 
 
 def _softmax(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -153,8 +159,208 @@ def _empty(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     return FakeTensor(mode, made, CPU)
 
 
+def _cat(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """`cat` of tensors that differ in no other size. Pictures may lie with their channels last, and the result then too."""
+    tensors, dim = args[0], args[1] if len(args) > 1 else 0
+    first: Any = tensors[0] if tensors else None
+    fits = _ordinary if isinstance(first, torch.Tensor) and first.dim() in (4, 5) else _floating
+    if kwargs or not fits(first) or not first.dim() or not -first.dim() <= dim < first.dim():
+        return NotImplemented
+    dim %= first.dim()
+    length = first.shape[dim]
+    for other in tensors[1:]:
+        if not fits(other) or other.dtype is not first.dtype or other.dim() != first.dim():
+            return NotImplemented
+        sizes = zip(first.shape, other.shape, strict=True)
+        if not all(axis == dim or same_size(*pair) for axis, pair in enumerate(sizes)):
+            return NotImplemented
+        length = length + other.shape[dim]
+    return _new(mode, (*first.shape[:dim], length, *first.shape[dim + 1 :]), first)
+
+
+def _stack(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """`stack`."""
+    tensors, dim = args[0], args[1] if len(args) > 1 else 0
+    first: Any = tensors[0] if tensors else None
+    if kwargs or not _ordinary(first) or not -first.dim() - 1 <= dim <= first.dim():
+        return NotImplemented
+    if not _alike(first, *tensors[1:]):
+        return NotImplemented
+    dim %= first.dim() + 1
+    return _new(mode, (*first.shape[:dim], len(tensors), *first.shape[dim:]), first)
+
+
+def _numbers(value: Any) -> bool:
+    """Whether this is a tensor of rows or classes: whole numbers without data."""
+    return (
+        type(value) is FakeTensor
+        and value.constant is None
+        and value.fake_device == CPU
+        and value.layout is torch.strided
+        and value.dtype is torch.int64
+    )
+
+
+def _embedding(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """`embedding`: what its kernel refuses was refused (`strictness.indices`)."""
+    table, rows = args[:2]
+    if kwargs or not _ordinary(table) or table.dim() != 2 or not _numbers(rows):
+        return NotImplemented
+    return _new(mode, (*rows.shape, table.shape[1]), table)
+
+
+def _nll_loss(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """`nll_loss_forward` of a batch of scores."""
+    scores, target, weight, reduction, _ = args
+    if kwargs or not _ordinary(scores) or scores.dim() != 2 or not _numbers(target) or target.dim() != 1:
+        return NotImplemented
+    if not same_size(scores.shape[0], target.shape[0]) or reduction not in (0, 1, 2):
+        return NotImplemented
+    if weight is not None and not (
+        _ordinary(weight)
+        and weight.dtype is scores.dtype
+        and weight.dim() == 1
+        and same_size(weight.shape[0], scores.shape[1])
+    ):
+        return NotImplemented
+    return _new(mode, target.shape if reduction == 0 else (), scores), _new(mode, (), scores)
+
+
+def _detach(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """`detach` of a tensor without data."""
+    (tensor,) = args
+    if type(tensor) is not FakeTensor or tensor.constant is not None:
+        return NotImplemented
+    with in_kernel_invocation_manager(mode):
+        made = aten.detach.default(tensor)
+    return FakeTensor(mode, made, tensor.fake_device)
+
+
+def _strided(mode: Any, tensor: FakeTensor, sizes: Sequence[Any], strides: Sequence[Any], offset: Any) -> Any:
+    """A view of it."""
+    with mode.run.shapes.unrecorded(), in_kernel_invocation_manager(mode):
+        made = tensor.as_strided(sizes, strides, offset)
+    return FakeTensor(mode, made, tensor.fake_device)
+
+
+def _moved(
+    tensor: FakeTensor, func: Any, args: Sequence[Any]
+) -> tuple[Sequence[Any], Sequence[Any], Any] | None:
+    """Sizes, strides and offset of a view that asks for no symbol: dimensions in another order, or a part of a known one."""
+    sizes, strides, offset = list(tensor.shape), list(tensor.stride()), tensor.storage_offset()
+    count = len(sizes)
+    given: list[Any] = list(args)
+    if func is aten.t.default:
+        if count > 2:
+            return None
+        func, given = aten.permute.default, [list(range(count))[::-1]]
+    if func is aten.transpose.int:
+        order = list(range(count))
+        if not all(-count <= dim < count for dim in given):
+            return None
+        order[given[0]], order[given[1]] = order[given[1]], order[given[0]]
+        func, given = aten.permute.default, [order]
+    if func is aten.permute.default:
+        order = given[0]
+        if not all(-count <= dim < count for dim in order) or len({dim % count for dim in order}) != count:
+            return None
+        return [sizes[dim] for dim in order], [strides[dim] for dim in order], offset
+    if func not in (aten.select.int, aten.slice.Tensor) or not given or not -count <= given[0] < count:
+        return None
+    dim, rest = given[0] % count, given[1:]
+    size, stride = sizes[dim], strides[dim]
+    if type(size) is not int or not all(number is None or type(number) is int for number in rest):
+        return None
+    if func is aten.select.int:
+        (index,) = rest
+        if not -size <= index < size:
+            return None
+        offset = offset + index % size * stride if index % size else offset
+        return sizes[:dim] + sizes[dim + 1 :], strides[:dim] + strides[dim + 1 :], offset
+    start, end, step = rest + [None, None, 1][len(rest) :]
+    if step is None or step < 1:
+        return None
+    start, end, _ = slice(start, end).indices(size)
+    sizes[dim] = max(0, -(-(end - start) // step))
+    strides[dim] = stride * step if step > 1 else stride
+    return sizes, strides, offset + start * stride if start else offset
+
+
+def _in_order(mode: Any, tensor: FakeTensor, shape: Sequence[Any]) -> Any:
+    """`view` of a tensor whose items lie in order, as one of certainly as many items."""
+    if layout_of(tensor):
+        return NotImplemented
+    shapes = mode.run.shapes
+    sizes = _completed(shapes, tensor, shape)
+    doubtful = None if sizes is None else shapes.as_many(_expressions(tensor.shape), _expressions(sizes))
+    if sizes is None or doubtful is None:
+        return NotImplemented
+    if not all(type(sizes[at]) is not int and bool(sizes[at] >= 0) for at in doubtful):
+        return NotImplemented
+    with shapes.unrecorded():
+        key = _expressions(sizes)
+        strides = shapes.strides.get(key)
+        if strides is None:
+            strides = shapes.strides[key] = make_contiguous_strides_for(tuple(sizes))
+    made = _strided(mode, tensor, sizes, strides, tensor.storage_offset())
+    with shapes.unrecorded():
+        torch._C.TensorBase.is_contiguous(made)  # the framework's core asks that now, and never again
+    return made
+
+
+def _completed(shapes: Any, tensor: FakeTensor, shape: Sequence[Any]) -> Sequence[Any] | None:
+    """The shape with a size in place of -1, where that is certainly one for any others that are not 0; else None."""
+    open_ = [axis for axis, size in enumerate(shape) if type(size) is int and size == -1]
+    if not open_:
+        return shape
+    others = [size for axis, size in enumerate(shape) if axis not in open_]
+    left = shapes.quotient(_expressions(tensor.shape), _expressions(others)) if len(open_) == 1 else None
+    if left is None or not bool(math.prod(others) != 0):
+        return None
+    return [*shape[: open_[0]], left, *shape[open_[0] + 1 :]]
+
+
+def _expressions(sizes: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(size.node.expr if symbolic(size) else size for size in sizes)
+
+
+def _convolution(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """`convolution` of any number of pictures of known sizes."""
+    image, weight, bias, stride, padding, dilation, transposed, _, groups = args
+    dims = len(stride)
+    if (
+        kwargs
+        or transposed
+        or not _ordinary(image)
+        or not _ordinary(weight)
+        or weight.dtype is not image.dtype
+    ):
+        return NotImplemented
+    if image.dim() != dims + 2 or weight.dim() != dims + 2 or not len(padding) == len(dilation) == dims:
+        return NotImplemented
+    plain = (*image.shape[1:], *weight.shape, *stride, *padding, *dilation, groups)
+    if not all(type(number) is int for number in plain) or min(*weight.shape, *stride, *dilation, groups) < 1:
+        return NotImplemented
+    if min(padding) < 0 or image.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups:
+        return NotImplemented
+    if bias is not None and not (
+        _ordinary(bias)
+        and bias.dtype is image.dtype
+        and bias.dim() == 1
+        and same_size(bias.shape[0], weight.shape[0])
+    ):
+        return NotImplemented
+    made = [
+        (size + 2 * pad - hole * (kernel - 1) - 1) // step + 1
+        for size, pad, hole, kernel, step in zip(
+            image.shape[2:], padding, dilation, weight.shape[2:], stride, strict=True
+        )
+    ]
+    return _new(mode, (image.shape[0], weight.shape[0], *made), image) if min(made) > 0 else NotImplemented
+
+
 def _view(func: Any) -> Direct:
-    """A view of a tensor of plain sizes, by the framework's own kernel."""
+    """A view: of a tensor of plain sizes by the framework's own kernel, of another where nothing is to be asked."""
 
     def direct(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         tensor = args[0]
@@ -164,8 +370,13 @@ def _view(func: Any) -> Direct:
             or tensor.layout is not torch.strided
         ):
             return NotImplemented
-        if kwargs or _has_symbol(tensor.shape) or any(map(_has_symbol, args[1:])):
+        if kwargs:
             return NotImplemented
+        if _has_symbol(tensor.shape) or any(map(_has_symbol, args[1:])):
+            if func is aten.view.default or func is aten._unsafe_view.default:
+                return _in_order(mode, tensor, args[1])
+            moved = _moved(tensor, func, args[1:])
+            return NotImplemented if moved is None else _strided(mode, tensor, *moved)
         try:
             with in_kernel_invocation_manager(mode):
                 made = func(*args)
@@ -203,8 +414,17 @@ def _drawn(allowed: Callable[..., bool]) -> Direct:
     return direct
 
 
+def _in_place(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """What changes the items of a tensor, by a number or by none: it has no data that would change."""
+    tensor, *numbers = args
+    kinds = NUMBERS if _ordinary(tensor) else (int,)
+    if kwargs or not (_ordinary(tensor) or (_numbers(tensor) and not layout_of(tensor) and numbers)):
+        return NotImplemented
+    return tensor if all(type(number) in kinds for number in numbers) else NotImplemented
+
+
 def _drawn_like(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """`rand_like` and `randn_like` of the same type."""
+    """`empty_like`, `rand_like` and `randn_like` of the same type."""
     (like,) = args
     plain = kwargs.get("layout") in (None, torch.strided) and not kwargs.get("pin_memory")
     device = kwargs.get("device")
@@ -228,6 +448,7 @@ hardswish hardsigmoid clamp_min clamp_max reciprocal floor ceil round sign
 
 _VIEWS = (
     aten.view.default,
+    aten._unsafe_view.default,
     aten.t.default,
     aten.transpose.int,
     aten.permute.default,
@@ -247,8 +468,21 @@ DIRECT: Mapping[Any, Direct] = {
     aten.addmm.default: _addmm,
     aten.native_layer_norm.default: _layer_norm,
     aten.native_batch_norm.default: _batch_norm,
+    aten.cat.default: _cat,
+    aten.stack.default: _stack,
+    aten.embedding.default: _embedding,
+    aten.nll_loss_forward.default: _nll_loss,
     aten.empty.memory_format: _empty,
     aten.gelu.default: _gelu,
+    aten.detach.default: _detach,
+    aten.zeros.default: _empty,
+    aten.ones.default: _empty,
+    aten.zero_.default: _in_place,
+    aten.relu_.default: _in_place,
+    aten.add_.Tensor: _in_place,
+    aten.mul_.Tensor: _in_place,
+    aten.convolution.default: _convolution,
+    aten.empty_like.default: _drawn_like,
     aten.uniform_.default: _drawn(lambda low=0.0, high=1.0: low <= high),
     aten.normal_.default: _drawn(lambda mean=0.0, scale=1.0: scale >= 0),
     aten.bernoulli_.float: _drawn(lambda share=0.5: 0 <= share <= 1),

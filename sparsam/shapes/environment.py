@@ -16,7 +16,7 @@ import torch
 from torch._dynamo.source import ConstantSource
 from torch.fx.experimental.sym_node import SymNode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv, ValueRangesSLoc
-from torch.utils._sympy.functions import Mod
+from torch.utils._sympy.functions import FloorDiv, Mod
 from torch.utils._sympy.numbers import int_oo
 from torch.utils._sympy.value_ranges import ValueRanges
 
@@ -100,6 +100,10 @@ class Shapes(ShapeEnv):
         self.quiet = 0
         self.fresh: dict[str, int] = {}  # value symbol: position in `literals` at its birth
         self.plain = plain
+        self.results: dict[Any, SymNode] = {}  # of operations on expressions
+        self.strides: dict[Any, Any] = {}  # of items that lie in order, by expressions of the sizes
+        self._quotients: dict[Any, Any] = {}
+        self._as_many: dict[Any, tuple[int, ...] | None] = {}
         self.asked: set[str] = set()  # symbols that something was asked about since `asked_anew` …
         self.answers: dict[sympy.Basic, None] = {}  # … and what was answered
         self.questions = 0  # about symbols, those that the ranges decide included
@@ -228,6 +232,12 @@ class Shapes(ShapeEnv):
         """
         if self.plain:
             return number_of(self._hint(expression))
+        if (
+            isinstance(expression, sympy.Expr)
+            and not expression.is_Symbol
+            and self._depends_on_data(expression)
+        ):
+            return 1  # whatever it is worked out from: no two runs work out the same
         samples = {}
         for symbol in symbols_of(expression):
             known = self.symbols.get(printed(symbol))
@@ -241,6 +251,10 @@ class Shapes(ShapeEnv):
         except ZeroDivisionError:
             found = sympy.nan
         return number_of(found if found in (True, False) or found.is_finite else self._hint(expression))
+
+    def _depends_on_data(self, expression: sympy.Expr) -> bool:
+        known = (self.symbols.get(printed(symbol)) for symbol in symbols_of(expression))
+        return any(symbol is not None and symbol.kind == "value" for symbol in known)
 
     # -- what torch calls -----------------------------------------------------------------------------------------------
 
@@ -278,6 +292,7 @@ class Shapes(ShapeEnv):
             return
         if (low is not None and hint < low) or (high is not None and hint > high):
             self.hints[name] = hint = default(low, high)
+            self.results.clear()
             self.backed_var_to_val[symbol] = sympy.Integer(hint)
         for condition in range_of(symbol, low, high):
             self.literals.append(Literal(condition, "assumption"))
@@ -295,6 +310,48 @@ class Shapes(ShapeEnv):
             return False
         same = self._maybe_evaluate_static(sympy.Eq(sympy.sympify(one), sympy.sympify(other)))
         return bool(same == sympy.true)
+
+    def as_many(self, known: tuple[Any, ...], asked: tuple[Any, ...]) -> tuple[int, ...] | None:
+        """Whether there are certainly as many items in a tensor of these sizes as in one of those, which may be below 0.
+
+        Args:
+            known: Sizes of a tensor, numbers or expressions.
+            asked: What is to be its sizes.
+
+        Returns:
+            Which of the latter may be below 0, None if the numbers of items may be different.
+        """
+        if (known, asked) not in self._as_many:
+            one, other = (sympy.Mul(*map(sympy.sympify, sizes)) for sizes in (known, asked))
+            self._as_many[known, asked] = (
+                tuple(at for at, size in enumerate(asked) if not self._is_size(sympy.sympify(size), known))
+                if one == other or sympy.expand(one - other) == 0
+                else None
+            )
+        return self._as_many[known, asked]
+
+    def quotient(self, one: tuple[Any, ...], other: tuple[Any, ...]) -> Any:
+        """The product of sizes, divided by that of others that are among its factors and not 0; None if they are not."""
+        if (one, other) not in self._quotients:
+            top, bottom = (sympy.Mul(*map(sympy.sympify, sizes)) for sizes in (one, other))
+            left = _divided(top, bottom)
+            if left is not None:
+                left = int(left) if left.is_Integer else self._node(left, int(self._hint(left)), True)
+            self._quotients[one, other] = left
+        return self._quotients[one, other]
+
+    def _is_size(self, expression: sympy.Basic, sizes: tuple[Any, ...]) -> bool:
+        """Whether this is no less than 0 whenever some sizes are not, by what is declared of symbols and nothing else."""
+        if expression in sizes:
+            return True
+        if expression.is_Integer:
+            return bool(expression >= 0)
+        if expression.is_Symbol:
+            known = self.symbols.get(printed(expression))
+            return known is not None and known.kind == "size" and known.low is not None and known.low >= 0
+        return isinstance(expression, (sympy.Add, sympy.Mul, FloorDiv, Mod)) and all(
+            self._is_size(part, sizes) for part in expression.args
+        )
 
     def asked_anew(self) -> tuple[set[str], tuple[sympy.Basic, ...]]:
         """Symbols that something was asked about since the last call, decided by itself or not, and the answers."""
@@ -374,7 +431,10 @@ class Shapes(ShapeEnv):
 
 def symbolic(value: Any) -> bool:
     """Whether a number is a symbol."""
-    return isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool))
+    return isinstance(value, SYMBOLIC)
+
+
+SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 
 
 class Divergence(BaseException):
@@ -407,6 +467,20 @@ def _turned_into_number(frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def _divided(top: sympy.Basic, bottom: sympy.Basic) -> sympy.Basic | None:
+    """A product without the factors of another one; None if it does not have them all."""
+    number, left = top.as_coeff_mul()
+    divisor, factors = bottom.as_coeff_mul()
+    if divisor == 0 or number % divisor != 0:
+        return None
+    remaining = list(left)
+    for factor in factors:
+        if factor not in remaining:
+            return None
+        remaining.remove(factor)
+    return sympy.Mul(number / divisor, *remaining)
 
 
 def number_of(value: Any) -> Number:

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.fx.experimental.sym_node import SymNode
 
 from sparsam.shapes import series as seriess
-from sparsam.shapes.environment import symbolic
+from sparsam.shapes.environment import Shapes, symbolic
 from sparsam.shapes.guesses import alike, blended
 from sparsam.shapes.loops import loop, while_begin, while_done, while_round
 from sparsam.shapes.merging import enter, fork, join, last
@@ -398,7 +399,10 @@ def patched_symbols() -> Iterator[None]:
     """Within, the framework's symbols have what numbers have and they lack: formats, and the functions of `math`."""
     kinds = (torch.SymInt, torch.SymFloat, torch.SymBool)
     functions = {name: value for name, value in vars(math).items() if callable(value)}
-    methods = [(kind, name, vars(kind).get(name)) for kind in kinds for name in ("__format__", *DIVISIONS)]
+    methods: list[tuple[Any, str, Any]] = [
+        (kind, name, vars(kind).get(name)) for kind in kinds for name in ("__format__", *DIVISIONS)
+    ]
+    methods += [(SymNode, name, vars(SymNode)[name]) for name in REMEMBERED]
     _patch_symbols()
     try:
         yield
@@ -411,6 +415,22 @@ def patched_symbols() -> Iterator[None]:
                 delattr(kind, name)
 
 
+REMEMBERED = (
+    "_add",
+    "_sub",
+    "_mul",
+    "_eq",
+    "_ne",
+    "_lt",
+    "_le",
+    "_gt",
+    "_ge",
+    "_sym_max",
+    "_sym_min",
+    "_and_",
+    "_or_",
+)
+"""Operations of which the result depends on the expressions alone: strides are products of the same few sizes."""
 DIVISIONS = ("__floordiv__", "__mod__", "__truediv__", "__rfloordiv__", "__rmod__", "__rtruediv__")
 
 
@@ -421,6 +441,8 @@ def _patch_symbols() -> None:
 
     for kind in (torch.SymInt, torch.SymFloat, torch.SymBool):
         kind.__format__ = formatted  # type: ignore[method-assign]
+    for name in REMEMBERED:
+        setattr(SymNode, name, _remembered(name, getattr(SymNode, name)))
     for kind in (torch.SymInt, torch.SymFloat):
         for name in DIVISIONS:
             plain = getattr(kind, name, None)
@@ -443,6 +465,24 @@ def _patch_symbols() -> None:
     math.prod = _prod
 
 
+def _remembered(
+    name: str, plain: Callable[[SymNode, SymNode], SymNode]
+) -> Callable[[SymNode, SymNode], SymNode]:
+    """An operation of the framework's symbols that is worked out once in a run for the same expressions."""
+
+    def function(self: SymNode, other: SymNode) -> SymNode:
+        shapes = self.shape_env
+        if not isinstance(shapes, Shapes):
+            return plain(self, other)
+        key = name, self._expr, self.pytype, other._expr, other.pytype
+        made = shapes.results.get(key)
+        if made is None:
+            made = shapes.results[key] = plain(self, other)
+        return made
+
+    return function
+
+
 def _divided(plain: Callable[[Any, Any], Any], *, backwards: bool) -> Callable[[Any, Any], Any]:
     """A division of the framework's symbols that asks whether the divisor is nothing, as Python's does."""
 
@@ -460,7 +500,10 @@ def _either(plain: Callable[..., Any], symbol: Callable[..., Any]) -> Callable[.
         return plain
 
     def function(*args: Any) -> Any:
-        return symbol(*args) if any(symbolic(arg) for arg in args) else plain(*args)
+        for arg in args:
+            if type(arg) not in (int, float) and symbolic(arg):
+                return symbol(*args)
+        return plain(*args)
 
     function.__wrapped__ = plain  # type: ignore[attr-defined]
     function.__name__ = plain.__name__

@@ -1,5 +1,6 @@
 """Where the items of a tensor lie in memory, by the expressions of its sizes and strides."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from sparsam.shapes.environment import symbolic
 
 def expression(size: Any) -> sympy.Basic:
     """A size, or a stride, as sympy has it."""
+    if type(size) is int:
+        return sympy.Integer(size)
     if isinstance(size, sympy.Basic):
         return size
     return size.node.expr if symbolic(size) else sympy.Integer(size)
@@ -25,11 +28,15 @@ def layout_of(value: torch.Tensor) -> str:
 
 def laid_out(sizes: Sequence[Any], strides: Sequence[Any]) -> str:
     """The strides as text, empty where they are those of items that lie one behind the other."""
+    return _laid_out(tuple(map(expression, sizes)), tuple(map(expression, strides)))
+
+
+@functools.lru_cache(maxsize=65536)
+def _laid_out(sizes: tuple[sympy.Basic, ...], strides: tuple[sympy.Basic, ...]) -> str:
     plain: sympy.Basic = sympy.S.One
     for size, stride in zip(reversed(sizes), reversed(strides), strict=True):
-        stride, size = expression(stride), expression(size)
         if size != 1 and stride != plain and sympy.expand(counted(stride) - plain) != 0:
-            return str([expression(stride) for stride in strides])
+            return str(list(strides))
         plain = plain * size
     return ""
 

@@ -42,6 +42,82 @@ CALLS: dict[str, tuple[list[list[int]], Callable[..., Any]]] = {
     ),
     "chance": ([[2, 3]], lambda x: (torch.rand_like(x), torch.randn_like(x), x.uniform_(0, 2), x.normal_(), x.bernoulli_(0.5))),
     "made": ([[2, 3]], lambda x: (torch.empty(x.shape), torch.empty(*x.shape, dtype=torch.int32), torch.empty(0))),
+    "joined": (
+        [[2, 3], [2, 3]],
+        lambda x, y: (
+            torch.stack([x, y]),
+            torch.stack([x, y], -1),
+            torch.cat([x, y]),
+            torch.cat([x, y], -1),
+            torch.cat([torch.zeros(x.shape[0], 8)[:, :4], torch.zeros(x.shape[0], 8)[:, 4:]], 1),
+        ),
+    ),
+    "pictures joined": (
+        [[2, 3, 4, 4]],
+        lambda x: (torch.cat([x, x], 1), torch.cat([y := x.to(memory_format=torch.channels_last), y], 1), torch.stack([y, y])),
+    ),
+    "a bias of all but the first dimensions": ([[5, 2, 3], [2, 3], [3]], lambda x, y, z: (x + y, x * z, x - z, z + x)),
+    "rows of a table": ([[7, 3], [2, 4]], lambda t, x: F.embedding(torch.zeros(x.shape, dtype=torch.int64), t)),
+    "scores": (
+        [[4, 3], [3]],
+        lambda x, w: [
+            F.nll_loss(x, torch.zeros(x.shape[0], dtype=torch.int64), weight, reduction=reduction)
+            for weight in (None, w)
+            for reduction in ("none", "mean", "sum")
+        ],
+    ),
+    "convolutions": (
+        [[2]],
+        lambda x: [
+            part
+            for y in [torch.zeros(x.shape[0], 4, 9, 8)]
+            for part in (
+                F.conv2d(y, torch.zeros(6, 4, 3, 2)),
+                F.conv2d(y, torch.zeros(6, 4, 1, 1), torch.zeros(6), stride=2),
+                F.conv2d(y, torch.zeros(8, 2, 3, 3), padding=1, groups=2, dilation=2),
+                F.conv2d(y, torch.zeros(4, 1, 9, 8), groups=4),
+                F.conv1d(y[..., 0], torch.zeros(2, 4, 5), padding=3),
+                F.conv3d(y.unsqueeze(2), torch.zeros(2, 4, 1, 2, 2)),
+                F.conv_transpose2d(y, torch.zeros(4, 2, 3, 3), stride=2),
+            )
+        ],
+    ),
+    "dimensions in another order": (
+        [[2, 3, 4]],
+        lambda x: (x.transpose(0, 2), x.permute(2, 0, 1), x[0].t(), x.transpose(-1, -2).contiguous()),
+    ),
+    "parts of a known dimension": (
+        [[2]],
+        lambda x: [
+            part
+            for y in [torch.zeros(x.shape[0], 7, 3)]
+            for part in (
+                y.select(1, 2), y.select(1, -1), y[:, 2:], y[:, 1:6:2], y[:, :-2],
+                y[:, 5:2], y[:, 9:], y[..., 1], y[:, ::3, 1:],
+            )
+        ],
+    ),
+    "views of symbols": (
+        [[4, 6], [2, 3, 5]],
+        lambda x, y: (
+            x.view(x.shape[0] * x.shape[1]),
+            x.view(-1),
+            x.view(x.shape[0], 1, -1),
+            y.view(y.shape[0] * y.shape[1], -1),
+            y.view(-1, y.shape[2]).view(y.shape[0], y.shape[1], y.shape[2]),
+            y.view(1, *y.shape, 1),
+            torch.zeros(x.shape[0], 6).view(2 * x.shape[0], 3),
+            torch.zeros(x.shape[0], 6).view(-1, 2),
+        ),
+    ),
+    "in place": (
+        [[2, 3]],
+        lambda x: (x.clone().add_(1), x.clone().mul_(2.5), x.clone().zero_(), x.clone().relu_(), x.long().add_(3)),
+    ),
+    "like another": (
+        [[2, 3]],
+        lambda x: (torch.empty_like(x), torch.zeros_like(x), torch.empty_like(x, dtype=torch.float64), torch.ones(x.shape)),
+    ),
     "views of plain sizes": (
         [[2]],
         lambda x: [
@@ -90,11 +166,33 @@ REFUSED = {
     "a dimension that is not there": "torch.rand(n).softmax(1)",
     "a dimension that is not there to sort": "torch.rand(n, 2).argsort(2)",
     "halves without a kernel": "torch.bmm(torch.zeros(n, 2, 2, dtype=torch.float16), torch.zeros(n, 2, 2))",
+    "rows of a table that are no whole numbers": "F.embedding(torch.rand(n), torch.rand(4, 2))",
+    "tensors of other sizes to stack": "torch.stack([torch.rand(n), torch.rand(n + 1)])",
+    "tensors of other sizes to join": "torch.cat([torch.rand(n, 2), torch.rand(n, 3)])",
+    "tensors of other dimensions to join": "torch.cat([torch.rand(n, 2), torch.rand(n + 1)], 1)",
+    "more scores than targets": "F.nll_loss(torch.rand(n + 1, 3), torch.zeros(n, dtype=torch.int64))",
+    "weights of other classes": "F.nll_loss(torch.rand(n, 3), torch.zeros(n, dtype=torch.int64), torch.rand(2))",
+    "a kernel larger than the picture": "F.conv2d(torch.rand(n, 1, 2, 2), torch.rand(1, 1, 3, 3))",
+    "channels that are not there": "F.conv2d(torch.rand(n, 3, 4, 4), torch.rand(2, 4, 3, 3))",
+    "a bias of other channels": "F.conv2d(torch.rand(n, 3, 4, 4), torch.rand(2, 3, 3, 3), torch.rand(3))",
+    "a kernel of another type": "F.conv2d(torch.rand(n, 3, 4, 4), torch.rand(2, 3, 3, 3).double())",
+    "an item that is not there": "torch.rand(n, 3).select(1, 3)",
+    "a step of nothing": "torch.rand(n, 3)[:, ::0]",
+    "three dimensions to turn": "torch.rand(n, 3, 2).t()",
+    "a dimension named twice": "torch.rand(n, 3).permute(0, 0)",
+    "a view of too many": "torch.rand(n, 3).view(n, 4)",
+    "a view of no such size": "torch.rand(n, 6).view(-n, 6)",
+    "sizes below nothing of as many items": "torch.rand((n - 2) * (n - 2)).view(n - 2, n - 2)",
+    "two sizes to be found": "torch.rand(n, 6).view(-1, n, -1)",
+    "a whole number that would not be one": "torch.zeros(n, dtype=torch.int64).add_(1.5)",
+    "one place for many": "torch.zeros(1, dtype=torch.int64).expand(n + 1).add_(1)",
     "a view across": "torch.zeros(3, 2, 2).unfold(-2, 2, 2).view(6, -1)",
     "a view across, of some sizes": "torch.zeros(3, 2, n).unfold(-2, 2, 2).view(3 * n, -1)",
 }
 TAKEN = {
     "names in another order": "torch.matmul(other=torch.rand(2, n, 4), input=torch.rand(2, 3, n))",
+    "a view of a size that another gives": "torch.rand(n, 6).view(n - 7, 6) if n == 6 else None",
+    "a view of a size that is found": "torch.rand(n, 6).view(n - 7, n) if n == 6 else None",
     "a view for one of the sizes": "torch.rand(n, 8).t().view(8, n) if n == 1 else None",
     "an expression of a size": "torch.rand(8 * n, 3).t().reshape(3, 8, n).reshape(-1)",
 }
