@@ -15,13 +15,14 @@ import pathlib
 import re
 import sys
 import types
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from sparsam.shapes.devices import NOTES, PLACED, place
-from sparsam.shapes.environment import symbolic
+from sparsam.shapes.environment import SYMBOLIC, symbolic
 from sparsam.shapes.graphs import Graphs
 from sparsam.shapes.layouts import expression, layout_of
 from sparsam.shapes.liveness import unread
@@ -74,7 +75,7 @@ DESCRIPTORS = (
 )  # fmt: skip
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class Node:
     """One value of a snapshot.
 
@@ -238,20 +239,9 @@ class Snapshot:
         self.roots[key] = node
 
     def _node(self, value: Any) -> Node:
-        if type(value) is Unused:
-            return Node("skipped", Unused, value)
-        if isinstance(value, bool) or value is None:
-            return Node("atom", value, value)
-        if isinstance(value, (int, float)):
-            return Node("number", value, value)
-        if symbolic(value):
-            return Node("number", value.node.expr, value)
-        if isinstance(value, (str, bytes)):
-            return Node("atom", value, value)
-        if isinstance(value, pathlib.PurePath):
-            return Node("atom", str(value), str(value))
-        if isinstance(value, torch.Tensor):
-            return self._tensor(value)
+        shared, make = _MAKERS.get(type(value)) or _maker(value)
+        if not shared:
+            return make(self, value)
         known = self._seen.get(id(value))
         if known is not None:
             return Node("again", known, value)
@@ -260,81 +250,109 @@ class Snapshot:
             raise TooLarge
         self._seen[id(value)] = self.count
         self._keep.append(value)
-        if isinstance(value, Repeated):
-            node = Node("object", "repeated", value)
-            node.children = {"item": self._node(value.item), "count": self._node(value.count)}
-            return node
-        if isinstance(value, types.FunctionType):
-            code = value.__code__
-            node = Node("object", (code.co_filename, code.co_firstlineno, code.co_qualname), value)
-            for i, cell in enumerate(value.__closure__ or ()):
-                if cell_filled(cell):
-                    node.children["closure", i] = self._node(cell.cell_contents)
-            if self._places is not None and self._places.own(code.co_filename):
-                for name in ("__defaults__", "__kwdefaults__"):
-                    node.children["." + name] = self._node(getattr(value, name))
-                self._attributes(node, value)
-            return node
-        if isinstance(value, torch.optim.Optimizer):
-            node = Node("object", _identity(type(value)), value)
-            groups = [
-                {
-                    name: held
-                    for name, held in group.items()
-                    if isinstance(held, (int, float)) or symbolic(held)
-                }
-                for group in value.param_groups
-            ]
-            node.children[".param_groups"] = self._node(groups)
-            return node
-        if isinstance(value, SKIPPED):
-            return Node("skipped", type(value), value)
-        if isinstance(value, types.GeneratorType):
-            node = Node("generator", (), value)
-            node.children["place"] = self._node(_place_of(value))
-            return node
-        if type(value).__module__ in OURS and type(value).__name__ in OURS[type(value).__module__]:
-            return Node("skipped", type(value), value)
-        if isinstance(value, Series):
-            node = Node("object", _identity(value), value)
-            node.children["segments"] = self._node(value._segments)
-            return node
-        if isinstance(value, type) and self._places is not None and self._places.own(_file_of(value)):
-            node = Node("object", _identity(value), value)
-            for name, child in list(vars(value).items()):
-                if not name.startswith("__") and not isinstance(child, DESCRIPTORS):
-                    node.children["." + name] = self._node(child)
-            return node
-        if isinstance(value, ATOMS):
-            return Node("atom", _identity(value), value)
-        if isinstance(value, Mapping):
-            node = Node("dict", None, value)
-            for key in list(value):
-                node.children[_key(key)] = self._node(value[key])
-            if isinstance(value, dict):
-                self._attributes(node, value)
-            return node
-        if isinstance(value, (list, tuple, collections.deque)):
-            longest = value.maxlen if isinstance(value, collections.deque) else None
-            node = Node("list", (_identity(type(value)), longest), value)
-            node.children = dict(enumerate(map(self._node, value)))
+        return make(self, value)
+
+    def _unused(self, value: Any) -> Node:
+        return Node("skipped", Unused, value)
+
+    def _atom(self, value: Any) -> Node:
+        return Node("atom", value, value)
+
+    def _number(self, value: Any) -> Node:
+        return Node("number", value, value)
+
+    def _symbol(self, value: Any) -> Node:
+        return Node("number", value.node.expr, value)
+
+    def _path(self, value: pathlib.PurePath) -> Node:
+        return Node("atom", str(value), str(value))
+
+    def _repeated(self, value: Repeated) -> Node:
+        node = Node("object", "repeated", value)
+        node.children = {"item": self._node(value.item), "count": self._node(value.count)}
+        return node
+
+    def _function(self, value: types.FunctionType) -> Node:
+        code = value.__code__
+        node = Node("object", (code.co_filename, code.co_firstlineno, code.co_qualname), value)
+        for i, cell in enumerate(value.__closure__ or ()):
+            if cell_filled(cell):
+                node.children["closure", i] = self._node(cell.cell_contents)
+        if self._places is not None and self._places.own(code.co_filename):
+            for name in ("__defaults__", "__kwdefaults__"):
+                node.children["." + name] = self._node(getattr(value, name))
             self._attributes(node, value)
-            return node
-        if isinstance(value, (set, frozenset)):
-            if all(isinstance(item, _PLAIN) for item in value):
-                return Node("atom", ("set", sorted(map(repr, value))), value)
-            node = Node("list", _identity(type(value)), value)
-            node.children = dict(enumerate(map(self._node, sorted(value, key=described))))
-            return node
-        if isinstance(value, types.MethodType):
-            node = Node("object", value.__func__.__qualname__, value)
+        return node
+
+    def _optimizer(self, value: torch.optim.Optimizer) -> Node:
+        node = Node("object", _identity(type(value)), value)
+        groups = [
+            {name: held for name, held in group.items() if isinstance(held, (int, float)) or symbolic(held)}
+            for group in value.param_groups
+        ]
+        node.children[".param_groups"] = self._node(groups)
+        return node
+
+    def _skipped(self, value: Any) -> Node:
+        return Node("skipped", type(value), value)
+
+    def _generator(self, value: "types.GeneratorType[Any, Any, Any]") -> Node:
+        node = Node("generator", (), value)
+        node.children["place"] = self._node(_place_of(value))
+        return node
+
+    def _series(self, value: Series) -> Node:
+        node = Node("object", _identity(value), value)
+        node.children["segments"] = self._node(value._segments)
+        return node
+
+    def _class(self, value: type) -> Node:
+        if self._places is None or not self._places.own(_file_of(value)):
+            return Node("atom", _identity(value), value)
+        node = Node("object", _identity(value), value)
+        for name, child in list(vars(value).items()):
+            if not name.startswith("__") and not isinstance(child, DESCRIPTORS):
+                node.children["." + name] = self._node(child)
+        return node
+
+    def _named_atom(self, value: Any) -> Node:
+        return Node("atom", _identity(value), value)
+
+    def _mapping(self, value: Mapping[Any, Any]) -> Node:
+        node = Node("dict", None, value)
+        for key in list(value):
+            node.children[_key(key)] = self._node(value[key])
+        if isinstance(value, dict) and type(value) is not dict:
+            self._attributes(node, value)
+        return node
+
+    def _list(self, value: Any) -> Node:
+        longest = value.maxlen if isinstance(value, collections.deque) else None
+        node = Node("list", (_identity(type(value)), longest), value)
+        node.children = dict(enumerate(map(self._node, value)))
+        if type(value) is not list and type(value) is not tuple:
+            self._attributes(node, value)
+        return node
+
+    def _set(self, value: Any) -> Node:
+        if all(isinstance(item, _PLAIN) for item in value):
+            return Node("atom", ("set", sorted(map(repr, value))), value)
+        node = Node("list", _identity(type(value)), value)
+        node.children = dict(enumerate(map(self._node, sorted(value, key=described))))
+        return node
+
+    def _method(self, value: types.MethodType) -> Node:
+        node = Node("object", value.__func__.__qualname__, value)
+        node.children["self"] = self._node(value.__self__)
+        return node
+
+    def _builtin(self, value: types.BuiltinFunctionType) -> Node:
+        node = Node("object", _identity(value), value)
+        if not isinstance(value.__self__, (types.ModuleType, type, type(None))):
             node.children["self"] = self._node(value.__self__)
-            return node
-        if isinstance(value, types.BuiltinFunctionType):
-            node = Node("object", _identity(value), value)
-            if not isinstance(value.__self__, (types.ModuleType, type, type(None))):
-                node.children["self"] = self._node(value.__self__)
-            return node
+        return node
+
+    def _object(self, value: Any) -> Node:
         node = Node("object", _identity(type(value)), value)
         self._attributes(node, value)
         self._inside(node, value)
@@ -376,9 +394,16 @@ class Snapshot:
     def _attributes(self, node: Node, value: Any) -> None:
         for name, child in list(getattr(value, "__dict__", {}).items()):
             if name.endswith("_hooks") and isinstance(child, dict):
+                if not child:
+                    node.children["." + name] = _NO_HOOKS
+                    continue
                 child = list(child.values())  # the keys are numbers that no two runs have in common
             node.children["." + name] = self._node(child)
-        for name in _slots(type(value)):
+        kind = type(value)
+        slots = _SLOTS.get(kind)
+        if slots is None:
+            slots = _SLOTS[kind] = tuple(_slots(kind))
+        for name in slots:
             if hasattr(value, name):
                 node.children["." + name] = self._node(getattr(value, name))
 
@@ -428,22 +453,67 @@ class Snapshot:
         return Node("atom", True, True) if alike and plain else self._node(grad)
 
 
-def _write(node: Node, parts: list[str], omitted: frozenset[int] = frozenset()) -> None:
-    value = node.value
-    if id(node) in omitted:
-        return
-    if node.kind == "number":
-        parts.append(f"{type(node.held).__name__} {value}")
-    elif node.kind == "atom" and isinstance(node.held, str):
-        parts.append(repr(node.held) if not _VALUE.search(str(node.held)) else "''")
-    elif node.kind == "skipped":
-        parts.append(value.__qualname__)
+_NO_HOOKS = Node("list", (("builtins", "list"), None), [])
+# How a value is looked at, by its type: whether it may be met again, and by what. What the program's own types are is
+# forgotten with them.
+_MAKERS: "weakref.WeakKeyDictionary[type, tuple[bool, Callable[[Snapshot, Any], Node]]]" = (
+    weakref.WeakKeyDictionary()
+)
+_SLOTS: "weakref.WeakKeyDictionary[type, tuple[str, ...]]" = weakref.WeakKeyDictionary()
+_KINDS: tuple[tuple[Any, bool, Callable[[Snapshot, Any], Node]], ...] = (
+    ((bool, type(None)), False, Snapshot._atom),
+    ((int, float), False, Snapshot._number),
+    (SYMBOLIC, False, Snapshot._symbol),
+    ((str, bytes), False, Snapshot._atom),
+    (pathlib.PurePath, False, Snapshot._path),
+    (torch.Tensor, False, Snapshot._tensor),
+    (Repeated, True, Snapshot._repeated),
+    (types.FunctionType, True, Snapshot._function),
+    (torch.optim.Optimizer, True, Snapshot._optimizer),
+    (SKIPPED, True, Snapshot._skipped),
+    (types.GeneratorType, True, Snapshot._generator),
+    (Series, True, Snapshot._series),
+    (type, True, Snapshot._class),
+    (ATOMS, True, Snapshot._named_atom),
+    (Mapping, True, Snapshot._mapping),
+    ((list, tuple, collections.deque), True, Snapshot._list),
+    ((set, frozenset), True, Snapshot._set),
+    (types.MethodType, True, Snapshot._method),
+    (types.BuiltinFunctionType, True, Snapshot._builtin),
+    (object, True, Snapshot._object),
+)  # fmt: skip
+
+
+def _maker(value: Any) -> tuple[bool, Callable[[Snapshot, Any], Node]]:
+    kind = type(value)
+    found: tuple[bool, Callable[[Snapshot, Any], Node]]
+    if kind is Unused:
+        found = False, Snapshot._unused
+    elif kind.__name__ in OURS.get(kind.__module__, ()):
+        found = True, Snapshot._skipped
     else:
-        parts.append(f"{node.kind} {value}")
+        found = next((shared, make) for kinds, shared, make in _KINDS if isinstance(value, kinds))
+    if value.__class__ is kind:  # else this is said of the one value
+        _MAKERS[kind] = found
+    return found
+
+
+def _write(node: Node, parts: list[str], omitted: frozenset[int] = frozenset()) -> None:
+    kind, value = node.kind, node.value
+    if omitted and id(node) in omitted:
+        return
+    if kind == "number":
+        parts.append(f"{type(node.held).__name__} {value}")
+    elif kind == "skipped":
+        parts.append(value.__qualname__)
+    elif kind != "atom" or not isinstance(node.held, str):
+        parts.append(f"{kind} {value}")
+    else:
+        parts.append(repr(node.held) if not _VALUE.search(str(node.held)) else "''")
     if node.children:
         parts.append("{")
         for key, child in node.children.items():
-            parts.append(f"{_named(key)}:")
+            parts.append(f"{key if type(key) is not tuple else _named(key)}:")
             _write(child, parts, omitted)
             parts.append(",")
         parts.append("}")
