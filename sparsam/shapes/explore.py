@@ -154,6 +154,7 @@ def explore(
         )
         if answer is None:
             continue
+        memory.judge(place, True)
         if region.split is not None and region.split.specialised:
             seen = region.specialised.count(place)
             if seen > SAMPLES and not (seen <= FEW and _few(region.split.condition, region.symbols)):
@@ -196,7 +197,11 @@ def explore(
             memory.alone = True
             queue = begin_anew()
             continue
-        queue += remainders(region, outcome)
+        left = remainders(region, outcome)
+        for part in left:
+            if part.split is not None and part.split.place not in memory.forks:
+                memory.judge(part.split.place, _solved(part.conditions, part, declared, solver)[0] != "unsat")
+        queue += left
         if outcome.ending == ABSENT:
             memory.parked.append(_absent(region, outcome))
         if outcome.notes["merged"] is not None:

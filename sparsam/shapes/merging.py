@@ -150,7 +150,10 @@ class Memory:
         self.loops = Seen()
         self.gradients = False  # whether the program may look at gradients: otherwise they are no state
         self.edges: dict[str, list[Edge]] = {}
-        self.sites: set[Any] = set()  # statements that decided something in some run
+        self.sites: dict[
+            Any, set[Place | None]
+        ] = {}  # statements that decided something in some run, and where
+        self.forks: dict[Place | None, bool] = {}  # whether what is asked at a line was seen to go both ways
         self.alone = False  # whether each run goes to its end: where a run did not take the way foretold
         self.waiting: list[
             Arrival
@@ -185,6 +188,10 @@ class Memory:
         if new:
             self.gradients, self.loops = True, Seen()
         return new
+
+    def judge(self, place: Place | None, both: bool) -> None:
+        """What is asked at a line can go both ways, or could not this time."""
+        self.forks[place] = both or self.forks.get(place, False)
 
     def finished(self, run: Run) -> None:
         """After a run that came to an end of its own."""
@@ -414,12 +421,14 @@ class Renaming:
         return self.names.get(name, name)
 
     def __call__(self, condition: sympy.Basic) -> sympy.Basic:
-        changed = {
-            symbol: _symbol(self.names[old], symbol)
-            for symbol in symbols_of(condition)
-            if (old := printed(symbol)) in self.names
-        }
-        return condition.xreplace(changed) if changed else condition
+        names = self.names
+        changed = tuple((s, new) for s in symbols_of(condition) if (new := names.get(printed(s))) is not None)
+        return _renamed(condition, frozenset(changed)) if changed else condition
+
+
+@functools.lru_cache(maxsize=65536)
+def _renamed(condition: sympy.Basic, changed: frozenset[tuple[sympy.Symbol, str]]) -> sympy.Basic:
+    return condition.xreplace({symbol: _symbol(name, symbol) for symbol, name in changed})
 
 
 def _symbol(name: str, like: sympy.Symbol) -> sympy.Symbol:
@@ -593,11 +602,14 @@ def _look(run: Run, frame: types.FrameType, site: Any, before: tuple[int, int, i
     if run.learning:
         return  # later runs do not come by here
     literals, operations, questions, value_questions = before
-    if site not in memory.sites:
-        if not any(literal.kind == "guard" for literal in shapes.literals[literals:]):
-            return
-        memory.sites.add(site)
+    places = {literal.place for literal in shapes.literals[literals:] if literal.kind == "guard"}
+    if not places and site not in memory.sites:
+        return
+    places = memory.sites.setdefault(site, set()) | places
+    memory.sites[site] = places
     if run.visits:
+        if not any(memory.forks.get(place, True) for place in places):
+            return  # all sizes go the same way, as far as was seen
         about_values = shapes.value_questions > value_questions
         worth = shapes.questions > questions and run.operations - operations >= WORTH
         if not worth and not about_values:
@@ -657,7 +669,7 @@ def _visit(
         + state.beside(without)
         + "".join(induction.text() for induction in run.inductions)
     )
-    text += described({kind: run.notes.get(kind) for kind in FILES})
+    text += described({kind: dict(sorted(run.notes.get(kind, {}).items())) for kind in FILES})
     renamed: dict[str, str] = {}
     text = _NAMES.sub(lambda match: renamed.setdefault(match.group(1), f"w{len(renamed)}"), text)
     # What was decided counts, and not about which of the values that no variable shows.

@@ -183,7 +183,9 @@ class Overlay:
         """All that a run did to files so far, as text for comparison."""
         kept = self._kept[1]
         return "".join(
-            f"{path} {_digest(node)}" for path, node in self._nodes.items() if kept.get(path) is not node
+            f"{path} {_digest(node)}"
+            for path, node in sorted(self._nodes.items())
+            if kept.get(path) is not node
         )
 
     def take(self, count: int) -> None:

@@ -145,9 +145,9 @@ def _gone(path: Any) -> FileNotFoundError:
 
 
 def _beneath(run: Run, path: Any) -> list[tuple[str, str]]:
-    """What the run did to files and folders in a folder: path and kind."""
+    """What the run did to files and folders in a folder: path and kind, by the paths' order."""
     start = os.path.abspath(path).rstrip(os.sep) + os.sep
-    return [(at, kind) for kind in FILES for at in run.notes.get(kind, ()) if at.startswith(start)]
+    return sorted((at, kind) for kind in FILES for at in run.notes.get(kind, ()) if at.startswith(start))
 
 
 def _making(real: Callable[..., Any], *, above: bool = False) -> Callable[..., Any]:
