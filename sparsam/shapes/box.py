@@ -314,7 +314,10 @@ class Box:
         last = self.swept.get(term, -1)
         if last < 0 or self.changed.get(term, 0) > last:
             return True
-        return any(self.changed.get(part, 0) > last for part in self._parts(term))
+        if term.parts is None:
+            term.parts = tuple(self._parts(term))
+        changed = self.changed
+        return any(changed.get(part, 0) > last for part in term.parts)
 
     def _parts(self, term: Term) -> Iterator[Term]:
         if term.kind == "sum":

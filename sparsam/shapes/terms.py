@@ -27,7 +27,7 @@ class Term:
         value: Of a number; of a symbol its name.
     """
 
-    __slots__ = ("_hash", "arguments", "integer", "kind", "symbols", "text", "value")
+    __slots__ = ("_hash", "arguments", "integer", "kind", "parts", "symbols", "text", "value")
 
     def __init__(
         self, kind: str, arguments: tuple[Any, ...], text: str, integer: bool = True, value: Any = None
@@ -38,6 +38,9 @@ class Term:
         self._hash = hash(text)
         self.integer = integer
         self.value = value
+        self.parts: tuple[Term, ...] | None = (
+            None  # of which the bounds say something about its own, once asked for
+        )
         if kind == "symbol":
             self.symbols: frozenset[str] = frozenset((value,))
         elif kind == "sum":
