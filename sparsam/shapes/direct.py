@@ -86,15 +86,21 @@ def _softmax(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     return _new(mode, tensor.shape, tensor)
 
 
-def _product(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def _product(dims: int) -> Direct:
     """`mm` and `bmm`: the result lies in order whatever its operands do."""
-    one, other = args
-    if not (_floating(one) and _floating(other) and one.dtype is other.dtype and one.dim() == other.dim()):
-        return NotImplemented
-    batch = one.shape[:-2]
-    if not same_size(one.shape[-1], other.shape[-2]) or not all(map(same_size, batch, other.shape[:-2])):
-        return NotImplemented
-    return _new(mode, (*batch, one.shape[-2], other.shape[-1]), one)
+
+    def direct(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        one, other = args
+        if not (_floating(one) and _floating(other) and one.dtype is other.dtype):
+            return NotImplemented
+        if one.dim() != dims or other.dim() != dims:
+            return NotImplemented
+        batch = one.shape[:-2]
+        if not same_size(one.shape[-1], other.shape[-2]) or not all(map(same_size, batch, other.shape[:-2])):
+            return NotImplemented
+        return _new(mode, (*batch, one.shape[-2], other.shape[-1]), one)
+
+    return direct
 
 
 def _addmm(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -102,9 +108,9 @@ def _addmm(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     bias, one, other = args
     if not _ordinary(bias) or bias.dim() != 1 or not _floating(one) or bias.dtype is not one.dtype:
         return NotImplemented
-    if not same_size(bias.shape[0], other.shape[-1]):
+    if other.dim() != 2 or not same_size(bias.shape[0], other.shape[-1]):
         return NotImplemented
-    return _product(mode, (one, other), {})
+    return _product(2)(mode, (one, other), {})
 
 
 def _layer_norm(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -463,8 +469,8 @@ DIRECT: Mapping[Any, Direct] = {
     **{getattr(aten, name).Tensor: _binary for name in ("add", "sub", "mul", "div")},
     aten._softmax.default: _softmax,
     aten._log_softmax.default: _softmax,
-    aten.mm.default: _product,
-    aten.bmm.default: _product,
+    aten.mm.default: _product(2),
+    aten.bmm.default: _product(3),
     aten.addmm.default: _addmm,
     aten.native_layer_norm.default: _layer_norm,
     aten.native_batch_norm.default: _batch_norm,
