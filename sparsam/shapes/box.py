@@ -15,7 +15,7 @@ from typing import Any
 
 from sparsam.shapes import intervals as iv
 from sparsam.shapes.intervals import EVERYTHING, Interval
-from sparsam.shapes.sweeps import sweep
+from sparsam.shapes.sweeps import ROUNDINGS, sweep
 from sparsam.shapes.terms import (
     FALSE,
     TRUE,
@@ -32,6 +32,7 @@ from sparsam.shapes.terms import (
 
 ROUNDS = 12  # sweeps over everything; bounds that creep by one in each are left where they are; chosen by us
 LARGEST = 1 << 256  # finite bounds stop here: one beyond is loosened to it or to infinity; chosen by us
+LARGEST_SHARE = 1 - 2**-50  # of a number as a float: two roundings do not make it more than the number
 SPREAD = 64  # excluded values that an end is moved past one by one
 
 
@@ -55,6 +56,17 @@ def split(term: Term, cache: dict[Term, Split]) -> Split:
                 factor = -factor
             cache[term] = (of_polynomial({k: c // factor for k, c in p.items()}), factor, constant)
     return cache[term]
+
+
+def _share_of(term: Term) -> Term | None:
+    """The whole number of which this is a share, as a float, if it is one."""
+    if term.kind != "*" or len(term.arguments) != 2:
+        return None
+    share, whole = sorted(term.arguments, key=lambda side: side.kind != "number")
+    if share.kind != "number" or whole.kind != "float" or not 0 <= share.value <= LARGEST_SHARE:
+        return None
+    of: Term = whole.arguments[0]
+    return of if of.integer else None
 
 
 class Box:
@@ -288,6 +300,10 @@ class Box:
                 compare("=0", plus(polynomial(argument), {(term,): 1}, -1)) for argument in term.arguments
             ]
             self.add(join("or", equal))
+        if term.kind in ROUNDINGS and (of := _share_of(term.arguments[0])) is not None:
+            # No more than the whole, where that is no less than 0.
+            less = plus({(term,): 1}, polynomial(of), -1)
+            self.add(join("or", [compare("<=0", plus(polynomial(of), {(): 1})), compare("<=0", less)]))
 
     def propagate(self) -> None:
         """Carry bounds to and fro until nothing moves, or for a number of rounds.

@@ -169,6 +169,9 @@ FALSE_FOR_ALL_SIZES = {
     "a root": [sympy.Eq(ts.TruncToInt(ts.FloatPow(ts.ToFloat(A), sympy.Float(0.5))), 4), A > 40],
     "bits": [sympy.Ne(ts.BitwiseFn_bitwise_and(A, sympy.Integer(3)), ts.Mod(A, 4))],
     "a shift": [sympy.Ne(ts.LShift(A, 2), 4 * A)],
+    "a share of the whole": [ts.TruncToInt(sympy.Float(0.1) * ts.ToFloat(A)) > B, B >= A],
+    "all but a share": [A - ts.TruncToInt(sympy.Float(0.95) * ts.ToFloat(A)) < 0],
+    "a share rounded up": [ts.CeilToInt(sympy.Float(0.5) * ts.ToFloat(A)) > A],
     "twice divided": [sympy.Ne(ts.FloorDiv(ts.FloorDiv(A, 3), 4), ts.FloorDiv(A, 12))],
 }  # fmt: skip
 
@@ -277,6 +280,14 @@ def test_a_part_of_a_data_set_has_full_batches_and_a_rest():
         size = int(0.1 * model["a"])
         assert size >= 16
         assert (size % 16 > 0) == (rest.func is sympy.StrictGreaterThan)
+
+
+def test_a_share_of_what_may_be_negative_may_be_more():
+    """And so may one of all, once a float does not hold every whole number."""
+    share = ts.TruncToInt(sympy.Float(0.8) * ts.ToFloat(A))
+    assert solve(share > A, domains={"a": Domain(None, None)}).model["a"] < 0
+    whole = ts.TruncToInt(sympy.Float(1.0) * ts.ToFloat(A))
+    assert solve(whole > A, domains={"a": Domain(2**53, 2**53 + 9)}).model["a"] % 2
 
 
 def test_floats_are_compared_as_floats():
