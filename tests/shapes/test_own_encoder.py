@@ -30,7 +30,7 @@ def test_a_token_lost_in_the_residual_is_found(tmp_path):
     report = check(
         f"{file}:encode",
         ["x=B×N×48", "layers=1..2"],
-        limits=Limits(seconds=240, run_seconds=60),
+        limits=Limits(seconds=240, run_seconds=60, paths=60),
     )
     assert report.verdict is Verdict.ERROR
     assert any("states + tokens.values[1:]" in f.failure.place.source for f in report.findings)
@@ -46,7 +46,7 @@ def test_a_head_too_many_is_found(tmp_path):
     report = check(
         f"{file}:encode",
         ["x=B×N×48", "layers=1..2"],
-        limits=Limits(seconds=240, run_seconds=60),
+        limits=Limits(seconds=240, run_seconds=60, paths=60),
     )
     assert report.verdict is Verdict.ERROR
     assert any("block.attention" in f.failure.place.source for f in report.findings)
