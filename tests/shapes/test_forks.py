@@ -690,3 +690,51 @@ def test_what_a_call_in_progress_runs_over_belongs_to_the_state(tmp_path):
         "",
     ]
     assert checked_lines(tmp_path, "in_progress", "\n".join(lines)).verdict is Verdict.ERROR
+
+
+SAVED = """import torch
+
+
+def run(x):
+    first, second = torch.rand(()).item(), torch.rand(()).item()
+    if first < 0.5:
+        torch.save(x, f"best_{first + second:.2f}.pt")
+        torch.save(x, "last.pt")
+    else:
+        torch.save(x, "last.pt")
+        torch.save(x, f"best_{first - second:.2f}.pt")
+    y = torch.nn.functional.relu(x @ x.t() + 1).softmax(-1).sum(0).mean().exp()
+    if second < 0.5:
+        y = y + 1
+    return y.view(SIZE)
+"""
+
+
+@pytest.mark.parametrize(("size", "verdict"), [("1", Verdict.PROVED), ("2", Verdict.ERROR)])
+def test_files_are_told_by_name(size, verdict, tmp_path):
+    """Which was written first makes no difference, nor what the numbers in its name were worked out from."""
+    report = checked_lines(tmp_path, "saved", SAVED.replace("SIZE", size))
+    assert report.verdict is verdict, report.unknowns
+    if verdict is Verdict.PROVED:
+        assert sorted(path.ending for path in report.paths) == ["end", "merged", "merged"]
+
+
+GONE = """import torch
+
+
+def run(x):
+    coin = torch.rand(()).item()
+    if coin < 0.5:
+        torch.save(x, "a.pt")
+    y = x @ x.t()
+    y = torch.nn.functional.relu(y + 1).softmax(-1).sum(0).mean().exp()
+    import os
+    if os.path.exists("a.pt"):
+        return y.view(2)
+    return y
+"""
+
+
+def test_a_file_that_is_there_in_some_runs_makes_a_difference(tmp_path):
+    """However little is asked between."""
+    assert checked_lines(tmp_path, "gone", GONE).verdict is Verdict.ERROR

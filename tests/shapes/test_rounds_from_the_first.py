@@ -131,7 +131,9 @@ net(torch.rand(3, WIDTH))
 """
 
 
-@pytest.mark.parametrize(("epochs", "width", "verdict"), [("50", "4", Verdict.PROVED), ("6", "5", Verdict.ERROR)])
+@pytest.mark.parametrize(
+    ("epochs", "width", "verdict"), [("50", "4", Verdict.PROVED), ("6", "5", Verdict.ERROR)]
+)
 def test_a_test_now_and_then_within_an_epoch(epochs, width, verdict, tmp_path):
     """Modes, gradients and the best so far change in some rounds: fifty epochs of batches are covered by some tens of runs.
 
