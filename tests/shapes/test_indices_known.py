@@ -153,3 +153,42 @@ def test_what_is_asked_without_a_record_decides_nothing_later(used, tmp_path):
     file = tmp_path / "leaked.py"
     file.write_text(LEAKED.replace("USED", used))
     assert check(f"{file}:f", ["n=1..80"], sandboxed=False).verdict.value == "error"
+
+
+COUNTED = {  # lines: the longest T that they are right for
+    "torch.bincount(x[0], minlength=5) + torch.zeros(5)": 80,
+    "torch.bincount(torch.zeros(3, x.shape[1]).argmax(1), minlength=64) + torch.zeros(64)": 64,
+    "torch.bincount(torch.arange(x.shape[1]), minlength=64) + torch.zeros(64)": 64,
+    "torch.bincount(torch.arange(x.shape[1])) + torch.zeros(x.shape[1])": 80,
+    "torch.bincount(torch.arange(x.shape[1])[:0], minlength=2) + torch.zeros(2)": 80,
+}
+
+
+@pytest.mark.parametrize("line", COUNTED)
+def test_counts_are_as_many_as_the_classes_that_there_can_be(line, judged):
+    """What comes with the data is below the least length that is asked for; what the program makes is followed."""
+    right = COUNTED[line]
+    assert judged(line, right).verdict is Verdict.PROVED
+    if right < 80:
+        report = judged(line)
+        assert report.verdict is not Verdict.PROVED
+        assert all(finding.witness["T"] > right for finding in report.findings)
+
+
+def test_counts_of_unknown_classes_are_of_an_unknown_number(judged):
+    """Without a least length they do not fit what has any size of its own."""
+    assert judged("torch.bincount(x[0]) + torch.zeros(5)").verdict is not Verdict.PROVED
+
+
+@pytest.mark.parametrize(
+    ("odds", "verdict"), [("0, 1", Verdict.PROVED), ("1, 0", Verdict.ERROR), ("0.5, 0.5", Verdict.ERROR)]
+)
+def test_what_is_never_drawn_is_not_counted(odds, verdict, tmp_path):
+    """A choice with odds of 0 or 1 is none."""
+    file = tmp_path / "drawn.py"
+    file.write_text(
+        "import numpy as np\nimport torch\n\n\ndef f(n):\n"
+        f"    some = np.random.choice([True, False], n, p=[{odds}])\n"
+        "    if some.sum() > 0:\n        torch.zeros(2, 3) @ torch.zeros(2, 3)\n"
+    )
+    assert check(f"{file}:f", ["n=1..9"], sandboxed=False).verdict is verdict

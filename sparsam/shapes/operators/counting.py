@@ -7,10 +7,13 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from sparsam.shapes.environment import symbolic
 from sparsam.shapes.run import Run
+from sparsam.shapes.spans import span_of
 
 
 def bincount(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`torch.bincount`: as many counts as the largest value asks for, and `minlength` at least.
+
+    Classes that come with the data are taken to be in range, here as elsewhere: below `minlength`, where one is given.
 
     Raises:
         RuntimeError: As the framework, for what is not one-dimensional, or weights of another size.
@@ -27,11 +30,25 @@ def bincount(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
             weights.dim() == 1 and weights.shape[0] == values.shape[0],
             lambda: "weights should be 1-d and have the same length as input",
         )
-    size = torch.sym_max(run.shapes.value("counts that the data ask for", 0), least)
+    size = _counts(run, values, least)
     dtype = (
         torch.int64 if weights is None else weights.dtype if weights.dtype == torch.float32 else torch.float64
     )
     return torch.empty(size, dtype=dtype, device=values.device)
+
+
+def _counts(run: Run, values: torch.Tensor, least: Any) -> Any:
+    span = span_of(values)
+    if span is None:
+        known = type(least) is int and least > 0
+        return least if known else torch.sym_max(run.shapes.value("counts that the data ask for", 0), least)
+    if type(span.high) is type(least) is int and span.high <= least:
+        return least
+    if values.numel() == 0:
+        return least
+    if span.reached:
+        return torch.sym_max(span.high, least)
+    return torch.sym_max(run.shapes.index("counts that the data ask for", span.high + 1), least)
 
 
 def nonzero(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

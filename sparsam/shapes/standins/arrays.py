@@ -345,6 +345,20 @@ __gt__ __ge__ __eq__ __ne__ __and__ __or__ __xor__
 METHODS = tuple(_METHODS.split())
 
 
+def _added(real: Callable[..., Any]) -> Callable[..., Any]:
+    """`sum()`, which is known where all items are the same."""
+
+    def total(self: Any, *args: Any, **kwargs: Any) -> Any:
+        found = getattr(self.tensor, "value_range", None)
+        if args or kwargs or found is None or self.tensor._version or self.tensor.is_floating_point():
+            return real(self, *args, **kwargs)
+        low, high = found
+        same = type(low) is type(high) is int and high == low + 1
+        return low * self.tensor.numel() if same else real(self)
+
+    return total
+
+
 def _in_place(name: str) -> Callable[..., Any]:
     def changed(self: Any, other: Any) -> Any:
         made = getattr(self, f"__{name}__")(other)
@@ -493,6 +507,7 @@ def patches() -> Iterator[tuple[Any, str, Any]]:
         real = getattr(stand, name, None)
         if real is not None:
             yield stand, name, _refusing(real)
+    yield stand, "sum", _added(_refusing(stand.sum))
     for name in ("add", "sub", "mul", "truediv", "floordiv", "pow"):
         yield stand, f"__i{name}__", _in_place(name)
     yield stand, "__bool__", _truth

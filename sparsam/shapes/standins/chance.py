@@ -230,7 +230,8 @@ def _drawn(
             sizes = size if not isinstance(size, tuple) else size[0]
             return _several(lambda: _choice(values), sizes)
         if all(isinstance(value, bool) for value in numbers):
-            return _array(size, torch.bool)
+            one = numbers[0] if len(set(numbers)) == 1 and size is not None else None
+            return _array(size, torch.bool) if one is None else _array(size, torch.bool, int(one), one + 1)
         kind = torch.int64 if all(isinstance(value, int) for value in numbers) else torch.float64
         return _array(size, kind, min(numbers), max(numbers) + 1)
     sizes = tuple(size) if isinstance(size, (list, tuple)) else (size,)
