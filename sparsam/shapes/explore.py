@@ -18,7 +18,7 @@ from sparsam.shapes.environment import DATA, Literal, Number, printed, symbols_o
 from sparsam.shapes.environment import Unknown as Declared
 from sparsam.shapes.merging import ROOT, Arrival, Memory, Visit, linked
 from sparsam.shapes.naming import words
-from sparsam.shapes.run import ABSENT, GRADIENTS, LEARNED, NEEDS_GPU, Outcome
+from sparsam.shapes.run import ABSENT, GRADIENTS, LEARNED, NEEDS_GPU, SUMMED, UNLEARNED, Outcome
 from sparsam.shapes.solver import Domain, Solver, needed
 from sparsam.shapes.verdict import Failure, Path, Place, Symbol, Unknown, Verdict
 
@@ -76,6 +76,9 @@ class Explored:
     runs: int = 0
     operations: int = 0
     invalid: list[tuple[frozenset[sympy.Basic], sympy.Basic]] = dataclasses.field(default_factory=list)
+    whole: set[Place] = dataclasses.field(
+        default_factory=set
+    )  # places for which all rounds were run one by one
 
     def begin_anew(self) -> None:
         """Forgets what was found, and keeps what it cost."""
@@ -99,7 +102,7 @@ def explore(
     """Runs the program for one member of each class of sizes that take the same way through it.
 
     Args:
-        run: Runs it with given sizes; `plain=True` runs it with plain numbers.
+        run: Runs it with given sizes; `plain=True` runs it with plain numbers, `whole=True` each round of each loop then.
         declared: Symbols that exist before the program runs.
         solver: Finds sizes.
         memory: Where the runs leave what they did.
@@ -175,6 +178,12 @@ def explore(
             queue = begin_anew(outcome.hints)
             continue
         found.operations += outcome.operations
+        memory.failures += outcome.notes.get(UNLEARNED, False)
+        if outcome.ending == LEARNED and memory.stuck():
+            # Later runs do not come by the nodes within the rounds that have shown it.
+            memory.failures = 0
+            queue = begin_anew(outcome.hints)
+            continue
         if outcome.ending == LEARNED:
             # What a loop's round changes is known now: the same sizes again, without running it.
             queue.append(region)
@@ -514,6 +523,12 @@ def _again(
     """
     again = run(witness, plain=True)
     found.runs += 1
+    if again.failure is None and again.notes.get(SUMMED, False) and failure.place not in found.whole:
+        found.whole.add(failure.place)
+        again = run(
+            witness, plain=True, whole=True
+        )  # it may fail in one of the rounds alone for which one stood
+        found.runs += 1
     if again.failure is None or again.ending != outcome.ending or not _at_one_place(again.failure, failure):
         return None
     if again.failure.error == failure.error:

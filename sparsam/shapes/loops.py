@@ -21,7 +21,7 @@ import sympy
 from sparsam.shapes.environment import symbolic
 from sparsam.shapes.guesses import Guess, difference, guesses, is_flag, only_new_names, refusal, whole_tensor
 from sparsam.shapes.rounds import Rounds, snapshot
-from sparsam.shapes.run import LEARNED, Loop, Run, Stop, current
+from sparsam.shapes.run import LEARNED, SUMMED, UNLEARNED, Loop, Run, Stop, current
 from sparsam.shapes.series import Segment, as_series
 from sparsam.shapes.state import SPAN, Change, Snapshot, differences
 from sparsam.shapes.verdict import Unknown
@@ -152,10 +152,11 @@ def _segment(run: Run, frame: types.FrameType, segment: Segment, name: str, at: 
     begun = _Begun(run, frame, name, segment.count)
     for index in itertools.count():
         asked = len(run.shapes.literals)
-        if not index < segment.count:
-            begun.asked(asked)
-            return
+        more = index < segment.count
         begun.asked(asked)
+        if not more:
+            begun.over(index)
+            return
         run.tick()
         at[:] = [*number, index]
         rest = begun.rest(index)
@@ -198,13 +199,18 @@ class _Begun:
                 for condition in (literal.condition, sympy.Not(literal.condition)):
                     self.seen.counts[condition] = self.count.node.expr
 
+    def over(self, rounds: int) -> None:
+        """After the last of so many rounds, all of which have run for real."""
+        if self.worth and rounds and self._is_new():
+            self.run.notes[UNLEARNED] = True
+
     def rest(self, index: int) -> Rounds | None:
         """The rounds from this one on, as one that stands for all; None where this one is to be run.
 
         Raises:
             Stop: Once the second round has shown what one changes, for then it need not be run; or nothing can be said.
         """
-        if not self.worth or index > 2:
+        if not self.worth or index > 2 or self.run.whole:
             return None
         if index == 2:
             return None if self.light else self._learned()
@@ -229,6 +235,9 @@ class _Begun:
             run.inductions.append(before)
         try:
             yield
+        except Exception:
+            run.notes[UNLEARNED] = run.notes.get(UNLEARNED, False) or new
+            raise
         finally:
             run.learning -= new
             run.inductions[:] = [one for one in run.inductions if one is not before]
@@ -252,6 +261,8 @@ class _Begun:
             self.run.summarised.add(self.place)
         if first == 0:
             self.run.early.add(self.place)
+        if self.run.plain:
+            self.run.notes[SUMMED] = True
         return Rounds(self.run, self.frame, self.count, guessed, state, self.name, first)
 
     def _learned(self) -> Rounds | None:

@@ -43,6 +43,7 @@ from sparsam.shapes.state import Snapshot, TooLarge, described
 from sparsam.shapes.verdict import Place, Symbol
 
 WORTH = 12  # calls of the framework in a statement that asked about sizes alone, for its end to be looked at
+STUCK = 8  # runs that do not show what a loop's round changes, after which others come together within these rounds
 ROOT = "root"  # the node where the program begins
 _NUMBER = re.compile(r"[-+.\de]+")  # of the command line: one of many that stand for the same symbol
 _BORN = re.compile(r"f\d+")
@@ -154,6 +155,7 @@ class Memory:
             Any, set[Place | None]
         ] = {}  # statements that decided something in some run, and where
         self.forks: dict[Place | None, bool] = {}  # whether what is asked at a line was seen to go both ways
+        self.failures = 0  # runs whose rounds were to show what one changes and did not, since one did
         self.alone = False  # whether each run goes to its end: where a run did not take the way foretold
         self.waiting: list[
             Arrival
@@ -188,6 +190,10 @@ class Memory:
         if new:
             self.gradients, self.loops = True, Seen()
         return new
+
+    def stuck(self) -> bool:
+        """Whether rounds that are to show what one changes do not, again and again: then runs come together in them, too."""
+        return self.failures > STUCK
 
     def judge(self, place: Place | None, both: bool) -> None:
         """What is asked at a line can go both ways, or could not this time."""
@@ -599,7 +605,7 @@ def join(site: int) -> int:
 
 def _look(run: Run, frame: types.FrameType, site: Any, before: tuple[int, int, int, int]) -> None:
     memory, shapes = run.memory, run.shapes
-    if run.learning:
+    if run.learning and not memory.stuck():
         return  # later runs do not come by here
     literals, operations, questions, value_questions = before
     places = {literal.place for literal in shapes.literals[literals:] if literal.kind == "guard"}

@@ -29,6 +29,8 @@ from sparsam.shapes.verdict import Failure, Operand, Place, Symbol, Unknown
 HERE = os.path.dirname(__file__) + os.sep
 # Notes of a run about what its program did to files: text written, objects saved, folders made, paths removed.
 FILES = ("written", "saved", "folders", "removed")
+SUMMED = "summed"  # note of a run with plain numbers: one round of a loop stood for others
+UNLEARNED = "unlearned"  # note of a run: rounds that were to show what one changes failed, or were the last
 ENVIRONMENT = "environment"  # note of a run: by variable what it was before the program changed it, and what it is since
 GRADIENTS = "gradients"  # … whether the program may look at them
 HOOKED = "hooked"  # … whether a tensor has a hook in the backward pass
@@ -100,6 +102,7 @@ class Run:
         seconds: Time limit of the run.
         operations: Limit of calls of the framework.
         plain: Sizes are plain numbers: to confirm a failure.
+        whole: No round of a loop stands for others.
         gpu: What the program is told when it asks whether there is a GPU.
         memory: What earlier runs of the same exploration have left: `merging.Memory`.
         beyond: The node behind which this run is another one, and the statement that ends there: `merging.Visit`. None for
@@ -114,12 +117,14 @@ class Run:
         seconds: float = 60.0,
         operations: int = 200_000,
         plain: bool = False,
+        whole: bool = False,
         gpu: bool = False,
         memory: Any = None,
         beyond: tuple[str, Any] | None = None,
     ) -> None:
         self.places = places
         self.plain = plain
+        self.whole = whole
         self.gpu = gpu
         self.shapes = Shapes(hints, places.innermost, plain=plain, inside=self._inside)
         self.memory = memory if memory is not None else merging_memory()
@@ -395,7 +400,7 @@ def execute(
         hints: Sizes to run with.
         places: Which files are the program's.
         rules: Hand-written rules, by function of the framework.
-        limits: `seconds`, `operations`, `plain`, `gpu`, `memory` of `Run`.
+        limits: `seconds`, `operations`, `plain`, `whole`, `gpu`, `memory` of `Run`.
     """
     run = Run(hints, places, **limits)
     started = time.perf_counter()

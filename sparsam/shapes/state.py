@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import gc
 import io
+import logging
 import pathlib
 import re
 import sys
@@ -352,6 +353,13 @@ class Snapshot:
             node.children["self"] = self._node(value.__self__)
         return node
 
+    def _logger(self, value: logging.Logger) -> Node:
+        """What it lets pass, and not what all libraries have asked it."""
+        node = Node("object", value.name, value)
+        for name in ("level", "disabled", "propagate", "handlers", "filters", "parent"):
+            node.children["." + name] = self._node(getattr(value, name))
+        return node
+
     def _object(self, value: Any) -> Node:
         node = Node("object", _identity(type(value)), value)
         self._attributes(node, value)
@@ -480,6 +488,7 @@ _KINDS: tuple[tuple[Any, bool, Callable[[Snapshot, Any], Node]], ...] = (
     ((set, frozenset), True, Snapshot._set),
     (types.MethodType, True, Snapshot._method),
     (types.BuiltinFunctionType, True, Snapshot._builtin),
+    (logging.Logger, True, Snapshot._logger),
     (object, True, Snapshot._object),
 )  # fmt: skip
 

@@ -1,5 +1,7 @@
 """What a loop's round changes is seen once; flags, numbers that change in some rounds, and unused tensors stop no induction."""
 
+import logging
+
 import pytest
 
 from sparsam.shapes.check import check
@@ -144,3 +146,65 @@ def test_long_rounds_of_a_known_number_are_summarised(last, verdict, tmp_path):
     assert report.verdict is verdict, (report.findings, report.unknowns)
     if verdict is Verdict.PROVED:
         assert report.statistics["operations"] < 30_000  # round by round it would be more than sixty thousand
+
+
+def test_rounds_that_there_are_two_of_at_most_come_together(tmp_path):
+    """No run shows what a third would change: six coins in each round are no case for each way that they fall."""
+    lines = ["import torch", "", "", "def f(n, x):", "    for _ in range(n):"]
+    for i in range(6):
+        lines += [
+            f"        coin{i} = torch.rand(()).item()",
+            f"        if coin{i} < 0.5:",
+            "            x = x * 2",
+        ]
+    file = tmp_path / "twice.py"
+    for size, verdict in (("2, 3", Verdict.PROVED), ("3, 2", Verdict.ERROR)):
+        file.write_text("\n".join([*lines, f"    return x + torch.zeros({size})", ""]))
+        report = check(f"{file}:f", ["n=0..2", "x=2×3"], sandboxed=False)
+        assert report.verdict is verdict, report.unknowns
+        assert report.statistics["runs"] < 60
+
+
+def test_rounds_that_are_learned_late_forget_where_runs_came_together(tmp_path):
+    """Nine ways fail in the first round, and those that go on have rounds that one can stand for."""
+    lines = ["import torch", "", "", "def f(n, x):", "    for i in range(n):"]
+    for i in range(9):
+        lines += [f"        if n == {i + 5}:", "            raise ValueError(n)"]
+    lines += ["        coin = torch.rand(()).item()", "        if coin < 0.5:", "            x = x + 1"]
+    file = tmp_path / "late.py"
+    file.write_text("\n".join([*lines, "        if i == 40:", "            x.view(5)", "    return x", ""]))
+    report = check(f"{file}:f", ["n=5..", "x=2×3"], sandboxed=False)
+    assert {finding.failure.error for finding in report.findings} == {"ValueError", "RuntimeError"}
+    assert not report.unknowns
+
+
+LOGGED = """
+import logging
+
+import torch
+
+logger = logging.getLogger("of_this_test")
+
+
+def f(n, x):
+    for i in range(n):
+        x = x * 2
+        logger.debug("round %d", i)
+        logging.getLogger(f"of_this_test.{{i % 2}}").isEnabledFor(10)
+        {line}
+    return x
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "verdict"),
+    [("pass", Verdict.PROVED), ("logger.disabled or x.view(6)\n        logger.disabled = True", Verdict.PROVED),
+     ("logger.disabled and x.view(5)\n        logger.disabled = True", Verdict.ERROR)],
+)  # fmt: skip
+def test_what_loggers_have_been_asked_is_no_state(line, verdict, tmp_path):
+    """What they let pass is."""
+    file = tmp_path / "logged.py"
+    file.write_text(LOGGED.format(line=line))
+    report = check(f"{file}:f", ["n=0..", "x=2×3"], sandboxed=False)
+    logging.getLogger("of_this_test").disabled = False
+    assert report.verdict is verdict, report.unknowns
