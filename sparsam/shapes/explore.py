@@ -81,9 +81,11 @@ class Explored:
     )  # places for which all rounds were run one by one
 
     def begin_anew(self) -> None:
-        """Forgets what was found, and keeps what it cost."""
-        for group in (self.paths, self.failed, self.unknowns, self.symbols, self.invalid):
+        """Forgets what was found, but for failures that plain numbers have confirmed, and keeps what it cost."""
+        for group in (self.paths, self.unknowns, self.symbols, self.invalid):
             group.clear()
+        for failed in self.failed:
+            self.symbols.update(failed.outcome.symbols)
 
     def unknown(self, unknown: Unknown) -> None:
         """Adds one, once."""
@@ -179,12 +181,12 @@ def explore(
             continue
         found.operations += outcome.operations
         memory.failures += outcome.notes.get(UNLEARNED, False)
-        if outcome.ending == LEARNED and memory.stuck():
-            # Later runs do not come by the nodes within the rounds that have shown it.
-            memory.failures = 0
-            queue = begin_anew(outcome.hints)
-            continue
         if outcome.ending == LEARNED:
+            stuck, memory.failures = memory.stuck(), 0
+            if stuck:
+                # Later runs do not come by the nodes within the rounds that have shown it.
+                queue = begin_anew(outcome.hints)
+                continue
             # What a loop's round changes is known now: the same sizes again, without running it.
             queue.append(region)
             continue

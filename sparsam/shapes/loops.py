@@ -152,7 +152,7 @@ def _segment(run: Run, frame: types.FrameType, segment: Segment, name: str, at: 
     begun = _Begun(run, frame, name, segment.count)
     for index in itertools.count():
         asked = len(run.shapes.literals)
-        more = index < segment.count
+        more = bool(index < segment.count)
         begun.asked(asked)
         if not more:
             begun.over(index)

@@ -43,7 +43,7 @@ from sparsam.shapes.state import Snapshot, TooLarge, described
 from sparsam.shapes.verdict import Place, Symbol
 
 WORTH = 12  # calls of the framework in a statement that asked about sizes alone, for its end to be looked at
-STUCK = 8  # runs that do not show what a loop's round changes, after which others come together within these rounds
+STUCK = 16  # runs that do not show what a loop's round changes, after which others come together within these rounds
 ROOT = "root"  # the node where the program begins
 _NUMBER = re.compile(r"[-+.\de]+")  # of the command line: one of many that stand for the same symbol
 _BORN = re.compile(r"f\d+")
