@@ -17,6 +17,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import _device
 from torch.utils._pytree import tree_leaves, tree_map
 
+from sparsam.shapes.notes import notes_of
+
 CPU = torch.device("cpu")
 ELSEWHERE = ("cuda", "mps", "xpu")
 ABOUT_DEVICES = re.compile(r"on the same device|device type tensor to numpy|1D CPU int64 tensor")
@@ -125,17 +127,13 @@ def put(answer: Any, target: torch.device, given: Any) -> Any:
         if type(value) is not FakeTensor:
             return value
         if id(value) in before and place(value) != target:
-            known = {name: note for name, note in value.__dict__.items() if name in NOTES}
+            known = notes_of(value)
             value = value.clone()
             value.__dict__.update(known)
         mark(value, target)
         return value
 
     return moved(answer) if isinstance(answer, torch.Tensor) else tree_map(moved, answer)
-
-
-NOTES = frozenset({"value_range", "packed_from"})
-"""What rules note of a tensor's data, which a copy has, too."""
 
 
 # -- operators --------------------------------------------------------------------------------------------------------

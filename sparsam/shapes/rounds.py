@@ -13,7 +13,7 @@ from typing import Any
 import sympy
 import torch
 
-from sparsam.shapes.devices import NOTES, PLACED
+from sparsam.shapes.devices import PLACED
 from sparsam.shapes.environment import CHOICE
 from sparsam.shapes.guesses import (
     Guess,
@@ -32,6 +32,7 @@ from sparsam.shapes.guesses import (
 )
 from sparsam.shapes.layouts import layout_of
 from sparsam.shapes.merging import come_by, modes
+from sparsam.shapes.notes import notes_of
 from sparsam.shapes.run import ABSENT, Run, Stop
 from sparsam.shapes.series import Repeated, Segment
 from sparsam.shapes.spans import Span, span_of
@@ -400,7 +401,8 @@ class Rounds:
             made.span = self.spans.get(step.path) or (  # type: ignore[attr-defined]
                 Span(-LARGE, LARGE) if uneven or span is None else Span(span.low, span.high)
             )
-        made.__dict__.update({name: note for name, note in vars(base).items() if name in (*NOTES, PLACED)})
+        made.__dict__.update(notes_of(base))
+        made.__dict__.update({name: note for name, note in vars(base).items() if name == PLACED})
         return made
 
     def _confirm(self, head: Snapshot) -> None:

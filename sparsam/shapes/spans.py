@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from sparsam.shapes.notes import drawn_from, version_of
 from sparsam.shapes.strictness.sizes import counted, numel
 
 SYMBOLS = (int, torch.SymInt)
@@ -53,15 +54,11 @@ def span_of(value: Any) -> Span | None:
         return Span(0, 2)
     found: Span | None = getattr(value, "span", None)
     if found is not None:
-        return found if _version(value) == found.version else None
-    drawn = getattr(value, "value_range", None)
-    if drawn is None or drawn[1] is None or _version(value):
+        return found if version_of(value) == found.version else None
+    drawn = drawn_from(value)
+    if drawn is None or drawn[1] is None:
         return None
     return Span(drawn[0], drawn[1], True)
-
-
-def _version(tensor: torch.Tensor) -> int:
-    return -1 if tensor.is_inference() else tensor._version
 
 
 def follow(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], answer: Any) -> None:

@@ -22,12 +22,13 @@ from typing import Any
 
 import torch
 
-from sparsam.shapes.devices import NOTES, PLACED, place
+from sparsam.shapes.devices import PLACED, place
 from sparsam.shapes.environment import SYMBOLIC, symbolic
 from sparsam.shapes.graphs import Graphs
 from sparsam.shapes.layouts import expression, layout_of
 from sparsam.shapes.liveness import unread
 from sparsam.shapes.mode import device_of
+from sparsam.shapes.notes import drawn_from
 from sparsam.shapes.places import Places
 from sparsam.shapes.rewrite import JOIN, MODULES
 from sparsam.shapes.series import Repeated, Series
@@ -442,8 +443,9 @@ class Snapshot:
         for name in MEMOS:
             if noted.get(name) is not None:  # beside the layout, for a loop does not ask whether they change
                 node.children[LAYOUT].children[name] = self._node(noted[name])
-        if noted.get("value_range") is not None:
-            node.children[RANGE] = self._node(noted["value_range"])
+        drawn = drawn_from(value)
+        if drawn is not None:
+            node.children[RANGE] = self._node(drawn)
         for name, held in noted.items():
             if name not in OF_THE_TENSOR and "_memo" not in name:
                 node.children["." + name] = self._node(held)
@@ -663,7 +665,7 @@ def put(
 def _gradient_of(tensor: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         made = torch.empty_like(tensor)
-    made.__dict__.update({name: note for name, note in vars(tensor).items() if name in (*NOTES, PLACED)})
+    made.__dict__.update({name: note for name, note in vars(tensor).items() if name == PLACED})
     return made
 
 

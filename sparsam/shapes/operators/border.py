@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from sparsam.shapes.environment import symbolic
+from sparsam.shapes.notes import drawn_from
 from sparsam.shapes.run import Run
 from sparsam.shapes.series import Segment, Series
 from sparsam.shapes.standins import arrays
@@ -66,11 +67,9 @@ def item(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
 
 def range_of(tensor: torch.Tensor) -> tuple[Any, Any] | None:
-    """(least, one more than the greatest) value of a tensor where they are known."""
-    found: tuple[Any, Any] | None = getattr(tensor, "value_range", None)
-    if found is None and tensor._base is not None:
-        found = getattr(tensor._base, "value_range", None)
-    return found
+    """(least, one more than the greatest) value of a tensor where they are known, and nothing was written since."""
+    found = drawn_from(tensor)
+    return drawn_from(tensor._base) if found is None and tensor._base is not None else found
 
 
 def randint(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from sparsam.shapes.environment import symbolic
+from sparsam.shapes.notes import drawn_from
 from sparsam.shapes.run import Stop, current
 from sparsam.shapes.series import Repeated, Series, as_series, length
 from sparsam.shapes.verdict import Unknown
@@ -349,8 +350,8 @@ def _added(real: Callable[..., Any]) -> Callable[..., Any]:
     """`sum()`, which is known where all items are the same."""
 
     def total(self: Any, *args: Any, **kwargs: Any) -> Any:
-        found = getattr(self.tensor, "value_range", None)
-        if args or kwargs or found is None or self.tensor._version or self.tensor.is_floating_point():
+        found = drawn_from(self.tensor)
+        if args or kwargs or found is None or self.tensor.is_floating_point():
             return real(self, *args, **kwargs)
         low, high = found
         same = type(low) is type(high) is int and high == low + 1
@@ -368,6 +369,9 @@ def _in_place(name: str) -> Callable[..., Any]:
             raise ValueError(
                 f"non-broadcastable output operand with shape {self.shape} doesn't match {made.shape}"
             )
+        torch.autograd.graph.increment_version(
+            self.tensor
+        )  # what was known of its values does not hold any more
         return self
 
     return changed
@@ -419,7 +423,7 @@ def _picked(self: Any, index: Any) -> Any:
         made = tnp.ndarray(made)
     else:
         made = _real_getitem(self, _indices(index))
-    found = getattr(self.tensor, "value_range", None)
+    found = drawn_from(self.tensor)
     if found is not None:
         made.tensor.value_range = found
     return made

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from sparsam.shapes.environment import symbolic
+from sparsam.shapes.notes import drawn_from
 from sparsam.shapes.run import current
 from sparsam.shapes.series import Repeated, as_series, length
 from sparsam.shapes.standins.arrays import is_array, tensor_of, torch_kind, wrapped
@@ -249,7 +250,7 @@ def _permutation(values: Any, *args: Any, **kwargs: Any) -> Any:
     if tensor is None:
         raise TypeError("an array or a number is needed")
     made = torch.empty_like(tensor)
-    found = getattr(tensor, "value_range", None)
+    found = drawn_from(tensor)
     if found is not None:
         made.value_range = found  # type: ignore[attr-defined]
     return wrapped(made)

@@ -1,0 +1,68 @@
+"""What is known of a tensor's values holds until somebody writes to it."""
+
+import textwrap
+
+import pytest
+
+from sparsam.shapes.check import check
+from sparsam.shapes.verdict import Verdict
+
+HEAD = """
+import numpy as np
+import torch
+
+
+def fail():
+    torch.zeros(2, 3) @ torch.zeros(2, 3)
+
+
+def f():
+"""
+WRITTEN = {
+    "a factor": "x = torch.rand(())\nx.mul_(10)\nif x.item() > 5: fail()",
+    "a summand": "x = torch.rand(())\nx += 10\nif x.item() > 5: fail()",
+    "a number": "x = torch.rand(())\nx.fill_(10)\nif x.item() > 5: fail()",
+    "another": "x = torch.rand(())\nx.copy_(torch.tensor(10.0))\nif x.item() > 5: fail()",
+    "an item": "x = torch.rand(3)\nx[0] = 10\nif x[0].item() > 5: fail()",
+    "through a view": "x = torch.rand(3)\nx.view(3).mul_(10)\nif x[0].item() > 5: fail()",
+    "through an ellipsis": "x = torch.rand(())\ny = x[...]\ny.mul_(10)\nif x.item() > 5: fail()",
+    "to a whole number": "x = torch.randint(0, 3, ())\nx.add_(10)\nif x.item() > 5: fail()",
+    "to whole numbers through a view": "x = torch.randint(0, 3, (3,))\nx.view(3).add_(10)\nif x[0].item() > 5: fail()",
+    "to a permutation": "x = torch.randperm(3)\nx += 10\nif x[0].item() > 5: fail()",
+    "without gradients": "x = torch.rand(())\nwith torch.inference_mode():\n    x.mul_(10)\nif x.item() > 5: fail()",
+    "to numbers of NumPy": "x = np.random.rand(3)\nx *= 10\nif x[0] > 5: fail()",
+    "to an item of NumPy": "x = np.random.rand(3)\nx[0] = 10\nif x[0] > 5: fail()",
+    "to whole numbers of NumPy": "x = np.random.randint(0, 3, 3)\nx += 10\nif x[0] > 5: fail()",
+    "before a copy": "x = torch.rand(3)\nx.mul_(10)\nif x.to('meta').to('cpu')[0].item() > 5: fail()",
+    "in some runs": "x = torch.rand(())\nif torch.rand(()).item() < 0.5:\n    x.mul_(10)\n"
+                    "y = (torch.zeros(3, 3) @ torch.zeros(3, 3) + 1).relu().softmax(-1).sum(0).exp().mean().log()\n"
+                    "if x.item() > 5: fail()",
+    "a gradient": "x = torch.rand(()).requires_grad_()\n(x * 10).sum().backward()\nif x.grad.item() > 5: fail()",
+    "in a round": "x = torch.rand(())\nfor i in range(100):\n    if x.item() > 5: fail()\n    x.mul_(10)",
+}  # fmt: skip
+KEPT = {
+    "a float": "x = torch.rand(())\nif x.item() > 5: fail()",
+    "whole numbers": "x = torch.randint(0, 3, (4,))\nif x[1].item() > 5: fail()",
+    "in all runs": "x = torch.rand(())\nif torch.rand(()).item() < 0.5:\n    y = x * 10\nif x.item() > 5: fail()",
+    "in all rounds": "for i in range(100):\n    x = torch.rand(())\n    if x.item() > 5: fail()",
+}
+
+
+def checked(lines, tmp_path):
+    """The report on a function with these lines."""
+    file = tmp_path / "written_to.py"
+    file.write_text(HEAD + textwrap.indent(lines, "    ") + "\n")
+    return check(f"{file}:f", [], sandboxed=False)
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_what_was_written_since_is_not_ruled_out(name, tmp_path):
+    """Numbers that are drawn lie within a range, and those that come of them by writing do not."""
+    assert checked(WRITTEN[name], tmp_path).verdict is not Verdict.PROVED
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_what_was_drawn_lies_in_its_range(name, tmp_path):
+    """As long as nobody writes to it."""
+    report = checked(KEPT[name], tmp_path)
+    assert report.verdict is Verdict.PROVED, (report.findings, report.unknowns)
