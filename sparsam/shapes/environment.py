@@ -232,12 +232,8 @@ class Shapes(ShapeEnv):
         """
         if self.plain:
             return number_of(self._hint(expression))
-        if (
-            isinstance(expression, sympy.Expr)
-            and not expression.is_Symbol
-            and self._depends_on_data(expression)
-        ):
-            return 1  # whatever it is worked out from: no two runs work out the same
+        if not expression.is_Symbol and self._is_of_data(expression):
+            return 1  # whatever it is worked out from: each way through the program works out another
         samples = {}
         for symbol in symbols_of(expression):
             known = self.symbols.get(printed(symbol))
@@ -252,7 +248,10 @@ class Shapes(ShapeEnv):
             found = sympy.nan
         return number_of(found if found in (True, False) or found.is_finite else self._hint(expression))
 
-    def _depends_on_data(self, expression: sympy.Expr) -> bool:
+    def _is_of_data(self, expression: sympy.Basic) -> bool:
+        """Whether this is a real number that depends on data; whole numbers count, and are told apart."""
+        if not isinstance(expression, sympy.Expr) or expression.is_integer:
+            return False
         known = (self.symbols.get(printed(symbol)) for symbol in symbols_of(expression))
         return any(symbol is not None and symbol.kind == "value" for symbol in known)
 

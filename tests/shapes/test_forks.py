@@ -738,3 +738,20 @@ def run(x):
 def test_a_file_that_is_there_in_some_runs_makes_a_difference(tmp_path):
     """However little is asked between."""
     assert checked_lines(tmp_path, "gone", GONE).verdict is Verdict.ERROR
+
+
+APART = """import torch
+
+
+def run(x):
+    for i in range(x.shape[0] * 0 + torch.randint(3, 90, ()).item()):
+        names = {f"layer{i}": 0, f"layer{i + 1}": 1, f"layer{2 * i + 2}": 2}
+        torch.zeros(len(names)).view(3)
+    return x
+"""
+
+
+def test_whole_numbers_in_texts_are_told_apart(tmp_path):
+    """A layer and the next have names of their own in every round."""
+    report = checked_lines(tmp_path, "apart", APART)
+    assert report.verdict is Verdict.PROVED, (report.findings, report.unknowns)
