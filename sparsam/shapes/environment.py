@@ -100,8 +100,9 @@ class Shapes(ShapeEnv):
         self.quiet = 0
         self.fresh: dict[str, int] = {}  # value symbol: position in `literals` at its birth
         self.plain = plain
-        self.results: dict[Any, SymNode] = {}  # of operations on expressions
-        self.strides: dict[Any, Any] = {}  # of items that lie in order, by expressions of the sizes
+        # Worked out once: results of operations on expressions, strides of items that lie in order, and others.
+        self.results: dict[Any, SymNode] = {}
+        self.strides: dict[Any, Any] = {}
         self._quotients: dict[Any, Any] = {}
         self._as_many: dict[Any, tuple[int, ...] | None] = {}
         self.asked: set[str] = set()  # symbols that something was asked about since `asked_anew` …
@@ -291,7 +292,8 @@ class Shapes(ShapeEnv):
             return
         if (low is not None and hint < low) or (high is not None and hint > high):
             self.hints[name] = hint = default(low, high)
-            self.results.clear()
+            for kept in (self.results, self.strides, self._quotients):
+                kept.clear()
             self.backed_var_to_val[symbol] = sympy.Integer(hint)
         for condition in range_of(symbol, low, high):
             self.literals.append(Literal(condition, "assumption"))

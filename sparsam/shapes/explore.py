@@ -76,9 +76,7 @@ class Explored:
     runs: int = 0
     operations: int = 0
     invalid: list[tuple[frozenset[sympy.Basic], sympy.Basic]] = dataclasses.field(default_factory=list)
-    whole: set[Place] = dataclasses.field(
-        default_factory=set
-    )  # places for which all rounds were run one by one
+    whole: set[Place] = dataclasses.field(default_factory=set)  # where all rounds were run one by one
 
     def begin_anew(self) -> None:
         """Forgets what was found, but for failures that plain numbers have confirmed, and keeps what it cost."""
@@ -527,9 +525,7 @@ def _again(
     found.runs += 1
     if again.failure is None and again.notes.get(SUMMED, False) and failure.place not in found.whole:
         found.whole.add(failure.place)
-        again = run(
-            witness, plain=True, whole=True
-        )  # it may fail in one of the rounds alone for which one stood
+        again = run(witness, plain=True, whole=True)  # it may fail in a round for which another stood
         found.runs += 1
     if again.failure is None or again.ending != outcome.ending or not _at_one_place(again.failure, failure):
         return None

@@ -416,20 +416,8 @@ def patched_symbols() -> Iterator[None]:
 
 
 REMEMBERED = (
-    "_add",
-    "_sub",
-    "_mul",
-    "_eq",
-    "_ne",
-    "_lt",
-    "_le",
-    "_gt",
-    "_ge",
-    "_sym_max",
-    "_sym_min",
-    "_and_",
-    "_or_",
-)
+    "_add", "_sub", "_mul", "_eq", "_ne", "_lt", "_le", "_gt", "_ge", "_sym_max", "_sym_min", "_and_", "_or_",
+)  # fmt: skip
 """Operations of which the result depends on the expressions alone: strides are products of the same few sizes."""
 DIVISIONS = ("__floordiv__", "__mod__", "__truediv__", "__rfloordiv__", "__rmod__", "__rtruediv__")
 

@@ -235,9 +235,6 @@ class _Begun:
             run.inductions.append(before)
         try:
             yield
-        except Exception:
-            run.notes[UNLEARNED] = run.notes.get(UNLEARNED, False) or new
-            raise
         finally:
             run.learning -= new
             run.inductions[:] = [one for one in run.inductions if one is not before]

@@ -151,9 +151,7 @@ class Memory:
         self.loops = Seen()
         self.gradients = False  # whether the program may look at gradients: otherwise they are no state
         self.edges: dict[str, list[Edge]] = {}
-        self.sites: dict[
-            Any, set[Place | None]
-        ] = {}  # statements that decided something in some run, and where
+        self.sites: dict[Any, set[Place | None]] = {}  # statements that have decided something, and where
         self.forks: dict[Place | None, bool] = {}  # whether what is asked at a line was seen to go both ways
         self.failures = 0  # runs whose rounds were to show what one changes and did not, since one did
         self.alone = False  # whether each run goes to its end: where a run did not take the way foretold
@@ -611,10 +609,9 @@ def _look(run: Run, frame: types.FrameType, site: Any, before: tuple[int, int, i
     places = {literal.place for literal in shapes.literals[literals:] if literal.kind == "guard"}
     if not places and site not in memory.sites:
         return
-    places = memory.sites.setdefault(site, set()) | places
-    memory.sites[site] = places
+    memory.sites.setdefault(site, set()).update(places)
     if run.visits:
-        if not any(memory.forks.get(place, True) for place in places):
+        if not any(memory.forks.get(place, True) for place in memory.sites[site]):
             return  # all sizes go the same way, as far as was seen
         about_values = shapes.value_questions > value_questions
         worth = shapes.questions > questions and run.operations - operations >= WORTH

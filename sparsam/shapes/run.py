@@ -436,6 +436,8 @@ def execute(
         ending, failure = _failed(error, run)
     finally:
         _current.pop()
+    if ending in ("error", "raise") and run.learning:
+        run.notes[UNLEARNED] = True
     if not run.plain and ending not in ("diverged", "again", LEARNED, ABSENT) and run.merged is None:
         run.memory.finished(run)
     run.notes["visits"] = tuple(run.visits)

@@ -208,3 +208,28 @@ def test_what_loggers_have_been_asked_is_no_state(line, verdict, tmp_path):
     report = check(f"{file}:f", ["n=0..", "x=2×3"], sandboxed=False)
     logging.getLogger("of_this_test").disabled = False
     assert report.verdict is verdict, report.unknowns
+
+
+def test_rounds_that_fail_in_many_ways_come_together(tmp_path):
+    """The second round fails for all sizes: the ways through the first, of which there are 2^8, are no case each."""
+    lines = [
+        "import torch",
+        "",
+        "",
+        "def f(n, x):",
+        "    for i in range(n):",
+        "        if i == 1:",
+        "            x.view(5)",
+    ]
+    for i in range(8):
+        lines += [
+            f"        coin{i} = torch.rand(()).item()",
+            f"        if coin{i} < 0.5:",
+            "            x = x * 2",
+        ]
+    file = tmp_path / "failing.py"
+    file.write_text("\n".join([*lines, "    return x", ""]))
+    report = check(f"{file}:f", ["n=0..", "x=2×3"], sandboxed=False)
+    assert [finding.failure.error for finding in report.findings] == ["RuntimeError"]
+    assert not report.unknowns
+    assert report.statistics["runs"] < 120
