@@ -11,7 +11,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-from sparsam.shapes import devices, eager, spans, strictness
+from sparsam.shapes import devices, eager, notes, spans, strictness
 from sparsam.shapes.direct import DIRECT
 from sparsam.shapes.environment import Shapes
 
@@ -87,6 +87,7 @@ class Mode(FakeTensorMode):
         finally:
             self.inside -= 1
             self.operators -= 1
+        notes.forget(func, args, kwargs)
         spans.follow(func, args, kwargs, answer)
         if self.run.elsewhere:
             devices.carry(func, args, kwargs, answer, where)

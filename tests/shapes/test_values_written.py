@@ -33,6 +33,9 @@ WRITTEN = {
     "to numbers of NumPy": "x = np.random.rand(3)\nx *= 10\nif x[0] > 5: fail()",
     "to an item of NumPy": "x = np.random.rand(3)\nx[0] = 10\nif x[0] > 5: fail()",
     "to whole numbers of NumPy": "x = np.random.randint(0, 3, 3)\nx += 10\nif x[0] > 5: fail()",
+    "many at once": "x = torch.rand(3)\ntorch._foreach_mul_([x], 10)\nif x[0].item() > 5: fail()",
+    "as a result": "x = torch.rand(3)\ntorch.mul(x, 10, out=x)\nif x[0].item() > 5: fail()",
+    "by an array of NumPy": "x = torch.rand(3)\na = x.numpy()\na *= 10\nif x[0].item() > 5: fail()",
     "before a copy": "x = torch.rand(3)\nx.mul_(10)\nif x.to('meta').to('cpu')[0].item() > 5: fail()",
     "in some runs": "x = torch.rand(())\nif torch.rand(()).item() < 0.5:\n    x.mul_(10)\n"
                     "y = (torch.zeros(3, 3) @ torch.zeros(3, 3) + 1).relu().softmax(-1).sum(0).exp().mean().log()\n"
