@@ -56,6 +56,7 @@ class Seen:
         variants: What is true, false or nothing at the head of a loop's round, all of it together.
         unrolled: Loops that are run round by round, for a summary left something unknown.
         later: Loops whose first round is run for real, for it is unlike the others.
+        constants: (loop, path) of tensors with items that the program has given, which have others in later rounds.
         counts: Length of a loop, by what was asked about it and by the opposite.
         choices: For an answer to whether a round begins as one of those that were seen: the loop, how many these were, and
             the condition that says that it does not.
@@ -71,8 +72,19 @@ class Seen:
     variants: dict[Any, list[dict[Any, Any]]] = dataclasses.field(default_factory=dict)
     unrolled: set[Any] = dataclasses.field(default_factory=set)
     later: set[Any] = dataclasses.field(default_factory=set)
+    constants: set[Any] = dataclasses.field(default_factory=set)
     counts: dict[sympy.Basic, sympy.Expr] = dataclasses.field(default_factory=dict)
     choices: dict[Literal, tuple[Any, int, sympy.Basic]] = dataclasses.field(default_factory=dict)
+
+    def without_constants(self, changes: Iterable[Change], place: Place | None) -> list[Change]:
+        """The changes but for those of items that the program has given: these are remembered, and forgotten at the head."""
+        left = []
+        for change in changes:
+            if change.kind == "constant":
+                self.constants.add((place, change.path[:-1]))
+            else:
+                left.append(change)
+        return left
 
     def in_parts(self, early: Collection[Any], summarised: Collection[Any]) -> bool:
         """After a run that left something unknown: whether less is put together in the next, first rounds first.

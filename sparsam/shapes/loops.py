@@ -135,7 +135,10 @@ class _While:
                 )
             run.inductions.remove(self.before)
             refused = partial(refusal, "while", run.places.innermost(frame))
-            guessed = guesses(differences(self.before, after), run, refused)
+            changes = run.memory.loops.without_constants(
+                differences(self.before, after), run.places.innermost(frame)
+            )
+            guessed = guesses(changes, run, refused)
             self.rest = Rounds(run, frame, None, guessed, after, "while", 2)
             self.generalised = self.rest.begin()
             run.inductions.append(self.rest)
@@ -275,7 +278,7 @@ class _Begun:
                 return None
             text = f"the state that {self.name} changes is too large to be compared"
             raise Stop(Unknown("loop", text, self.place))
-        changes = differences(before, after)
+        changes = self.seen.without_constants(differences(before, after), self.place)
         if self.short and self.place in self.seen.unrolled:
             return None
         try:
@@ -295,7 +298,8 @@ class _Begun:
     def _with_the_first(self, guessed: list[Guess], behind: Snapshot) -> list[Guess]:
         """What a round changes, the first one, too, if it does nothing that others do not."""
         before = self.heads.get(0)
-        changes = differences(before, behind) if before is not None else []
+        changes = [] if before is None else differences(before, behind)
+        changes = self.seen.without_constants(changes, self.place)
         if before is None or before.trained != behind.trained or not _like_others(changes, guessed):
             self.seen.later.add(self.place)
             return guessed

@@ -32,7 +32,7 @@ from typing import Any
 import sympy
 import torch
 
-from sparsam.shapes import evaluate, modules, overlay
+from sparsam.shapes import evaluate, modules, overlay, process
 from sparsam.shapes.environment import Literal, Number, Unknown, printed, symbols_of, sympy_symbol
 from sparsam.shapes.guesses import Seen
 from sparsam.shapes.project import facts, project, written
@@ -735,7 +735,7 @@ def modes(run: Run) -> tuple[Any, ...]:
         torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype(), torch.get_default_device(),
         torch.is_autocast_enabled(), torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cuda"),
         torch.get_autocast_dtype("cpu"), os.getcwd(), sorted(run.notes.get(ENVIRONMENT, {}).items()), HOOKED in run.notes,
-        [word for word in sys.argv if not _NUMBER.fullmatch(word)],
+        [word for word in sys.argv if not _NUMBER.fullmatch(word)], process.settings(),
     )  # fmt: skip
 
 

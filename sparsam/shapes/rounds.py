@@ -148,6 +148,7 @@ class Rounds:
         if len(self.variants) > 1:
             come_by(run, self.frame, self.place, self.flags())
         self._choose()
+        self._forget_constants()
         self.modes = modes(self.run)
         self.head = head = self._look()
         yield segment.item(index)
@@ -161,6 +162,7 @@ class Rounds:
         if self.steps:
             self._set(index)
         self._choose()
+        self._forget_constants()
         self.modes = modes(self.run)
         self.head = self._look()
         return self.head
@@ -168,6 +170,13 @@ class Rounds:
     def confirm(self, head: Snapshot) -> None:
         """The state must be that of the next round."""
         self._confirm(head)
+
+    def _forget_constants(self) -> None:
+        """Items that the program has given a tensor, and others in some rounds, are not known at the head of one."""
+        for place, path in self.run.memory.loops.constants:
+            node = self.state.at(path) if place == self.place else None
+            if node is not None and node.kind == "tensor":
+                node.held.constant = None
 
     def _note_flags(self, guessed: list[Guess]) -> None:
         """What is true, false or nothing in turn has one of its values at the head of a round."""
@@ -413,7 +422,12 @@ class Rounds:
             )
         after = self._look(head)
         steps = {step.path: step for step in self.steps}
-        changes = [change for change in differences(head, after) if not _is_none(change)]
+        seen = self.run.memory.loops
+        known = len(seen.constants)
+        every = seen.without_constants(differences(head, after), self.place)
+        if len(seen.constants) > known:
+            raise Stop(None, "again")
+        changes = [change for change in every if not _is_none(change)]
         self._again_with_flags([change for change in changes if is_flag(change)], after)
         new = [c for c in changes if not is_flag(c) and self._covering(c, steps) is None]
         if self.first == 0 and (

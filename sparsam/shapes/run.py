@@ -16,7 +16,7 @@ import torch
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from sparsam.errors import Refused
-from sparsam.shapes import devices, overlay
+from sparsam.shapes import devices, overlay, process
 from sparsam.shapes.environment import Divergence, Literal, Number, Shapes
 from sparsam.shapes.mode import Mode, device_of
 from sparsam.shapes.naming import in_names
@@ -371,7 +371,8 @@ def settings_kept(run: Run) -> Iterator[None]:
     folder = os.getcwd()
     dtype, gradients = torch.get_default_dtype(), torch.is_grad_enabled()
     try:
-        yield
+        with process.kept():
+            yield
     finally:
         if getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None) is not None:
             torch.set_default_device(None)

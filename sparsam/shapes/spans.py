@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.utils._mode_utils import no_dispatch
 
 from sparsam.shapes.notes import drawn_from, version_of
 from sparsam.shapes.strictness.sizes import counted, numel
@@ -52,6 +53,10 @@ def span_of(value: Any) -> Span | None:
         return None
     if value.dtype is torch.bool:
         return Span(0, 2)
+    constant = getattr(value, "constant", None)
+    if constant is not None and constant.numel():
+        with no_dispatch():
+            return Span(int(constant.min()), int(constant.max()) + 1, True)
     found: Span | None = getattr(value, "span", None)
     if found is not None:
         return found if version_of(value) == found.version else None

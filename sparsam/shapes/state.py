@@ -6,10 +6,12 @@ function of the number of rounds, which one further round has to confirm.
 """
 
 import collections
+import contextvars
 import ctypes
 import dataclasses
 import functools
 import gc
+import hashlib
 import io
 import logging
 import pathlib
@@ -21,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.utils._mode_utils import no_dispatch
 
 from sparsam.shapes.devices import PLACED, place
 from sparsam.shapes.environment import SYMBOLIC, symbolic
@@ -41,6 +44,7 @@ _LOCALS_TO_FAST = ctypes.pythonapi.PyFrame_LocalsToFast
 _VALUE = re.compile(r"\b(?:s|zf)_v\d+\b")
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 LARGEST = 200_000  # nodes of a snapshot
+LONGEST = 256  # bytes of a constant that are part of the state as they are
 ATOMS = (
     str, bytes, type(None), type, types.ModuleType, torch.dtype, torch.device, slice, range, property, torch.Generator,
 )  # fmt: skip
@@ -51,6 +55,7 @@ WHOLE = (torch.int64, torch.int32)
 SPAN = ".span"  # of a tensor of whole numbers: their bounds
 RANGE = ".range"  # of a tensor: the bounds that it was made with
 GRAD = ".grad"  # of a tensor: nothing, true, or a gradient that is unlike the tensor
+CONSTANT = "constant"  # of a tensor, beside its layout: its items, where the program has given them
 LAYOUT = ".layout"  # of a tensor: where its items lie, empty for one behind the other
 # Attributes of a tensor without data that are not the program's: what it is, and what was found out about its items.
 OF_THE_TENSOR = frozenset(
@@ -102,7 +107,7 @@ class Change:
     """What differs between two snapshots at one path."""
 
     path: tuple[Any, ...]
-    kind: str  # "number", "sizes", "layout", "generator", "growth", "text", "other"
+    kind: str  # "number", "sizes", "layout", "constant", "generator", "growth", "text", "other"
     before: Node | None
     after: Node | None
 
@@ -139,6 +144,7 @@ class Snapshot:
         self._texts: dict[frozenset[int], str] = {}  # by the values that are left out
         self._places = places
         self._seen: dict[int, int] = {}
+        self._classes: dict[type, bool] = {}  # whether they are the program's
         self._keep: list[Any] = []
         self.count = 0
         self.roots: dict[Any, Node] = {}
@@ -309,9 +315,11 @@ class Snapshot:
         return node
 
     def _class(self, value: type) -> Node:
-        if self._places is None or not self._places.own(_file_of(value)):
+        if not self._owns(value):
             return Node("atom", _identity(value), value)
         node = Node("object", _identity(value), value)
+        if any(map(self._owns, value.__bases__)):
+            node.children[".__bases__"] = self._node(value.__bases__)
         for name, child in list(vars(value).items()):
             if not name.startswith("__") and not isinstance(child, DESCRIPTORS):
                 node.children["." + name] = self._node(child)
@@ -370,7 +378,16 @@ class Snapshot:
     def _inside(self, node: Node, value: Any) -> None:
         """What an object holds that shows no attributes: to look at it does not change it."""
         kind = type(value)
-        if isinstance(value, types.CellType):
+        if isinstance(value, memoryview):
+            held = bytes(value)
+            node.children["held"] = self._node(
+                (held if len(held) <= LONGEST else hashlib.sha256(held).digest(),)
+            )
+        elif isinstance(value, weakref.ReferenceType):
+            node.children["held"] = self._node(value())
+        elif isinstance(value, contextvars.ContextVar):
+            node.children["held"] = self._node(value.get(None))
+        elif isinstance(value, types.CellType):
             node.children["held"] = self._node(value.cell_contents if cell_filled(value) else None)
         elif isinstance(value, _CACHING):
             node.children["kept"] = self._node([_kept(held) for held in gc.get_referents(value)])
@@ -415,12 +432,23 @@ class Snapshot:
         for name in slots:
             if hasattr(value, name):
                 node.children["." + name] = self._node(getattr(value, name))
+        if self._owns(kind):
+            node.children[".__class__"] = self._node(kind)
+
+    def _owns(self, kind: type) -> bool:
+        """Whether a class is the program's."""
+        if kind not in self._classes:
+            self._classes[kind] = self._places is not None and self._places.own(_file_of(kind))
+        return self._classes[kind]
 
     def _tensor(self, value: torch.Tensor) -> Node:
         sizes = tuple(expression(size) for size in value.shape)
         graph = (value.grad_fn is not None, value.requires_grad)
         node = Node("tensor", (sizes, value.dtype, device_of(value), place(value), *graph), value)
         node.children[LAYOUT] = Node("layout", layout_of(value), None)
+        constant = getattr(value, "constant", None)
+        if constant is not None:
+            node.children[LAYOUT].children[CONSTANT] = Node("atom", _items(constant), None)
         if value.grad_fn is not None:
             self._results.append((node, value))
         elif value.requires_grad:
@@ -507,6 +535,18 @@ def _maker(value: Any) -> tuple[bool, Callable[[Snapshot, Any], Node]]:
     if value.__class__ is kind:  # else this is said of the one value
         _MAKERS[kind] = found
     return found
+
+
+def _items(constant: torch.Tensor) -> tuple[str, bytes]:
+    """The items of a tensor that has some."""
+    with no_dispatch():
+        plain = constant.detach().contiguous()
+        held = io.BytesIO()
+        torch.save(plain, held) if plain.layout is not torch.strided else held.write(
+            bytes(plain.reshape(-1).view(torch.uint8).tolist()) if plain.numel() else b""
+        )
+    text = held.getvalue()
+    return str(plain.dtype), text if len(text) <= LONGEST else hashlib.sha256(text).digest()
 
 
 def _write(node: Node, parts: list[str], omitted: frozenset[int] = frozenset()) -> None:
@@ -600,6 +640,9 @@ def _compare(path: tuple[Any, ...], one: Node, other: Node, found: list[Change])
     elif one.kind == "layout":
         if one.value != other.value:
             found.append(Change(path, "layout", one, other))
+        items, now = (node.children.get(CONSTANT) for node in (one, other))
+        if items is not None and (now is None or now.value != items.value):
+            found.append(Change(path, "constant", one, other))
         return
     elif one.kind == "atom":
         if one.value != other.value:
@@ -637,8 +680,11 @@ def put(
     if len(rest) == 1 and root[0] == "local":
         return _put_local(frame, places, root[1], rest[0], value)
     holder: Any = snapshot.roots[root].held
-    for key in rest[:-1]:
-        holder = _child(holder, key)
+    try:
+        for key in rest[:-1]:
+            holder = _child(holder, key)
+    except (AttributeError, LookupError, TypeError):
+        return False  # within something that shows no attributes
     last = rest[-1]
     if last == GRAD and isinstance(holder, torch.Tensor) and value in (True, None):
         holder.grad = _gradient_of(holder) if value else None

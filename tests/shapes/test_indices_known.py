@@ -155,6 +155,24 @@ def test_what_is_asked_without_a_record_decides_nothing_later(used, tmp_path):
     assert check(f"{file}:f", ["n=1..80"], sandboxed=False).verdict.value == "error"
 
 
+GIVEN = {
+    "torch.zeros(8)[torch.tensor([1, 7])]": Verdict.PROVED,
+    "torch.zeros(7)[torch.tensor([1, 7])]": Verdict.ERROR,
+    "torch.zeros(7)[torch.tensor([[1, 2], [-8, 0]])]": Verdict.ERROR,
+    "table(torch.tensor([3, 64]))": Verdict.ERROR,
+    "torch.zeros(7)[torch.tensor([1, 7]) - 1]": Verdict.PROVED,
+    "torch.zeros(7)[torch.tensor(7)]": Verdict.ERROR,
+    "torch.zeros(7)[torch.tensor([1, 7]).clamp(max=6)]": Verdict.PROVED,
+}
+
+
+@pytest.mark.parametrize("line", GIVEN)
+def test_numbers_that_the_program_gives_are_known(line, judged):
+    """As bounds."""
+    report = judged(line)
+    assert report.verdict is GIVEN[line], (report.findings, report.unknowns)
+
+
 COUNTED = {  # lines: the longest T that they are right for
     "torch.bincount(x[0], minlength=5) + torch.zeros(5)": 80,
     "torch.bincount(torch.zeros(3, x.shape[1]).argmax(1), minlength=64) + torch.zeros(64)": 64,

@@ -43,6 +43,26 @@ WRITTEN = {
     "a gradient": "x = torch.rand(()).requires_grad_()\n(x * 10).sum().backward()\nif x.grad.item() > 5: fail()",
     "in a round": "x = torch.rand(())\nfor i in range(100):\n    if x.item() > 5: fail()\n    x.mul_(10)",
 }  # fmt: skip
+WORTH = "y = (torch.zeros(3, 3) @ torch.zeros(3, 3) + 1).relu().softmax(-1).sum(0).exp().mean().log()\n"
+COIN = "if torch.rand(()).item() < 0.5: "
+GIVEN = {
+    "another number": f"x = torch.tensor(3)\n{COIN}x = torch.tensor(5)\n{WORTH}if x.item() == 5: fail()",
+    "other numbers": f"x = torch.tensor([3, 4])\n{COIN}x = torch.tensor([3, 5])\n{WORTH}if x[1].item() == 5: fail()",
+    "an index": f"x = torch.tensor([1, 2])\n{COIN}x = torch.tensor([1, 7])\n{WORTH}torch.zeros(4)[x]",
+    "an item": f"x = torch.tensor([1, 2])\n{COIN}x[1] = 7\n{WORTH}if x[1].item() == 7: fail()",
+    "after a round": "x = torch.tensor(3)\nfor i in range(100):\n    if x.item() == 5: fail()\n    x = torch.tensor(5)",
+    "after some rounds": "x = torch.tensor(3)\nfor i in range(100):\n    if x.item() == 5: fail()\n"
+                         "    if i == 7: x = torch.tensor(5)",
+    "an attribute of a class": f"class A:\n    n = 1\na = A()\n{COIN}A.n = 2\n{WORTH}torch.zeros(a.n).view(1)",
+    "a class of a class": f"class A:\n    n = 1\nclass B(A): pass\na = B()\n{COIN}A.n = 2\n{WORTH}torch.zeros(a.n).view(1)",
+    "bytes": f"b = bytearray(2)\nx = memoryview(b)\n{COIN}b[0] = 7\n{WORTH}torch.zeros(x[0] + 1).view(1)",
+    "what a reference refers to": "import weakref\nclass A: pass\na = A()\nr = weakref.ref(a)\n"
+                                  f"{COIN}del a\n{WORTH}if r() is None: fail()",
+    "a variable of the context": "import contextvars\nv = contextvars.ContextVar('v', default=1)\n"
+                                 f"{COIN}v.set(2)\n{WORTH}torch.zeros(v.get()).view(1)",
+    "what is a warning": f"import warnings\n{COIN}warnings.simplefilter('error')\n{WORTH}warnings.warn('x')",
+    "how deep calls may be": f"import sys\n{COIN}sys.setrecursionlimit(777)\n{WORTH}if sys.getrecursionlimit() == 777: fail()",
+}  # fmt: skip
 KEPT = {
     "a float": "x = torch.rand(())\nif x.item() > 5: fail()",
     "whole numbers": "x = torch.randint(0, 3, (4,))\nif x[1].item() > 5: fail()",
@@ -62,6 +82,12 @@ def checked(lines, tmp_path):
 def test_what_was_written_since_is_not_ruled_out(name, tmp_path):
     """Numbers that are drawn lie within a range, and those that come of them by writing do not."""
     assert checked(WRITTEN[name], tmp_path).verdict is not Verdict.PROVED
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_what_differs_between_runs_belongs_to_the_state(name, tmp_path):
+    """Each was left out of it once, and the program proved."""
+    assert checked(GIVEN[name], tmp_path).verdict is not Verdict.PROVED
 
 
 @pytest.mark.parametrize("name", KEPT)

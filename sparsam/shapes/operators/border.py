@@ -1,22 +1,25 @@
 """Where tensors become Python's numbers and lists or NumPy's arrays, and the other way round."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 
 from sparsam.shapes.environment import symbolic
-from sparsam.shapes.notes import drawn_from
+from sparsam.shapes.notes import drawn_from, version_of
 from sparsam.shapes.run import Run
 from sparsam.shapes.series import Segment, Series
+from sparsam.shapes.spans import Span, span_of
 from sparsam.shapes.standins import arrays
 
 
 def tensor(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """`torch.tensor` and `torch.as_tensor` of symbols, arrays without data, and lists of them."""
+    """`torch.tensor` and `torch.as_tensor` of symbols, arrays without data, and lists of them; of whole numbers the bounds."""
     data = args[0] if args else kwargs.get("data")
-    if isinstance(data, torch.Tensor) or not arrays.unusual(data):
+    if isinstance(data, torch.Tensor):
         return NotImplemented
+    if not arrays.unusual(data):
+        return _bounded(data, func, args, kwargs)
     made = arrays.tensor_of(data)
     if made is None:
         return NotImplemented
@@ -27,6 +30,33 @@ def tensor(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
         kind = torch.get_default_dtype()
     made = torch.empty_like(made, dtype=kind, device=kwargs.get("device"))
     return made.requires_grad_() if kwargs.get("requires_grad") else made
+
+
+def _bounded(data: Any, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    numbers = list(_leaves(data, SMALL)) if isinstance(data, (list, tuple)) else []
+    if not 0 < len(numbers) <= SMALL or not all(type(number) is int for number in numbers):
+        return NotImplemented
+    with torch._C.DisableTorchFunction():
+        made = func(*args, **kwargs)
+    if made.dtype in (torch.int64, torch.int32) and span_of(made) is None:
+        made.span = Span(min(numbers), max(numbers) + 1, True, version=version_of(made))
+    return made
+
+
+def _leaves(data: Any, most: int) -> Iterator[Any]:
+    """Items of a nested list, no more than one above a number."""
+    left = [iter(data)]
+    while left and most >= 0:
+        for item in left[-1]:
+            if isinstance(item, (list, tuple)):
+                left.append(iter(item))
+                break
+            most -= 1
+            yield item
+            if most < 0:
+                return
+        else:
+            left.pop()
 
 
 def numpy(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

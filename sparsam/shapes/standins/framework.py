@@ -3,6 +3,7 @@
 And calls that want a list, and get what stands for one.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -240,9 +241,27 @@ def _decided(real: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def _norm(real: Callable[..., None]) -> Callable[..., None]:
+    """Makes a norm, whose count of batches is not known.
+
+    With the 0 that it begins with, a model that has seen none would be in another state than one that has seen some.
+    """
+
+    @functools.wraps(real)
+    def function(self: Any, *args: Any, **kwargs: Any) -> None:
+        real(self, *args, **kwargs)
+        count = getattr(self, "num_batches_tracked", None)
+        if current() is not None and isinstance(count, FakeTensor):
+            count.constant = None
+
+    return function
+
+
 def patches() -> Iterator[tuple[Any, str, Any]]:
     """(owner, attribute, stand-in) for all of this module."""
     yield torch.nn.Module, "__call__", called
+    norms = torch.nn.modules.batchnorm._NormBase
+    yield norms, "__init__", _norm(norms.__init__)
     yield FakeTensor, "device", property(_device)
     yield FakeTensor, "tolist", lambda self: torch.Tensor.tolist(self)
     yield torch._C, "_select_conv_backend", _chosen(torch._C._select_conv_backend)
