@@ -31,15 +31,16 @@ _SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
 )
 
 
-def settings() -> list[Any]:
-    """All of them, as they are now."""
-    return [get() for get, _ in _SETTINGS]
+def settings() -> tuple[Any, ...]:
+    """All that can change what a program does, as they are now: of the filters of warnings those that raise."""
+    raising = [entry for entry in warnings.filters if entry[0] == "error"]
+    return (raising, *(get() for get, put in _SETTINGS if put is not _set_filters))
 
 
 @contextmanager
 def kept() -> Iterator[None]:
     """Puts all of them back behind it, and what loggers let pass."""
-    before, loggers = settings(), _loggers()
+    before, loggers = [get() for get, _ in _SETTINGS], _loggers()
     try:
         yield
     finally:
