@@ -9,6 +9,7 @@ import collections
 import contextvars
 import ctypes
 import dataclasses
+import enum
 import functools
 import gc
 import hashlib
@@ -266,6 +267,10 @@ class Snapshot:
     def _atom(self, value: Any) -> Node:
         return Node("atom", value, value)
 
+    def _member(self, value: enum.Enum) -> Node:
+        named = (*_identity(type(value)), value.name)
+        return Node("atom", named, named)
+
     def _number(self, value: Any) -> Node:
         return Node("number", value, value)
 
@@ -500,6 +505,7 @@ _MAKERS: "weakref.WeakKeyDictionary[type, tuple[bool, Callable[[Snapshot, Any], 
 _SLOTS: "weakref.WeakKeyDictionary[type, tuple[str, ...]]" = weakref.WeakKeyDictionary()
 _KINDS: tuple[tuple[Any, bool, Callable[[Snapshot, Any], Node]], ...] = (
     ((bool, type(None)), False, Snapshot._atom),
+    (enum.Enum, False, Snapshot._member),
     ((int, float), False, Snapshot._number),
     (SYMBOLIC, False, Snapshot._symbol),
     ((str, bytes), False, Snapshot._atom),
@@ -640,7 +646,7 @@ def _compare(path: tuple[Any, ...], one: Node, other: Node, found: list[Change])
         return
     elif one.kind == "atom":
         if one.value != other.value:
-            text = isinstance(one.held, str) and isinstance(other.held, str)
+            text = isinstance(one.held, str) and isinstance(other.held, str) and "stored" not in path
             found.append(Change(path, "text" if text else "other", one, other))
         return
     elif one.kind in ("object", "list") and one.value != other.value:
