@@ -5,6 +5,7 @@ number of data to be any. `loops` sets the state to that of an unknown round by 
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
@@ -123,12 +124,12 @@ def _guess(change: Change, run: Run, refused: Callable[[str], Stop]) -> Guess | 
         return Guess(tensor, "unused")
     if change.kind == "generator":
         raise refused(f"the generator {name_of(path)} goes on in each round")
+    if before is not None and after is not None and is_flag(change):
+        return Guess(path, "flag", values=(before.held, after.held))
     if (change.kind == "text" and after is not None) or only_new_names(change):
         return None
     if before is None or after is None:
         raise refused(f"{name_of(path)} is something else after each round")
-    if is_flag(change):
-        return Guess(path, "flag", values=(before.held, after.held))
     if change.kind == "number":
         delta = difference(before.value, after.value)
         if delta is not None and not _of_data(delta, run) and whole(before.held) and whole(after.held):
@@ -167,12 +168,21 @@ def _of_data(value: Any, run: Run) -> bool:
 
 
 def is_flag(change: Change) -> bool:
-    """Whether something that is true, false or nothing is another of these now."""
+    """Whether something that is true, false, nothing or a text is another of these now."""
     nodes = change.before, change.after
-    return all(node is not None and node.kind == "atom" and node.held in FLAGS for node in nodes)
+    if not all(node is not None and node.kind == "atom" and isinstance(node.held, FLAGS) for node in nodes):
+        return False
+    return change.kind != "text" or not _goes_on(*(node.held for node in nodes if node is not None))
 
 
-FLAGS = (True, False, None)
+def _goes_on(before: str, after: str) -> bool:
+    """Whether a text differs in its numbers alone, which are no state, or has grown."""
+    same = NUMBERS.sub("0", before) == NUMBERS.sub("0", after)
+    return same or after.startswith(before) or after.endswith(before)
+
+
+FLAGS = (bool, type(None), str)
+NUMBERS = re.compile(r"\d+")
 
 
 def only_new_names(change: Change) -> bool:

@@ -463,9 +463,11 @@ class Rounds:
 
     def _of_the_first(self, change: Change, steps: dict[tuple[Any, ...], Step]) -> bool:
         """Whether something is another kind of thing behind a round, as it often is behind the first of a loop."""
+        if is_flag(change):
+            return False
         if only_new_names(change) or change.kind == "text":
             return True
-        if is_flag(change) or self._covering(change, steps) is not None:
+        if self._covering(change, steps) is not None:
             return False
         return change.kind not in ("number", "sizes") and change.path[-1] != SPAN
 

@@ -53,6 +53,14 @@ GIVEN = {
     "after a round": "x = torch.tensor(3)\nfor i in range(100):\n    if x.item() == 5: fail()\n    x = torch.tensor(5)",
     "after some rounds": "x = torch.tensor(3)\nfor i in range(100):\n    if x.item() == 5: fail()\n"
                          "    if i == 7: x = torch.tensor(5)",
+    "a text after some rounds": "x = 'a'\nfor i in range(100):\n    if x == 'b': fail()\n    if i == 7: x = 'b'",
+    "a text in a list after some rounds": "x = ['a']\nfor i in range(100):\n    if x[0] == 'b': fail()\n    if i == 7: x[0] = 'b'",
+    "a member after some rounds": "import enum\nE = enum.Enum('E', 'A B')\nx = E.A\nfor i in range(100):\n"
+                                  "    if x is E.B: fail()\n    if i == 7: x = E.B",
+    "bytes after some rounds": "x = bytearray(b'a')\nfor i in range(100):\n    torch.zeros(len(x)).view(1)\n"
+                               "    if i == 7: x.append(1)",
+    "a decimal after some rounds": "import decimal\nx = decimal.Decimal(1)\nfor i in range(100):\n"
+                                   "    torch.zeros(int(x)).view(1)\n    if i == 7: x += 1",
     "an attribute of a class": f"class A:\n    n = 1\na = A()\n{COIN}A.n = 2\n{WORTH}torch.zeros(a.n).view(1)",
     "a class of a class": f"class A:\n    n = 1\nclass B(A): pass\na = B()\n{COIN}A.n = 2\n{WORTH}torch.zeros(a.n).view(1)",
     "bytes": f"b = bytearray(2)\nx = memoryview(b)\n{COIN}b[0] = 7\n{WORTH}torch.zeros(x[0] + 1).view(1)",
