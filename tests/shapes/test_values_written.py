@@ -54,7 +54,8 @@ GIVEN = {
     "after some rounds": "x = torch.tensor(3)\nfor i in range(100):\n    if x.item() == 5: fail()\n"
                          "    if i == 7: x = torch.tensor(5)",
     "a text after some rounds": "x = 'a'\nfor i in range(100):\n    if x == 'b': fail()\n    if i == 7: x = 'b'",
-    "a text in a list after some rounds": "x = ['a']\nfor i in range(100):\n    if x[0] == 'b': fail()\n    if i == 7: x[0] = 'b'",
+    "a text in a list after some rounds": "x = ['a']\nfor i in range(100):\n    if x[0] == 'b': fail()\n"
+                                          "    if i == 7: x[0] = 'b'",
     "a member after some rounds": "import enum\nE = enum.Enum('E', 'A B')\nx = E.A\nfor i in range(100):\n"
                                   "    if x is E.B: fail()\n    if i == 7: x = E.B",
     "bytes after some rounds": "x = bytearray(b'a')\nfor i in range(100):\n    torch.zeros(len(x)).view(1)\n"
