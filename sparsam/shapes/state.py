@@ -384,12 +384,11 @@ class Snapshot:
         """What an object holds that shows no attributes: to look at it does not change it."""
         kind = type(value)
         if isinstance(value, memoryview):
-            held = bytes(value)
-            node.children["held"] = self._node(
-                (held if len(held) <= LONGEST else hashlib.sha256(held).digest(),)
-            )
+            node.children["held"] = self._node((_bytes_of(value),))
         elif isinstance(value, weakref.ReferenceType):
-            node.children["held"] = self._node(value())
+            referent = value()  # of which the state is told where the program holds it
+            alive = ("gone",) if referent is None else _identity(type(referent))
+            node.children["held"] = Node("atom", alive, alive)
         elif isinstance(value, contextvars.ContextVar):
             node.children["held"] = self._node(value.get(None))
         elif isinstance(value, types.CellType):
@@ -541,6 +540,15 @@ def _maker(value: Any) -> tuple[bool, Callable[[Snapshot, Any], Node]]:
     if value.__class__ is kind:  # else this is said of the one value
         _MAKERS[kind] = found
     return found
+
+
+def _bytes_of(view: memoryview) -> bytes:
+    """What a view of memory shows; nothing once it is released."""
+    try:
+        data = bytes(view)
+    except ValueError:
+        return b""
+    return data if len(data) <= LONGEST else hashlib.sha256(data).digest()
 
 
 def _items(constant: torch.Tensor) -> tuple[str, str]:
