@@ -2,7 +2,7 @@
 
 A linear layer is twenty calls of torch's rules for tensors without data, a layer norm forty. Where all operands are
 ordinary tensors of one floating type whose sizes certainly fit, the result's sizes, strides and type follow without a
-question. All else is left to the framework, and so is all refusing.
+question; so do views of any tensor that are plain in the same way. All else is left to the framework, and so is all refusing.
 """
 
 import math
@@ -57,6 +57,16 @@ def _alike(one: FakeTensor, *others: Any) -> bool:
     )
 
 
+def _along(value: Any, size: Any, like: FakeTensor) -> bool:
+    """Whether this is a vector of the same type with one number for each of so many."""
+    return (
+        _ordinary(value)
+        and value.dtype is like.dtype
+        and value.dim() == 1
+        and same_size(value.shape[0], size)
+    )
+
+
 def _same(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """One tensor in, one of its sizes out, whatever the other arguments are."""
     if not _ordinary(args[0]) or any(map(_is_tensor, args[1:])):
@@ -106,9 +116,7 @@ def _product(dims: int) -> Direct:
 def _addmm(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """`addmm` with a bias of one number a column."""
     bias, one, other = args
-    if not _ordinary(bias) or bias.dim() != 1 or not _floating(one) or bias.dtype is not one.dtype:
-        return NotImplemented
-    if other.dim() != 2 or not same_size(bias.shape[0], other.shape[-1]):
+    if not _floating(one) or other.dim() != 2 or not _along(bias, other.shape[-1], one):
         return NotImplemented
     return _product(2)(mode, (one, other), {})
 
@@ -152,7 +160,7 @@ def _batch_norm(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> An
 
 
 def _empty(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """`empty` of the CPU whose items lie one behind the other."""
+    """`empty`, `zeros` and `ones` of the CPU, whose items lie one behind the other."""
     if kwargs.get("layout") not in (None, torch.strided) or kwargs.get("pin_memory") or len(args) > 1:
         return NotImplemented
     if kwargs.get("memory_format") not in (None, torch.contiguous_format):
@@ -222,12 +230,7 @@ def _nll_loss(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         return NotImplemented
     if not same_size(scores.shape[0], target.shape[0]) or reduction not in (0, 1, 2):
         return NotImplemented
-    if weight is not None and not (
-        _ordinary(weight)
-        and weight.dtype is scores.dtype
-        and weight.dim() == 1
-        and same_size(weight.shape[0], scores.shape[1])
-    ):
+    if weight is not None and not _along(weight, scores.shape[1], scores):
         return NotImplemented
     return _new(mode, target.shape if reduction == 0 else (), scores), _new(mode, (), scores)
 
@@ -349,12 +352,7 @@ def _convolution(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> A
         return NotImplemented
     if min(padding) < 0 or image.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups:
         return NotImplemented
-    if bias is not None and not (
-        _ordinary(bias)
-        and bias.dtype is image.dtype
-        and bias.dim() == 1
-        and same_size(bias.shape[0], weight.shape[0])
-    ):
+    if bias is not None and not _along(bias, weight.shape[0], image):
         return NotImplemented
     made = [
         (size + 2 * pad - hole * (kernel - 1) - 1) // step + 1
@@ -429,7 +427,7 @@ def _in_place(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     return tensor if all(type(number) in kinds for number in numbers) else NotImplemented
 
 
-def _drawn_like(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def _like(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """`empty_like`, `rand_like` and `randn_like` of the same type."""
     (like,) = args
     plain = kwargs.get("layout") in (None, torch.strided) and not kwargs.get("pin_memory")
@@ -488,12 +486,12 @@ DIRECT: Mapping[Any, Direct] = {
     aten.add_.Tensor: _in_place,
     aten.mul_.Tensor: _in_place,
     aten.convolution.default: _convolution,
-    aten.empty_like.default: _drawn_like,
+    aten.empty_like.default: _like,
     aten.uniform_.default: _drawn(lambda low=0.0, high=1.0: low <= high),
     aten.normal_.default: _drawn(lambda mean=0.0, scale=1.0: scale >= 0),
     aten.bernoulli_.float: _drawn(lambda share=0.5: 0 <= share <= 1),
-    aten.rand_like.default: _drawn_like,
-    aten.randn_like.default: _drawn_like,
+    aten.rand_like.default: _like,
+    aten.randn_like.default: _like,
     **{view: _view(view) for view in _VIEWS},
 }
 """By operator; called with (mode, args, kwargs), `NotImplemented` for what is not plain to see."""

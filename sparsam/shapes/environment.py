@@ -335,7 +335,7 @@ class Shapes(ShapeEnv):
         """The product of sizes, divided by that of others that are among its factors and not 0; None if they are not."""
         if (one, other) not in self._quotients:
             top, bottom = (sympy.Mul(*map(sympy.sympify, sizes)) for sizes in (one, other))
-            left = _divided(top, bottom)
+            left = _without_factors(top, bottom)
             if left is not None:
                 left = int(left) if left.is_Integer else self._node(left, int(self._hint(left)), True)
             self._quotients[one, other] = left
@@ -430,12 +430,12 @@ class Shapes(ShapeEnv):
             self.quiet -= 1
 
 
+SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
+
+
 def symbolic(value: Any) -> bool:
     """Whether a number is a symbol."""
     return isinstance(value, SYMBOLIC)
-
-
-SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 
 
 class Divergence(BaseException):
@@ -470,7 +470,7 @@ def _turned_into_number(frame: FrameType | None) -> bool:
     return False
 
 
-def _divided(top: sympy.Basic, bottom: sympy.Basic) -> sympy.Basic | None:
+def _without_factors(top: sympy.Basic, bottom: sympy.Basic) -> sympy.Basic | None:
     """A product without the factors of another one; None if it does not have them all."""
     number, left = top.as_coeff_mul()
     divisor, factors = bottom.as_coeff_mul()

@@ -45,7 +45,7 @@ _LOCALS_TO_FAST = ctypes.pythonapi.PyFrame_LocalsToFast
 _VALUE = re.compile(r"\b(?:s|zf)_v\d+\b")
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 LARGEST = 200_000  # nodes of a snapshot
-LONGEST = 256  # bytes of a constant that are part of the state as they are
+LONGEST = 256  # bytes of a view of memory that are part of the state as they are
 ATOMS = (
     str, bytes, type(None), type, types.ModuleType, torch.dtype, torch.device, slice, range, property, torch.Generator,
 )  # fmt: skip
@@ -95,12 +95,14 @@ class Node:
             "again" the number of the value it repeats.
         children: By key.
         held: The value itself.
+        number: Of a value that may be repeated.
     """
 
     kind: str
     value: Any
     held: Any
     children: dict[Any, "Node"] = dataclasses.field(default_factory=dict)
+    number: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,9 +259,11 @@ class Snapshot:
         self.count += 1
         if self.count > LARGEST:
             raise TooLarge
-        self._seen[id(value)] = self.count
+        self._seen[id(value)] = number = self.count
         self._keep.append(value)
-        return make(self, value)
+        node = make(self, value)
+        node.number = number
+        return node
 
     def _unused(self, value: Any) -> Node:
         return Node("skipped", Unused, value)
@@ -268,8 +272,9 @@ class Snapshot:
         return Node("atom", value, value)
 
     def _member(self, value: enum.Enum) -> Node:
-        named = (*_identity(type(value)), value.name)
-        return Node("atom", named, named)
+        node = Node("object", (*_identity(type(value)), value.name), value)
+        self._attributes(node, value)
+        return node
 
     def _number(self, value: Any) -> Node:
         return Node("number", value, value)
@@ -504,7 +509,7 @@ _MAKERS: "weakref.WeakKeyDictionary[type, tuple[bool, Callable[[Snapshot, Any], 
 _SLOTS: "weakref.WeakKeyDictionary[type, tuple[str, ...]]" = weakref.WeakKeyDictionary()
 _KINDS: tuple[tuple[Any, bool, Callable[[Snapshot, Any], Node]], ...] = (
     ((bool, type(None)), False, Snapshot._atom),
-    (enum.Enum, False, Snapshot._member),
+    (enum.Enum, True, Snapshot._member),
     ((int, float), False, Snapshot._number),
     (SYMBOLIC, False, Snapshot._symbol),
     ((str, bytes), False, Snapshot._atom),
@@ -624,16 +629,41 @@ class TooLarge(Exception):
 def differences(before: Snapshot, after: Snapshot) -> list[Change]:
     """What differs between two snapshots of the same loop."""
     found: list[Change] = []
+    repeated: list[Change] = []
     for key in before.roots.keys() | after.roots.keys():
         one, other = before.roots.get(key), after.roots.get(key)
         if one is None or other is None:
             found.append(Change((key,), "other", one, other))
         else:
-            _compare((key,), one, other, found)
+            _compare((key,), one, other, found, repeated)
+    if repeated:
+        first, now = _places(before), _places(after)
+        # The same object, or one that has taken the place of another everywhere.
+        for change in repeated:
+            if (
+                change.before
+                and change.after
+                and first.get(change.before.value) != now.get(change.after.value)
+            ):
+                found.append(change)
     return found
 
 
-def _compare(path: tuple[Any, ...], one: Node, other: Node, found: list[Change]) -> None:
+def _places(snapshot: Snapshot) -> dict[int, tuple[Any, ...]]:
+    """Where each value is met that is met again elsewhere, by number."""
+    found: dict[int, tuple[Any, ...]] = {}
+    left: list[tuple[tuple[Any, ...], Node]] = [((key,), root) for key, root in snapshot.roots.items()]
+    while left:
+        path, node = left.pop()
+        if node.number:
+            found[node.number] = path
+        left += (((*path, key), child) for key, child in node.children.items())
+    return found
+
+
+def _compare(
+    path: tuple[Any, ...], one: Node, other: Node, found: list[Change], repeated: list[Change]
+) -> None:
     if one.kind == "number" and other.kind == "number":
         if one.value != other.value or type(one.held) is not type(other.held):
             found.append(Change(path, "number", one, other))
@@ -660,11 +690,15 @@ def _compare(path: tuple[Any, ...], one: Node, other: Node, found: list[Change])
     elif one.kind in ("object", "list") and one.value != other.value:
         found.append(Change(path, "other", one, other))
         return
-    elif one.kind in ("again", "skipped"):
+    elif one.kind == "again":
+        if one.held is not other.held:
+            repeated.append(Change(path, "other", one, other))
+        return
+    elif one.kind == "skipped":
         return
     elif one.kind == "generator":
         inside: list[Change] = []
-        _compare((*path, "place"), one.children["place"], other.children["place"], inside)
+        _compare((*path, "place"), one.children["place"], other.children["place"], inside, repeated)
         if inside:
             found.append(Change(path, "generator", one, other))
         return
@@ -675,7 +709,7 @@ def _compare(path: tuple[Any, ...], one: Node, other: Node, found: list[Change])
     elif missing or new:
         found.append(Change(path, "other", one, other))
     for key in one.children.keys() & other.children.keys():
-        _compare((*path, key), one.children[key], other.children[key], found)
+        _compare((*path, key), one.children[key], other.children[key], found, repeated)
 
 
 def put(

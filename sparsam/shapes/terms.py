@@ -39,7 +39,7 @@ class Term:
         self.integer = integer
         self.value = value
         self.parts: tuple[Term, ...] | None = (
-            None  # of which the bounds say something about its own, once asked for
+            None  # whose bounds say something about its own; `Box` finds them
         )
         if kind == "symbol":
             self.symbols: frozenset[str] = frozenset((value,))

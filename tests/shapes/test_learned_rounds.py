@@ -148,15 +148,21 @@ def test_long_rounds_of_a_known_number_are_summarised(last, verdict, tmp_path):
         assert report.statistics["operations"] < 30_000  # round by round it would be more than sixty thousand
 
 
-def test_rounds_that_there_are_two_of_at_most_come_together(tmp_path):
-    """No run shows what a third would change: six coins in each round are no case for each way that they fall."""
-    lines = ["import torch", "", "", "def f(n, x):", "    for _ in range(n):"]
-    for i in range(6):
+def coins(count: int) -> list[str]:
+    """Lines of a round in which so many coins say what becomes of x."""
+    lines = []
+    for i in range(count):
         lines += [
             f"        coin{i} = torch.rand(()).item()",
             f"        if coin{i} < 0.5:",
             "            x = x * 2",
         ]
+    return lines
+
+
+def test_rounds_that_there_are_two_of_at_most_come_together(tmp_path):
+    """No run shows what a third would change: six coins in each round are no case for each way that they fall."""
+    lines = ["import torch", "", "", "def f(n, x):", "    for _ in range(n):", *coins(6)]
     file = tmp_path / "twice.py"
     for size, verdict in (("2, 3", Verdict.PROVED), ("3, 2", Verdict.ERROR)):
         file.write_text("\n".join([*lines, f"    return x + torch.zeros({size})", ""]))
@@ -212,21 +218,8 @@ def test_what_loggers_have_been_asked_is_no_state(line, verdict, tmp_path):
 
 def test_rounds_that_fail_in_many_ways_come_together(tmp_path):
     """The second round fails for all sizes: the ways through the first, of which there are 2^8, are no case each."""
-    lines = [
-        "import torch",
-        "",
-        "",
-        "def f(n, x):",
-        "    for i in range(n):",
-        "        if i == 1:",
-        "            x.view(5)",
-    ]
-    for i in range(8):
-        lines += [
-            f"        coin{i} = torch.rand(()).item()",
-            f"        if coin{i} < 0.5:",
-            "            x = x * 2",
-        ]
+    lines = ["import torch", "", "", "def f(n, x):", "    for i in range(n):", "        if i == 1:"]
+    lines += ["            x.view(5)", *coins(8)]
     file = tmp_path / "failing.py"
     file.write_text("\n".join([*lines, "    return x", ""]))
     report = check(f"{file}:f", ["n=0..", "x=2×3"], sandboxed=False)

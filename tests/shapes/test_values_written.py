@@ -58,12 +58,24 @@ GIVEN = {
                                           "    if i == 7: x[0] = 'b'",
     "a member after some rounds": "import enum\nE = enum.Enum('E', 'A B')\nx = E.A\nfor i in range(100):\n"
                                   "    if x is E.B: fail()\n    if i == 7: x = E.B",
+    "an object after some rounds": "class A: pass\na, b = A(), A()\na.n, b.n = 1, 2\nx = a\nfor i in range(100):\n"
+                                   "    torch.zeros(x.n).view(1)\n    if i == 7: x = b\ntorch.zeros(a.n + b.n)",
+    "a list after some rounds": "a, b = [1], [1, 2]\nx = a\nfor i in range(100):\n    torch.zeros(len(x)).view(1)\n"
+                                "    if i == 7: x = b\ntorch.zeros(len(a) + len(b))",
+    "a list after each round": "a, b = [1], [1, 2]\nx = a\nfor i in range(100):\n    torch.zeros(len(x)).view(1)\n"
+                               "    x = b\ntorch.zeros(len(a) + len(b))",
+    "a module after some rounds": "a, b = torch.nn.Linear(2, 2), torch.nn.Linear(3, 3)\nx = a\nfor i in range(100):\n"
+                                  "    x(torch.zeros(1, 2))\n    if i == 7: x = b\na, b",
     "bytes after some rounds": "x = bytearray(b'a')\nfor i in range(100):\n    torch.zeros(len(x)).view(1)\n"
                                "    if i == 7: x.append(1)",
     "a decimal after some rounds": "import decimal\nx = decimal.Decimal(1)\nfor i in range(100):\n"
                                    "    torch.zeros(int(x)).view(1)\n    if i == 7: x += 1",
     "an attribute of a class": f"class A:\n    n = 1\na = A()\n{COIN}A.n = 2\n{WORTH}torch.zeros(a.n).view(1)",
     "a class of a class": f"class A:\n    n = 1\nclass B(A): pass\na = B()\n{COIN}A.n = 2\n{WORTH}torch.zeros(a.n).view(1)",
+    "an attribute of a member": "import enum\nE = enum.Enum('E', 'A B')\nE.A.n = 1\nx = E.A\n"
+                                f"{COIN}x.n = 2\n{WORTH}torch.zeros(x.n).view(1)",
+    "a member with a list": "import enum\nclass E(enum.Enum):\n    A = []\nx = E.A\n"
+                            f"{COIN}x.value.append(1)\n{WORTH}torch.zeros(len(x.value) + 1).view(1)",
     "bytes": f"b = bytearray(2)\nx = memoryview(b)\n{COIN}b[0] = 7\n{WORTH}torch.zeros(x[0] + 1).view(1)",
     "what a reference refers to": "import weakref\nclass A: pass\na = A()\nr = weakref.ref(a)\n"
                                   f"{COIN}del a\n{WORTH}if r() is None: fail()",
@@ -76,6 +88,9 @@ KEPT = {
     "a float": "x = torch.rand(())\nif x.item() > 5: fail()",
     "whole numbers": "x = torch.randint(0, 3, (4,))\nif x[1].item() > 5: fail()",
     "in all runs": "x = torch.rand(())\nif torch.rand(()).item() < 0.5:\n    y = x * 10\nif x.item() > 5: fail()",
+    "an object made in each round": "for i in range(100):\n    a = [1]\n    b = [a, a]\n    torch.zeros(len(b[1])).view(1)",
+    "an object and its other names": "a = b = [1]\nc = [a]\nfor i in range(100):\n    torch.zeros(len(c[0])).view(1)\n"
+    "    a = [1]\n    b, c = a, [a]",
     "in all rounds": "for i in range(100):\n    x = torch.rand(())\n    if x.item() > 5: fail()",
 }
 

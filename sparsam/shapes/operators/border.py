@@ -1,5 +1,6 @@
 """Where tensors become Python's numbers and lists or NumPy's arrays, and the other way round."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -33,7 +34,7 @@ def tensor(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 
 
 def _bounded(data: Any, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    numbers = list(_leaves(data, SMALL)) if isinstance(data, (list, tuple)) else []
+    numbers = list(itertools.islice(_leaves(data), SMALL + 1)) if isinstance(data, (list, tuple)) else []
     if not 0 < len(numbers) <= SMALL or not all(type(number) is int for number in numbers):
         return NotImplemented
     with torch._C.DisableTorchFunction():
@@ -43,20 +44,13 @@ def _bounded(data: Any, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     return made
 
 
-def _leaves(data: Any, most: int) -> Iterator[Any]:
-    """Items of a nested list, no more than one above a number."""
-    left = [iter(data)]
-    while left and most >= 0:
-        for item in left[-1]:
-            if isinstance(item, (list, tuple)):
-                left.append(iter(item))
-                break
-            most -= 1
-            yield item
-            if most < 0:
-                return
+def _leaves(data: Any) -> Iterator[Any]:
+    """The items of a nested list."""
+    for item in data:
+        if isinstance(item, (list, tuple)):
+            yield from _leaves(item)
         else:
-            left.pop()
+            yield item
 
 
 def numpy(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -86,6 +80,8 @@ def item(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     found = range_of(args[0])
     if found is None or args[0].numel() != 1:
         return NotImplemented
+    if args[0].dtype is torch.bool:
+        return NotImplemented  # a truth is no whole number
     low, high = found
     if args[0].is_floating_point():
         if symbolic(low) or symbolic(high):

@@ -369,9 +369,8 @@ def _in_place(name: str) -> Callable[..., Any]:
             raise ValueError(
                 f"non-broadcastable output operand with shape {self.shape} doesn't match {made.shape}"
             )
-        torch.autograd.graph.increment_version(
-            self.tensor
-        )  # what was known of its values does not hold any more
+        # What was known of its values does not hold any more.
+        torch.autograd.graph.increment_version(self.tensor)
         return self
 
     return changed
