@@ -19,8 +19,8 @@ from sparsam.shapes.entry import Entry
 from sparsam.shapes.environment import Number
 from sparsam.shapes.environment import Unknown as Declared
 from sparsam.shapes.explore import Explored, Failed, Limits, conditions_of, explore
-from sparsam.shapes.merging import Memory
 from sparsam.shapes.naming import words
+from sparsam.shapes.nodes import Memory
 from sparsam.shapes.places import Places
 from sparsam.shapes.run import GRADIENTS, NEEDS_GPU, Outcome, Run, execute
 from sparsam.shapes.solver import Solver

@@ -10,14 +10,15 @@ import collections
 import dataclasses
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import sympy
 
+from sparsam.shapes import onward
 from sparsam.shapes.environment import DATA, Literal, Number, printed, symbols_of, sympy_symbol
 from sparsam.shapes.environment import Unknown as Declared
-from sparsam.shapes.merging import ROOT, Arrival, Memory, Visit, linked
 from sparsam.shapes.naming import words
+from sparsam.shapes.nodes import ROOT, Arrival, Memory, Visit, linked
 from sparsam.shapes.run import ABSENT, GRADIENTS, LEARNED, NEEDS_GPU, SUMMED, UNLEARNED, Outcome
 from sparsam.shapes.solver import Domain, Solver, needed
 from sparsam.shapes.verdict import Failure, Path, Place, Symbol, Unknown, Verdict
@@ -130,16 +131,31 @@ def explore(
         asked = {symbol.name for condition in more for symbol in symbols_of(condition)}
         return _solved((*linked(known, asked), *more), arrival, declared, solver)
 
+    def find(
+        conditions: Sequence[sympy.Basic],
+        symbols: Mapping[str, Symbol],
+        fixed: Mapping[str, Number],
+        prefer: Mapping[str, Number],
+    ) -> dict[str, Number] | None:
+        ranges = domains(declared, symbols, conditions)
+        for name, known in ranges.items():
+            if (value := fixed.get(_printed(name))) is not None:
+                ranges[name] = Domain(value, value, known.integer)
+        hints = {name: prefer[_printed(name)] for name in ranges if _printed(name) in prefer}
+        model = solver.solve(conditions, ranges, prefer=hints).model
+        return None if model is None else {_printed(name): value for name, value in model.items()}
+
     def begin_anew(hints: Mapping[str, Number] | None = None) -> list[Arrival]:
         # With the sizes that have shown what was not known: they will show what else is not.
         found.begin_anew()
         memory.begin_anew()
         return [dataclasses.replace(whole, hints={**whole.hints, **hints})] if hints else [whole]
 
+    memory.find = find
+    queue = memory.queue
+    queue[:] = [whole]
     # The deepest split first: what follows a node has been followed when another run comes by.
-    queue = [whole]
-    while queue or (queue := memory.resume()):
-        region = queue.pop()
+    while (region := onward.following(memory)) is not None:
         if memory.begins_like_none(region):
             memory.parked.append(region)
             continue
@@ -170,12 +186,12 @@ def explore(
         outcome = run(answer, beyond=None if region.node == ROOT else (region.node, region.site))
         found.runs += 1
         if memory.learns_of_gradients(outcome.notes.get(GRADIENTS, False)):
-            queue = begin_anew(outcome.hints)
+            queue[:] = begin_anew(outcome.hints)
             continue
         if outcome.ending == "again" and restarts < AGAIN:
             # What was found so far may rest on a guess about a loop that has just turned out wrong.
             restarts += 1
-            queue = begin_anew(outcome.hints)
+            queue[:] = begin_anew(outcome.hints)
             continue
         found.operations += outcome.operations
         memory.failures += outcome.notes.get(UNLEARNED, False)
@@ -183,7 +199,7 @@ def explore(
             stuck, memory.failures = memory.stuck(), 0
             if stuck:
                 # Later runs do not come by the nodes within the rounds that have shown it.
-                queue = begin_anew(outcome.hints)
+                queue[:] = begin_anew(outcome.hints)
                 continue
             # What a loop's round changes is known now: the same sizes again, without running it.
             queue.append(region)
@@ -194,7 +210,7 @@ def explore(
         if any(unknown.code in LOST for unknown in found.unknowns[before:]) and memory.loops.in_parts(
             outcome.notes["early"], outcome.notes["summarised"]
         ):
-            queue = begin_anew()
+            queue[:] = begin_anew()
             continue
         if outcome.ending == "diverged":
             if region.node == ROOT and not region.conditions and region is not whole:
@@ -204,7 +220,7 @@ def explore(
         if not outcome.notes["visits"] and outcome.ending not in ("stopped", NEEDS_GPU):
             # It did not come by where it was to come by: states that look alike are not. Each run is followed to its end.
             memory.alone = True
-            queue = begin_anew()
+            queue[:] = begin_anew()
             continue
         left = remainders(region, outcome)
         for part in left:

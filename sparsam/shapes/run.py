@@ -104,8 +104,8 @@ class Run:
         plain: Sizes are plain numbers: to confirm a failure.
         whole: No round of a loop stands for others.
         gpu: What the program is told when it asks whether there is a GPU.
-        memory: What earlier runs of the same exploration have left: `merging.Memory`.
-        beyond: The node behind which this run is another one, and the statement that ends there: `merging.Visit`. None for
+        memory: What earlier runs of the same exploration have left: `nodes.Memory`.
+        beyond: The node behind which this run is another one, and the statement that ends there: `nodes.Visit`. None for
             a run that is another one from the beginning.
     """
 
@@ -143,6 +143,8 @@ class Run:
         self.beyond = beyond
         # nodes that it came by, from `beyond` on
         self.visits: list[Any] = [] if beyond is not None else [merging_root()]
+        self.aim: list[str] = []  # nodes that it will come by to where something is left to try
+        self.tried: set[Any] = set()  # what it was led to
         self.merged: Any = None  # the node that it ended at, for what follows is known
         self.abstract: set[str] = set()  # symbols for any size whatever, which is more than there can be
         self.forks: dict[tuple[int, int], tuple[int, int, int, int]] = {}
@@ -212,14 +214,14 @@ class Run:
 
 def merging_memory() -> Any:
     """A memory of one run alone."""
-    from sparsam.shapes.merging import Memory
+    from sparsam.shapes.nodes import Memory
 
     return Memory()
 
 
 def merging_root() -> Any:
     """The node where the program begins."""
-    from sparsam.shapes.merging import ROOT, Visit
+    from sparsam.shapes.nodes import ROOT, Visit
 
     return Visit(ROOT, None)
 

@@ -2,7 +2,7 @@
 
 import sympy
 
-from sparsam.shapes.merging import Arrival, Edge, Memory
+from sparsam.shapes.nodes import Arrival, Edge, Memory
 
 A, B = sympy.symbols("s_a s_b", integer=True, nonnegative=True)
 
