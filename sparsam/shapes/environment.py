@@ -169,7 +169,7 @@ class Shapes(ShapeEnv):
         if unknown.kind == "value":
             self.fresh[unknown.name] = len(self.literals)
             for condition in range_of(symbol, low, high):
-                self.literals.append(Literal(condition, "assumption"))
+                self.literals.append(Literal(shared(condition), "assumption"))
         return symbol
 
     def value(
@@ -214,7 +214,7 @@ class Shapes(ShapeEnv):
         expression = condition.node.expr
         if not bool(expression.xreplace(self.backed_var_to_val)):
             raise Divergence(f"the sizes do not satisfy {expression}")
-        self.literals.append(Literal(expression, "assumption"))
+        self.literals.append(Literal(shared(expression), "assumption"))
         with self.unrecorded():
             bool(condition)
 
@@ -296,7 +296,7 @@ class Shapes(ShapeEnv):
                 kept.clear()
             self.backed_var_to_val[symbol] = sympy.Integer(hint)
         for condition in range_of(symbol, low, high):
-            self.literals.append(Literal(condition, "assumption"))
+            self.literals.append(Literal(shared(condition), "assumption"))
         bounds = ValueRanges(
             -int_oo if low is None else sympy.Integer(low), int_oo if high is None else sympy.Integer(high)
         )
@@ -388,7 +388,7 @@ class Shapes(ShapeEnv):
                 else:
                     condition = sympy.Eq(expression, answer)
                 if condition not in (sympy.true, sympy.false):
-                    self.answers[condition] = None
+                    self.answers[shared(condition)] = None
 
     def _maybe_guard_rel(self, expr: Any) -> None:  # type: ignore[override]
         # Torch draws conclusions from products too, and takes a factor that may be 0 for one that it can divide by.
@@ -412,7 +412,7 @@ class Shapes(ShapeEnv):
         frame = sys._getframe(1)
         self.literals.append(
             Literal(
-                g,
+                shared(g),
                 "guard",
                 self._place(frame),
                 specialised=isinstance(g, sympy.Eq) and _turned_into_number(frame),
@@ -531,6 +531,12 @@ def printed(symbol: sympy.Symbol) -> str:
     """The name of a symbol as it is printed."""
     name: str = symbol.name
     return name.removeprefix(REAL).removeprefix(SIZE)
+
+
+@functools.lru_cache(maxsize=1 << 17)
+def shared(expression: sympy.Basic) -> sympy.Basic:
+    """The same object for expressions that are equal: they are looked up far more often than there are expressions."""
+    return expression
 
 
 def range_of(symbol: sympy.Symbol, low: Number | None, high: Number | None) -> list[sympy.Basic]:

@@ -15,10 +15,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 import sympy
 
 from sparsam.shapes import onward
-from sparsam.shapes.environment import DATA, Literal, Number, printed, symbols_of, sympy_symbol
+from sparsam.shapes.environment import DATA, Literal, Number, printed, shared, symbols_of, sympy_symbol
 from sparsam.shapes.environment import Unknown as Declared
 from sparsam.shapes.naming import words
-from sparsam.shapes.nodes import ROOT, Arrival, Memory, Visit, linked
+from sparsam.shapes.nodes import ROOT, Arrival, Memory, Visit, linked, names_of
 from sparsam.shapes.run import ABSENT, GRADIENTS, LEARNED, NEEDS_GPU, SUMMED, UNLEARNED, Outcome
 from sparsam.shapes.solver import Domain, Solver, needed
 from sparsam.shapes.verdict import Failure, Path, Place, Symbol, Unknown, Verdict
@@ -123,12 +123,13 @@ def explore(
         {},
     )
     restarts = 0
+    taught = False  # whether a run has learned what a loop's round changes, since all began anew for that
 
     def solve(
         known: tuple[sympy.Basic, ...], more: tuple[sympy.Basic, ...], arrival: Arrival
     ) -> tuple[str, Mapping[str, Number]]:
         # What is known holds for some sizes; conditions about none of the symbols in question change nothing.
-        asked = {symbol.name for condition in more for symbol in symbols_of(condition)}
+        asked = set().union(*map(names_of, more))
         return _solved((*linked(known, asked), *more), arrival, declared, solver)
 
     def find(
@@ -188,6 +189,9 @@ def explore(
         if memory.learns_of_gradients(outcome.notes.get(GRADIENTS, False)):
             queue[:] = begin_anew(outcome.hints)
             continue
+        if memory.mistaken:
+            queue[:] = begin_anew(outcome.hints)
+            continue
         if outcome.ending == "again" and restarts < AGAIN:
             # What was found so far may rest on a guess about a loop that has just turned out wrong.
             restarts += 1
@@ -196,6 +200,7 @@ def explore(
         found.operations += outcome.operations
         memory.failures += outcome.notes.get(UNLEARNED, False)
         if outcome.ending == LEARNED:
+            taught = True
             stuck, memory.failures = memory.stuck(), 0
             if stuck:
                 # Later runs do not come by the nodes within the rounds that have shown it.
@@ -218,9 +223,10 @@ def explore(
             memory.partial.add(region.node)
             continue
         if not outcome.notes["visits"] and outcome.ending not in ("stopped", NEEDS_GPU):
-            # It did not come by where it was to come by: states that look alike are not. Each run is followed to its end.
-            memory.alone = True
-            queue[:] = begin_anew()
+            # It did not come by where it was to come by. If no loop was learned of since, states that look alike are not:
+            # each run is followed to its end.
+            memory.alone, taught = not taught, False
+            queue[:] = begin_anew(outcome.hints)
             continue
         left = remainders(region, outcome)
         for part in left:
@@ -324,7 +330,7 @@ def _absent(region: Arrival, outcome: Outcome) -> Arrival:
 
 def negated(condition: sympy.Basic) -> sympy.Basic:
     """The opposite of a condition."""
-    return sympy.Not(condition)
+    return shared(sympy.Not(condition))
 
 
 def domains(

@@ -13,7 +13,7 @@ import dis
 import functools
 import itertools
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 OPTIMIZED = 0x2  # code whose variables have places, and no dictionary
 READS = frozenset(
@@ -50,25 +50,57 @@ BY_NAME = frozenset(
 """What gives a program its variables otherwise than by their names in the code."""
 
 
-def unread(frame: types.FrameType) -> frozenset[str]:
-    """Names of a frame's variables whose values no instruction reads from here on, until they are set again."""
-    offsets, found = _unread(frame.f_code)
+def unread(frame: types.FrameType, ended: Sequence[bool] = ()) -> frozenset[str]:
+    """Names of a frame's variables whose values no instruction reads from here on, until they are set again.
+
+    Args:
+        frame: In progress.
+        ended: For each `for` of it that is in progress, from the outermost on, whether this is its last round.
+    """
+    offsets, found = _unread(frame.f_code, _at_an_end(frame.f_code, frame.f_lasti, tuple(ended)))
     at = (
         bisect.bisect_right(offsets, frame.f_lasti) - 1
     )  # during a call it is behind the instruction, among its caches
     return found[at] if at >= 0 else frozenset()
 
 
+Range = tuple[int, int, int]
+"""Of a `for`: where a round ends, where it asks for the next item, and where it goes on after the last."""
+
+
+def _at_an_end(code: types.CodeType, position: int, ended: tuple[bool, ...]) -> tuple[Range, ...]:
+    """The loops around a position that are in their last round, from the outermost on."""
+    if not any(ended):
+        return ()
+    around = [loop for loop in _loops(code) if loop[1] <= position < loop[2]]
+    return tuple(itertools.compress(around, ended)) if len(around) == len(ended) else ()
+
+
 @functools.lru_cache(maxsize=4096)
-def _unread(code: types.CodeType) -> tuple[Sequence[int], Sequence[frozenset[str]]]:
+def _loops(code: types.CodeType) -> tuple[Range, ...]:
+    found, start = [], None
+    for one in dis.get_instructions(code):
+        start = one.offset if start is None else start  # of an instruction with its EXTENDED_ARGs
+        if one.opname == "FOR_ITER":
+            found.append((start, one.offset, one.argval))
+        start = start if one.opname == "EXTENDED_ARG" else None
+    return tuple(found)
+
+
+@functools.lru_cache(maxsize=4096)
+def _unread(code: types.CodeType, ends: tuple[Range, ...]) -> tuple[Sequence[int], Sequence[frozenset[str]]]:
     names = _eligible(code)
     steps = list(dis.get_instructions(code)) if names else []
     if not steps or not all(_known(step) for step in steps):
         return (), ()
     handlers = _handlers(code, steps)
-    live, held = _live(steps, handlers, names), _held(code, steps, handlers)
+    held = _held(code, steps, handlers)
     if held is None:
         return (), ()
+    before, live = _live(steps, handlers, names)
+    for loop in ends:
+        # Of this time round alone: when the program comes by the loop again, there are items.
+        before, live = _live(steps, handlers, names, loop, before)
     return [step.offset for step in steps], [names - live[step.offset] - held[step.offset] for step in steps]
 
 
@@ -131,35 +163,49 @@ def _handlers(code: types.CodeType, steps: Sequence[dis.Instruction]) -> Handler
     return found
 
 
-def _next(steps: Sequence[dis.Instruction], position: int) -> Iterator[tuple[int, bool]]:
-    """Where it goes on behind an instruction, and whether by a jump."""
+def _next(steps: Sequence[dis.Instruction], position: int, end: int = -1) -> Iterator[tuple[int, bool]]:
+    """Where it goes on behind an instruction, and whether by a jump; at `end` there is no next item."""
     step = steps[position]
-    if step.opname not in LEAVE | JUMPS and position + 1 < len(steps):
+    if step.opname not in LEAVE | JUMPS and position + 1 < len(steps) and step.offset != end:
         yield steps[position + 1].offset, False
     if step.opcode in dis.hasjrel or step.opcode in dis.hasjabs:
         yield step.argval, True
 
 
 def _live(
-    steps: Sequence[dis.Instruction], handlers: Handlers, names: frozenset[str]
-) -> dict[int, frozenset[str]]:
-    """For each instruction what may be read behind it."""
+    steps: Sequence[dis.Instruction],
+    handlers: Handlers,
+    names: frozenset[str],
+    loop: Range | None = None,
+    known: Mapping[int, frozenset[str]] | None = None,
+) -> tuple[dict[int, frozenset[str]], dict[int, frozenset[str]]]:
+    """For each instruction what may be read from it on, and what behind it.
+
+    Args:
+        steps: All instructions.
+        handlers: Of exceptions.
+        names: That count.
+        loop: Is in its last round; instructions outside of it are left out, …
+        known: … and this may be read from them on.
+    """
     none: frozenset[str] = frozenset()
-    before = {step.offset: none for step in steps}
+    inside = [n for n, step in enumerate(steps) if loop is None or loop[0] <= step.offset < loop[2]]
+    before = {**(known or {}), **{steps[position].offset: none for position in inside}}
     behind = dict(before)
     changed = True
     while changed:
         changed = False
-        for position in reversed(range(len(steps))):
+        for position in reversed(inside):
             step = steps[position]
             caught = none.union(*(before[target] for target, _, _ in handlers.get(step.offset, ())))
-            out = caught.union(*(before[target] for target, _ in _next(steps, position)))
+            after = _next(steps, position, loop[1] if loop is not None else -1)
+            out = caught.union(*(before[target] for target, _ in after))
             named = frozenset({step.argval}) & names if step.opname in READS | WRITES else none
             new = (out - named if step.opname in WRITES else out | named) | caught
             if new != before[step.offset] or out != behind[step.offset]:
                 before[step.offset], behind[step.offset] = new, out
                 changed = True
-    return behind
+    return before, behind
 
 
 def _held(

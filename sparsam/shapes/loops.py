@@ -20,6 +20,7 @@ import sympy
 
 from sparsam.shapes.environment import symbolic
 from sparsam.shapes.guesses import Guess, difference, guesses, is_flag, only_new_names, refusal, whole_tensor
+from sparsam.shapes.merging import before_loop
 from sparsam.shapes.rounds import Rounds, snapshot
 from sparsam.shapes.run import LEARNED, SUMMED, UNLEARNED, Loop, Run, Stop, current
 from sparsam.shapes.series import Segment, as_series
@@ -37,7 +38,7 @@ def loop(iterable: Any) -> Iterator[Any]:
     if run is None:
         yield from iterable
         return
-    this = Loop([], iterable)
+    this = Loop([], iterable, id(frame))
     run.rounds.append(this)
     try:
         yield from _rounds(run, frame, this)
@@ -56,20 +57,24 @@ def _rounds(run: Run, frame: types.FrameType, this: Loop) -> Iterator[Any]:
                 frame,
                 Segment(len(iterable), lambda index: start + index * step),
                 "range",
-                at,
+                this,
+                final=True,
             )
         else:
+            rounds = len(iterable) if type(iterable) in (range, tuple) else 0
             this.over = iterator = iter(iterable)
             for index, item in enumerate(iterator):
                 at[:] = [index]
+                this.last = index == rounds - 1
                 yield item
                 run.tick()
         return
+    before_loop(run, frame)
     segments = series.segments()
     this.over = [(segment.count, segment.item) for segment in segments]
     for number, segment in enumerate(segments):
         at[:] = [number]
-        yield from _segment(run, frame, segment, series.name, at)
+        yield from _segment(run, frame, segment, series.name, this, final=number == len(segments) - 1)
 
 
 def while_begin(site: int) -> None:
@@ -150,8 +155,12 @@ class _While:
                 run.inductions.append(self.before)
 
 
-def _segment(run: Run, frame: types.FrameType, segment: Segment, name: str, at: list[Any]) -> Iterator[Any]:
+def _segment(
+    run: Run, frame: types.FrameType, segment: Segment, name: str, this: Loop, *, final: bool
+) -> Iterator[Any]:
+    at = this.at
     number = tuple(at)
+    this.last = False
     begun = _Begun(run, frame, name, segment.count)
     for index in itertools.count():
         asked = len(run.shapes.literals)
@@ -164,10 +173,12 @@ def _segment(run: Run, frame: types.FrameType, segment: Segment, name: str, at: 
         at[:] = [*number, index]
         rest = begun.rest(index)
         if rest is None:
+            this.last = final and isinstance(segment.count, int) and index == segment.count - 1
             with begun.watched(index):
                 yield segment.item(index)
             continue
         at[:] = [*number, "any"]
+        this.last = False
         run.inductions.append(rest)
         try:
             yield from rest.arbitrary(segment)

@@ -25,11 +25,13 @@ from typing import Any
 import torch
 
 from sparsam.shapes import modules, onward, overlay, process
-from sparsam.shapes.nodes import Visit, hidden
-from sparsam.shapes.project import project, written
+from sparsam.shapes.environment import printed
+from sparsam.shapes.nodes import Naming, Visit
+from sparsam.shapes.project import written
 from sparsam.shapes.rewrite import ENTRY, MARK
 from sparsam.shapes.run import ENVIRONMENT, FILES, HOOKED, Run, Stop, current
 from sparsam.shapes.state import Snapshot, TooLarge, described
+from sparsam.shapes.sums import together
 from sparsam.shapes.verdict import Place
 
 WORTH = 12  # calls of the framework in a statement that asked about sizes alone, for its end to be looked at
@@ -99,17 +101,34 @@ def _look(run: Run, frame: types.FrameType, site: Any, before: tuple[int, int, i
     _arrive(run, frame, site)
 
 
-def come_by(run: Run, frame: types.FrameType, place: Place | None, without: Sequence[Any]) -> None:
-    """At the head of a round that stands for all: what `without` names is about to be set, and makes no difference.
+def come_by(
+    run: Run, frame: types.FrameType, place: Place | None, without: Sequence[Any] = (), what: str = "round"
+) -> None:
+    """At the head of a loop, or of its round that stands for all: what `without` names is about to be set.
 
     Raises:
         Stop: If what follows was followed before.
     """
-    site = (frame.f_code.co_filename, ("round", place.line if place else 0, place.column if place else 0))
+    site = (frame.f_code.co_filename, (what, place.line if place else 0, place.column if place else 0))
     if run.plain or run.learning or run.memory.alone:
         return
     if run.visits or (run.beyond is not None and site == run.beyond[1]):
         _arrive(run, frame, site, without)
+
+
+def before_loop(run: Run, frame: types.FrameType) -> None:
+    """Before it is asked how many rounds a loop has: what was needed for the one before may be gone by now.
+
+    Not in comprehensions, whose list so far is in no variable.
+
+    Raises:
+        Stop: If what follows was followed before.
+    """
+    if frame.f_code.co_name.startswith("<") and frame.f_code.co_name != "<module>":
+        return
+    place = run.places.innermost(frame)
+    if run.memory.forks.get(place, False):
+        come_by(run, frame, place, what="loop")
 
 
 def _arrive(run: Run, frame: types.FrameType, site: Any, without: Sequence[Any] = ()) -> None:
@@ -144,35 +163,38 @@ def _visit(
                 run.places,
                 [*(loop.over for loop in run.rounds), *_inputs(frame)],
                 gradients=run.memory.gradients,
+                ended=run.ended(),
             )
     except TooLarge:
         return None
-    text = (
-        state.text(without)
-        + state.beside(without)
-        + "".join(induction.text() for induction in run.inductions)
-    )
-    text += described({kind: dict(sorted(run.notes.get(kind, {}).items())) for kind in FILES})
+    beside = state.beside(without) + "".join(induction.text() for induction in run.inductions)
+    beside += described({kind: dict(sorted(run.notes.get(kind, {}).items())) for kind in FILES})
+    decided = "".join(written(run.shapes.literals[number].condition) for number in pending)
+    sums = {} if site in run.memory.apart else together(state.symbols, state.text(without) + beside + decided)
+    if sums:
+        state.name(sums)
+    stand = {printed(symbol): expression for expression, symbol in sums.items()}
     renamed: dict[str, str] = {}
-    text = _NAMES.sub(lambda match: renamed.setdefault(match.group(1), f"w{len(renamed)}"), text)
+    text = _NAMES.sub(
+        lambda match: renamed.setdefault(match.group(1), f"w{len(renamed)}"), state.text(without) + beside
+    )
     # What was decided counts, and not about which of the values that no variable shows.
     others = dict(renamed)
-    decided = "".join(written(run.shapes.literals[number].condition) for number in pending)
     text += _NAMES.sub(lambda match: others.setdefault(match.group(1), f"p{len(others)}"), decided)
     sizes = sorted(name for name, symbol in run.shapes.symbols.items() if symbol.kind == "size")
     where = (site, _stack(run, frame), [tuple(loop.at) for loop in run.rounds], sizes, _settings(run))
     key = hashlib.sha256(f"{where}{text}".encode("utf-8", "surrogatepass")).hexdigest()
     literals = run.shapes.literals
-    known = project(
-        (literal.condition for literal in literals), lambda name: hidden(name) and name not in renamed
-    )
+    names = {name: stand.get(symbol, symbol) for symbol, name in renamed.items()}
+    shown = Naming(names, run.shapes.values, run.shapes.values)
+    known = shown.known(literal.condition for literal in literals)
     return Visit(
         key,
         site,
         len(literals),
         run.shapes.values,
-        {name: symbol for symbol, name in renamed.items()},
-        tuple(known),
+        names,
+        known,
     )
 
 

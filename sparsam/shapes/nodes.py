@@ -10,16 +10,17 @@ Symbols of values are the n-th that a run asked for, and another number in each 
 contains have names by the order in which they occur, `w0`, `w1`, …, and those born behind it by birth, `f0`, `f1`, ….
 """
 
+import collections
 import dataclasses
 import functools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import sympy
 
 from sparsam.shapes import evaluate
-from sparsam.shapes.environment import Literal, Number, Unknown, printed, symbols_of, sympy_symbol
+from sparsam.shapes.environment import Literal, Number, Unknown, printed, shared, symbols_of, sympy_symbol
 from sparsam.shapes.guesses import Seen
 from sparsam.shapes.project import facts, project
 from sparsam.shapes.run import Run
@@ -29,6 +30,8 @@ from sparsam.shapes.verdict import Place, Symbol
 STUCK = 16  # runs that do not show what a loop's round changes, after which others come together within these rounds
 ROOT = "root"  # the node where the program begins
 _BORN = re.compile(r"f\d+")
+# What a name at a node stands for: a symbol of a run, as printed, or an expression whose symbols the state has nowhere else.
+Meaning: TypeAlias = str | sympy.Basic
 
 
 @dataclasses.dataclass(eq=False)
@@ -48,7 +51,7 @@ class Visit:
     site: Any
     position: int = 0
     values: int = 0
-    names: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    names: Mapping[str, Meaning] = dataclasses.field(default_factory=dict)
     known: tuple[sympy.Basic, ...] = ()
 
 
@@ -73,7 +76,7 @@ class Edge:
     texts: frozenset[str]
     end: str | None
     site: Any
-    leaving: Mapping[str, str]
+    leaving: Mapping[str, Meaning]
     born: int
     hints: Mapping[str, Number]
     symbols: Mapping[str, Symbol]
@@ -107,7 +110,7 @@ class Arrival:
     node: str
     site: Any
     conditions: tuple[sympy.Basic, ...]
-    names: Mapping[str, str]
+    names: Mapping[str, Meaning]
     values: int
     hints: Mapping[str, Number]
     symbols: Mapping[str, Symbol]
@@ -132,7 +135,7 @@ class Step:
     """
 
     node: str
-    names: Mapping[str, str]
+    names: Mapping[str, Meaning]
     values: int
     sizes: dict[str, Number]
     edge: Edge
@@ -169,6 +172,10 @@ class Memory:
             Arrival
         ] = []  # that are like another in all that is asked behind their node, as far as is known
         self.parked: list[Arrival] = []  # in which a loop's round begins as no round does, as far as is known
+        self.apart: set[Any] = (
+            set()
+        )  # statements behind which symbols that occur together alone keep their names
+        self.mistaken = False  # whether one such was found since all began anew
         self.partial: set[str] = set()  # nodes from which some run went where nobody else can go
         self._arrived: set[tuple[str, frozenset[str]]] = set()
         self._followed: dict[
@@ -180,6 +187,7 @@ class Memory:
 
     def begin_anew(self) -> None:
         """Forgets where runs came together, for they do not count any more."""
+        self.mistaken = False
         for group in (
             self.edges,
             self.waiting,
@@ -222,22 +230,22 @@ class Memory:
         asked, answers = run.shapes.asked_anew()
         position = len(run.shapes.literals) if after is None else after.position
         values = run.shapes.values if after is None else after.values
-        own = Renaming(
-            {symbol: name for name, symbol in before.names.items()}
-            | {f"v{n}": f"f{n - before.values}" for n in range(before.values, values)}
-        )
+        own = Naming(before.names, before.values, values)
         literals = run.shapes.literals[before.position : position]
         decided = tuple((own(literal.condition), literal) for literal in literals)
-        leaving = {} if after is None else {name: own.name(s) for name, s in after.names.items()}
-        if any(map(hidden, leaving.values())) or any(
-            map(_foreign, (*map(own, answers), *(condition for condition, _ in decided)))
+        leaving = {} if after is None else {name: own.meaning(s) for name, s in after.names.items()}
+        if any(
+            map(_foreign, (*map(own, answers), *(condition for condition, _ in decided), *leaving.values()))
         ):
             # What follows depends on a value that the state does not show: nobody else can go this way.
             self.partial.add(before.node)
+            if own.sums:
+                self.apart.add(before.site)
+                self.mistaken = True
             return
         known = {condition for condition, _ in decided}
         implied = tuple(condition for condition in map(own, answers) if condition not in known)
-        beside = map(own, linked(before.known, asked))
+        beside = own.at_the_node(linked(before.known, asked))
         guards = (condition for condition, literal in decided if literal.kind == "guard")
         edge = Edge(
             decided,
@@ -247,8 +255,8 @@ class Memory:
             None if after is None else after.site,
             leaving,
             values - before.values,
-            {own.name(name): hint for name, hint in run.shapes.hints.items()},
-            {own.name(name): symbol for name, symbol in run.shapes.symbols.items()},
+            {own.names.get(name, name): hint for name, hint in run.shapes.hints.items()},
+            {own.names.get(name, name): symbol for name, symbol in run.shapes.symbols.items()},
         )
         edges = self.edges.setdefault(before.node, [])
         if not any(edge.texts == other.texts and edge.end == other.end for other in edges):
@@ -269,13 +277,13 @@ class Memory:
             if edge.end is None:
                 break
             node, sizes, values = edge.end, step.sizes, values + edge.born
-            names = {name: step.outer.name(inner) for name, inner in edge.leaving.items()}
+            names = {name: step.outer.meaning(inner) for name, inner in edge.leaving.items()}
         return steps
 
     def step(
         self,
         node: str,
-        names: Mapping[str, str],
+        names: Mapping[str, Meaning],
         values: int,
         sizes: dict[str, Number],
         chosen: Mapping[str, Number] | None = None,
@@ -299,9 +307,8 @@ class Memory:
             Where its parts arrive next, and the parts that no edge covers.
         """
         own = own_names(arrival)
-        known = tuple(project(arrival.conditions, lambda name: hidden(own.name(name))))
-        arrival = dataclasses.replace(arrival, known=known)
-        there = tuple(map(own, known))
+        arrival = dataclasses.replace(arrival, known=own.known(arrival.conditions))
+        there = own.at_the_node(arrival.known)
         texts = facts(there, hidden)
         if arrival.ready < 0:
             if (arrival.node, texts) in self._arrived:
@@ -347,7 +354,7 @@ class Memory:
                 return [arrival]
         for number, arrival in enumerate(self.waiting):
             own = own_names(arrival)
-            if not self._is_like_another(arrival.node, tuple(map(own, arrival.known))):
+            if not self._is_like_another(arrival.node, own.at_the_node(arrival.known)):
                 del self.waiting[number]
                 return [dataclasses.replace(arrival, ready=AGAIN)]
         self.waiting.clear()
@@ -403,7 +410,13 @@ class Memory:
                         printed(symbol) for condition in edge.conditions() for symbol in symbols_of(condition)
                     }
                     if edge.end is not None:
-                        names |= {edge.leaving.get(name, name) for name in asked[edge.end]}
+                        for name in asked[edge.end]:
+                            meaning = edge.leaving.get(name, name)
+                            names |= (
+                                {meaning}
+                                if isinstance(meaning, str)
+                                else set(map(printed, symbols_of(meaning)))
+                            )
                     new = {name for name in names if not _BORN.fullmatch(name)} - asked[at]
                     if new:
                         asked[at] |= new
@@ -427,27 +440,28 @@ def _of_interest(known: tuple[sympy.Basic, ...], asked: frozenset[str]) -> froze
     return facts(project(known, gone), gone)
 
 
-def own_names(arrival: Arrival) -> "Renaming":
+def own_names(arrival: Arrival) -> "Naming":
     """From names of a run to those of the node that an arrival is at, and of what is born behind it."""
-    return Renaming(
-        {symbol: name for name, symbol in arrival.names.items()}
-        | {f"v{n}": f"f{n - arrival.values}" for n in range(arrival.values, _last(arrival.conditions) + 1)}
-    )
+    return Naming(arrival.names, arrival.values, _last(arrival.conditions) + 1)
 
 
 class Renaming:
     """Other names for symbols of values.
 
     Args:
-        names: New names by old, both as printed.
+        names: What stands in place of each, by its name as printed.
     """
 
-    def __init__(self, names: Mapping[str, str]) -> None:
+    def __init__(self, names: Mapping[str, Meaning]) -> None:
         self.names = names
 
-    def name(self, name: str) -> str:
-        """The new name, as printed."""
+    def name(self, name: str) -> Meaning:
+        """What stands in its place: a name as printed, or an expression."""
         return self.names.get(name, name)
+
+    def meaning(self, meaning: Meaning) -> Meaning:
+        """The same of an expression."""
+        return self.name(meaning) if isinstance(meaning, str) else self(meaning)
 
     def __call__(self, condition: sympy.Basic) -> sympy.Basic:
         names = self.names
@@ -455,29 +469,104 @@ class Renaming:
         return _renamed(condition, frozenset(changed)) if changed else condition
 
 
+class Naming(Renaming):
+    """From names of a run to those of a node.
+
+    Args:
+        names: What each name at the node stands for.
+        values: How many symbols of values were born before it, …
+        until: … and behind it until where this is used.
+    """
+
+    def __init__(self, names: Mapping[str, Meaning], values: int, until: int) -> None:
+        super().__init__(
+            {symbol: name for name, symbol in names.items() if isinstance(symbol, str)}
+            | {f"v{n}": f"f{n - values}" for n in range(values, until)}
+        )
+        self.sums = tuple(
+            (expression, _symbol(name, expression))
+            for name, expression in names.items()
+            if isinstance(expression, sympy.Basic)
+        )
+        # Symbols that the node knows, if not by a name of their own: in how many expressions.
+        self.within = collections.Counter(
+            printed(symbol) for expression, _ in self.sums for symbol in symbols_of(expression)
+        )
+
+    def __call__(self, condition: sympy.Basic) -> sympy.Basic:
+        for expression, symbol in self.sums:
+            if symbols_of(expression) & symbols_of(condition):
+                condition = self._put(condition, expression, symbol)
+        return super().__call__(condition)
+
+    def _put(self, condition: sympy.Basic, expression: sympy.Basic, symbol: sympy.Symbol) -> sympy.Basic:
+        condition = condition.xreplace({expression: symbol})
+        for term in expression.args if expression.is_Add else ():
+            times, one = term.as_coeff_Mul()
+            if (
+                not one.is_Symbol
+                or abs(times) != 1
+                or printed(one) in self.names
+                or self.within[printed(one)] > 1
+            ):
+                continue
+            if one in symbols_of(condition):
+                condition = condition.xreplace({one: times * (symbol - (expression - term))})
+                if isinstance(condition, sympy.core.relational.Relational) and any(
+                    hidden(printed(left)) and printed(left) not in self.names
+                    for left in symbols_of(condition)
+                ):
+                    condition = condition.func(sympy.expand(condition.lhs - condition.rhs), 0)
+            break
+        return condition
+
+    def known(self, conditions: Iterable[sympy.Basic]) -> tuple[sympy.Basic, ...]:
+        """What conditions say of what the node knows, in names of the run."""
+        return tuple(
+            project(conditions, lambda name: hidden(self.names.get(name, name)) and name not in self.within)
+        )
+
+    def at_the_node(self, conditions: Iterable[sympy.Basic]) -> tuple[sympy.Basic, ...]:
+        """The same in names of the node."""
+        if not self.sums:
+            return tuple(map(self, conditions))
+        said = list(map(self, conditions))
+        plain = Renaming(self.names)
+        said += [sympy.Eq(symbol, plain(expression)) for expression, symbol in self.sums]
+        return tuple(dict.fromkeys(project(said, hidden)))
+
+
 @functools.lru_cache(maxsize=65536)
-def _renamed(condition: sympy.Basic, changed: frozenset[tuple[sympy.Symbol, str]]) -> sympy.Basic:
-    return condition.xreplace({symbol: _symbol(name, symbol) for symbol, name in changed})
+def _renamed(condition: sympy.Basic, changed: frozenset[tuple[sympy.Symbol, Meaning]]) -> sympy.Basic:
+    return shared(
+        condition.xreplace({s: _symbol(new, s) if isinstance(new, str) else new for s, new in changed})
+    )
 
 
-def _symbol(name: str, like: sympy.Symbol) -> sympy.Symbol:
+def _symbol(name: str, like: sympy.Basic) -> sympy.Symbol:
     return sympy_symbol(Unknown(name, integer=bool(like.is_integer), kind="value"))
 
 
-def _outer(names: Mapping[str, str], values: int, edge: Edge) -> Renaming:
+def _outer(names: Mapping[str, Meaning], values: int, edge: Edge) -> Renaming:
     """From names of an edge to those of a run that goes along it."""
     return Renaming({**names, **{f"f{n}": f"v{values + n}" for n in range(edge.born)}})
 
 
 def _born_hints(edge: Edge, outer: Renaming) -> dict[str, Number]:
     return {
-        outer.name(name): hint for name, hint in edge.hints.items() if name[0] == "f" and name in outer.names
+        born: hint
+        for name, hint in edge.hints.items()
+        if name[0] == "f" and isinstance(born := outer.names.get(name), str)
     }
 
 
 def _symbols(arrival: Arrival, edge: Edge, outer: Renaming) -> dict[str, Symbol]:
     """Those of the arrival, and those born along the edge; what it has under these names is of another run."""
-    there = {outer.name(name): (name, symbol) for name, symbol in edge.symbols.items() if not hidden(name)}
+    there = {
+        new: (name, symbol)
+        for name, symbol in edge.symbols.items()
+        if not hidden(name) and isinstance(new := outer.name(name), str)
+    }
     return {
         **{name: symbol for name, (_, symbol) in there.items()},
         **arrival.symbols,
@@ -501,7 +590,7 @@ def _follow(arrival: Arrival, edge: Edge, sizes: Mapping[str, Number]) -> list[A
             edge.end,
             edge.site,
             tuple(dict.fromkeys((*arrival.conditions, *new))),
-            {name: outer.name(inner) for name, inner in edge.leaving.items()},
+            {name: outer.meaning(inner) for name, inner in edge.leaving.items()},
             arrival.values + edge.born,
             {**sizes, **_born_hints(edge, outer), **{name: sizes[name] for name in given if name in sizes}},
             _symbols(arrival, edge, outer),
@@ -526,7 +615,7 @@ def _without(part: Arrival, edge: Edge, outer: Renaming, solve: Solve) -> Iterat
             if literal is not None and literal.specialised:
                 specialised = (*specialised, literal.place)
             for denied in (*(n for n in needed(condition) if n not in prefix), condition):
-                other = sympy.Not(denied)
+                other = shared(sympy.Not(denied))
                 kind, sizes = solve(tuple(known), (other,), part)
                 if kind != "unsat":
                     yield dataclasses.replace(
@@ -545,10 +634,23 @@ def holds(condition: sympy.Basic, outer: Renaming, sizes: Mapping[str, Number]) 
     model = {}
     for symbol in symbols_of(condition):
         name = outer.name(printed(symbol))
-        if name not in sizes:
+        value = sizes.get(name) if isinstance(name, str) else _value(name, sizes)
+        if value is None:
             return False
-        model[symbol.name] = sizes[name]
+        model[symbol.name] = value
     return evaluate.holds(_function(condition), model) is True
+
+
+def _value(expression: sympy.Basic, sizes: Mapping[str, Number]) -> Number | None:
+    """Of an expression, None where not all of its symbols have one or it has none for them."""
+    model = {symbol.name: sizes.get(printed(symbol)) for symbol in symbols_of(expression)}
+    if None in model.values():
+        return None
+    try:
+        value: Number = _function(expression)(model)
+    except (evaluate.Undefined, evaluate.TooLarge):
+        return None
+    return value
 
 
 @functools.lru_cache(maxsize=8192)
@@ -561,8 +663,9 @@ def hidden(name: str) -> bool:
     return name[0] == "v" and name[1:].isdigit()
 
 
-def _foreign(condition: sympy.Basic) -> bool:
-    return any(hidden(printed(symbol)) for symbol in symbols_of(condition))
+def _foreign(meaning: Meaning) -> bool:
+    names = (meaning,) if isinstance(meaning, str) else map(printed, symbols_of(meaning))
+    return any(map(hidden, names))
 
 
 def _last(conditions: Iterable[sympy.Basic]) -> int:
@@ -573,14 +676,21 @@ def _last(conditions: Iterable[sympy.Basic]) -> int:
 
 def linked(known: Iterable[sympy.Basic], asked: set[str]) -> list[sympy.Basic]:
     """What was known about symbols that were asked about, and about those that it links them with."""
-    left = [(condition, {symbol.name for symbol in symbols_of(condition)}) for condition in known]
+    left = [(condition, names_of(condition)) for condition in known]
     reached, found, grown = set(asked), [], True
-    while grown:
-        grown = False
-        for item in list(left):
-            if item[1] & reached:
+    while grown and left:
+        rest = []
+        for item in left:
+            if reached.isdisjoint(item[1]):
+                rest.append(item)
+            else:
                 reached |= item[1]
                 found.append(item[0])
-                left.remove(item)
-                grown = True
+        grown, left = len(rest) < len(left), rest
     return found
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def names_of(condition: sympy.Basic) -> frozenset[str]:
+    """The names of its symbols."""
+    return frozenset(symbol.name for symbol in symbols_of(condition))

@@ -14,7 +14,6 @@ import sympy
 
 from sparsam.shapes.environment import Number, printed, symbols_of
 from sparsam.shapes.nodes import Arrival, Memory, Renaming, Step, hidden, holds, own_names
-from sparsam.shapes.project import project
 from sparsam.shapes.run import Run
 from sparsam.shapes.verdict import Symbol
 
@@ -77,22 +76,24 @@ def _values(
 ) -> dict[str, Number] | None:
     """Values that lead to the node of a region and then into it; None where those that are fixed do not allow it."""
     own = own_names(region)
-    there = [own(condition) for condition in _known(region)]
+    there = _known(region)
     born = {
         name for condition in there for symbol in symbols_of(condition) if (name := printed(symbol))[0] == "f"
     }
     outer = Renaming(
         {**step.names, **{name: f"v{step.values + int(name[1:])}" for name in born if name[1:].isdigit()}}
     )
-    conditions = list(map(outer, there))
-    if any(_is_of_a_node(printed(symbol)) for condition in conditions for symbol in symbols_of(condition)):
+    if not all(_named(printed(symbol), outer) for condition in there for symbol in symbols_of(condition)):
         return None
+    conditions = list(map(outer, there))
     free = _about_others(conditions, fixed)
     if not free or not all(
         holds(condition, _SAME, fixed) for condition in conditions if condition not in free
     ):
         return None
-    given = {outer.name(own.name(name)): symbol for name, symbol in region.symbols.items()}
+    given = {
+        outer.names.get(own.names.get(name, name), name): symbol for name, symbol in region.symbols.items()
+    }
     return memory.find([*before, *free], {**given, **symbols}, fixed, step.sizes)
 
 
@@ -115,9 +116,11 @@ def _about_others(conditions: Iterable[sympy.Basic], fixed: Mapping[str, Number]
 
 @functools.lru_cache(maxsize=1024)
 def _known(region: Arrival) -> tuple[sympy.Basic, ...]:
+    """What holds at its node and behind it, in names of the node."""
     own = own_names(region)
-    return tuple(project(region.conditions, lambda name: hidden(own.name(name))))
+    return own.at_the_node(own.known(region.conditions))
 
 
-def _is_of_a_node(name: str) -> bool:
-    return name[0] in "wf" and name[1:].isdigit()
+def _named(name: str, outer: Renaming) -> bool:
+    """Whether a name at a node is one of a size, or stands for something in a run."""
+    return name in outer.names or not (name[0] in "wfv" and name[1:].isdigit())

@@ -13,6 +13,7 @@ import sympy
 
 from sparsam.shapes.environment import printed, symbols_of
 
+PAIRS = 16  # of a lower and an upper bound of a symbol, of which each makes a condition: elimination doubles with each symbol
 INEQUALITIES = (sympy.Lt, sympy.Le, sympy.Gt, sympy.Ge)
 
 
@@ -163,7 +164,7 @@ def _without(conditions: list[sympy.Basic], symbol: sympy.Symbol) -> list[sympy.
     only = next((low for low in lower for high in upper if sympy.expand(high - low) == 0), None)
     if only is not None:
         return _put(about, symbol, only, others, conditions)
-    if odd or not clear:
+    if odd or not clear or len(lower) * len(upper) > PAIRS:
         return conditions
     return others + [sympy.Ge(sympy.expand(high - low), 0) for low in lower for high in upper]
 
@@ -213,8 +214,9 @@ def _moved(lower: list[sympy.Basic], upper: list[sympy.Basic], barred: list[symp
 
 
 @functools.lru_cache(maxsize=65536)
+@functools.lru_cache(maxsize=65536)
 def written(condition: sympy.Basic) -> str:
-    """A condition as text."""
+    """A condition, or an expression, as text."""
     return str(condition)
 
 

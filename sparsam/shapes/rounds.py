@@ -129,9 +129,14 @@ class Rounds:
 
     def text(self) -> str:
         """What the rest of the loop depends on beside the variables."""
-        steps = "".join(f"{step.path} {step.kind} {described(step.base)} {step.delta}" for step in self.steps)
-        # Which variant the round began with makes no difference to whether it ends with one of them.
-        head = self.head.text(without=self.flags()) if self.head is not None else ""
+        free = [step.path for step in self.steps if step.kind == "unknown"]
+        steps = "".join(
+            f"{step.path} {step.kind} {whole(step.base) if step.path in free else described(step.base)} {step.delta}"
+            for step in self.steps
+        )
+        # Which variant the round began with makes no difference to whether it ends with one of them, nor does a number
+        # that may be any at the end.
+        head = self.head.text(without=[*self.flags(), *free]) if self.head is not None else ""
         return f"{self.first} {described(self.count)}{described(self.index)}{steps}{self.flags()}{head}"
 
     def flags(self) -> list[Any]:

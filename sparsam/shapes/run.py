@@ -61,10 +61,14 @@ class Loop:
     Args:
         at: Its round, and what that is counted in: two runs at one place are not at different rounds.
         over: What it runs over.
+        frame: `id` of the frame that it is in.
+        last: Whether there is certainly no round behind this one, as `at` and `over` tell.
     """
 
     at: list[Any]
     over: Any
+    frame: int = 0
+    last: bool = False
 
 
 @dataclasses.dataclass
@@ -189,6 +193,13 @@ class Run:
         if device.type == "cuda" and self.notes.get("gpu") is False:
             raise Stop(ending=NEEDS_GPU)
         self.elsewhere = True
+
+    def ended(self) -> dict[int, list[bool]]:
+        """By frame, for each of its loops in progress, whether this is the last round."""
+        found: dict[int, list[bool]] = {}
+        for loop in self.rounds:
+            found.setdefault(loop.frame, []).append(loop.last)
+        return found
 
     def pass_by(self) -> int:
         """Counts a statement that begins or is left behind."""

@@ -23,6 +23,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import sympy
 import torch
 from torch.utils._mode_utils import no_dispatch
 
@@ -34,6 +35,7 @@ from sparsam.shapes.liveness import unread
 from sparsam.shapes.mode import device_of
 from sparsam.shapes.notes import drawn_from
 from sparsam.shapes.places import Places
+from sparsam.shapes.project import written
 from sparsam.shapes.rewrite import JOIN, MODULES
 from sparsam.shapes.series import Repeated, Series
 from sparsam.shapes.spans import span_of
@@ -124,6 +126,7 @@ class Snapshot:
         loops: What the loops in progress run over, from the outermost on.
         earlier: That this one is to be compared with.
         gradients: Whether they belong to the state, and what a backward pass would give one.
+        ended: Of frames with loops in progress, by `id`: for each, from the outermost on, whether this is its last round.
     """
 
     def __init__(
@@ -133,10 +136,11 @@ class Snapshot:
         loops: Sequence[Any] = (),
         earlier: "Snapshot | None" = None,
         gradients: bool = True,
+        ended: Mapping[int, Sequence[bool]] | None = None,
     ) -> None:
         with torch._C.DisableTorchFunction():
             self._begin(places, gradients)
-            self._take(frame, earlier)
+            self._take(frame, earlier, ended or {})
             for number, over in enumerate(loops):
                 self._root(("loop", number), {"over": over})
             self._root(("handled", 0), {"exception": sys.exc_info()[1]})
@@ -152,6 +156,7 @@ class Snapshot:
         self.count = 0
         self.roots: dict[Any, Node] = {}
         self._spared: frozenset[int] = frozenset()  # tensors whose gradients are left out
+        self.symbols: list[Node] = []  # numbers that are symbolic
         self._leaves: dict[int, int] = {}  # number of each tensor that may get a gradient
         self._results: list[tuple[Node, torch.Tensor]] = []  # tensors with a graph behind them
         self.trained = ""  # what the optimizers have noted of the parameters
@@ -159,7 +164,9 @@ class Snapshot:
         # Variables that the earlier snapshot did not have come last: what they share with others is told of those.
         self._new: list[tuple[Node, str, Any]] = []
 
-    def _take(self, frame: types.FrameType, earlier: "Snapshot | None") -> None:
+    def _take(
+        self, frame: types.FrameType, earlier: "Snapshot | None", ended: Mapping[int, Sequence[bool]]
+    ) -> None:
         places = self._places
         assert places is not None
         self._earlier = earlier.roots if earlier is not None else None
@@ -171,9 +178,9 @@ class Snapshot:
             if places.own(at.f_code.co_filename):
                 module = str(at.f_globals.get("__name__"))
                 if at.f_locals is not at.f_globals:
-                    self._root(("local", depth), at.f_locals, unread(at))
+                    self._root(("local", depth), at.f_locals, unread(at, ended.get(id(at), ())))
                 elif module == "__main__":
-                    gone[module] = unread(at)
+                    gone[module] = unread(at, ended.get(id(at), ()))
                 modules[module] = at.f_globals
                 depth += 1
             at = at.f_back
@@ -222,6 +229,12 @@ class Snapshot:
                 _write(node, parts, omitted)
             self._texts[omitted] = "".join(parts)
         return self._texts[omitted]
+
+    def name(self, names: Mapping[sympy.Basic, sympy.Symbol]) -> None:
+        """Has symbols in place of expressions in its symbolic numbers."""
+        for node in self.symbols:
+            node.value = node.value.xreplace(names)
+        self._texts.clear()
 
     def beside(self, without: Iterable[tuple[Any, ...]] = ()) -> str:
         """What the optimizers and their schedules hold that the state contains, at this moment.
@@ -280,7 +293,9 @@ class Snapshot:
         return Node("number", value, value)
 
     def _symbol(self, value: Any) -> Node:
-        return Node("number", value.node.expr, value)
+        node = Node("number", value.node.expr, value)
+        self.symbols.append(node)
+        return node
 
     def _path(self, value: pathlib.PurePath) -> Node:
         return Node("atom", str(value), str(value))
@@ -567,7 +582,11 @@ def _write(node: Node, parts: list[str], omitted: frozenset[int] = frozenset()) 
     if omitted and id(node) in omitted:
         return
     if kind == "number":
-        parts.append(f"{type(node.held).__name__} {value}")
+        parts.append(
+            f"{type(node.held).__name__} {written(value) if isinstance(value, sympy.Basic) else value}"
+        )
+    elif kind == "tensor":
+        parts.append(_of_tensor(value))
     elif kind == "skipped":
         parts.append(value.__qualname__)
     elif kind != "atom" or not isinstance(node.held, str):
@@ -581,6 +600,11 @@ def _write(node: Node, parts: list[str], omitted: frozenset[int] = frozenset()) 
             _write(child, parts, omitted)
             parts.append(",")
         parts.append("}")
+
+
+@functools.lru_cache(maxsize=65536)
+def _of_tensor(value: tuple[Any, ...]) -> str:
+    return f"tensor {value}"
 
 
 def described(value: Any, *, gradients: bool = False, spared: frozenset[int] = frozenset()) -> str:
@@ -830,7 +854,7 @@ def _identity(value: Any) -> Any:
     if isinstance(value, types.ModuleType):
         return value.__name__
     if isinstance(value, Series):
-        return value.name, str(value.length())
+        return value.name
     return (
         repr(value)
         if isinstance(value, (slice, range, torch.dtype, torch.device))
