@@ -12,11 +12,12 @@ from typing import Any
 import sympy
 import torch
 
+from sparsam.shapes.changes import Change
 from sparsam.shapes.environment import Literal, printed, symbolic
 from sparsam.shapes.layouts import layout_of
 from sparsam.shapes.run import Run, Stop, current
 from sparsam.shapes.spans import Span
-from sparsam.shapes.state import SPAN, Change, Node
+from sparsam.shapes.state import SPAN, Node
 from sparsam.shapes.verdict import Place, Unknown
 
 

@@ -18,13 +18,14 @@ from typing import Any
 
 import sympy
 
+from sparsam.shapes.changes import Change, differences
 from sparsam.shapes.environment import symbolic
 from sparsam.shapes.guesses import Guess, difference, guesses, is_flag, only_new_names, refusal, whole_tensor
 from sparsam.shapes.merging import before_loop
 from sparsam.shapes.rounds import Rounds, snapshot
 from sparsam.shapes.run import LEARNED, SUMMED, UNLEARNED, Loop, Run, Stop, current
 from sparsam.shapes.series import Segment, as_series
-from sparsam.shapes.state import SPAN, Change, Snapshot, differences
+from sparsam.shapes.state import SPAN, Snapshot
 from sparsam.shapes.verdict import Unknown
 
 LONG = 64  # rounds of a loop of known length that are run one by one …

@@ -13,6 +13,7 @@ from typing import Any
 import sympy
 import torch
 
+from sparsam.shapes.changes import Change, differences, put
 from sparsam.shapes.devices import PLACED
 from sparsam.shapes.environment import CHOICE
 from sparsam.shapes.guesses import (
@@ -36,16 +37,7 @@ from sparsam.shapes.notes import notes_of
 from sparsam.shapes.run import ABSENT, Run, Stop
 from sparsam.shapes.series import Repeated, Segment
 from sparsam.shapes.spans import Span, span_of
-from sparsam.shapes.state import (
-    SPAN,
-    WHOLE,
-    Change,
-    Snapshot,
-    TooLarge,
-    described,
-    differences,
-    put,
-)  # fmt: skip
+from sparsam.shapes.state import SPAN, WHOLE, Snapshot, TooLarge, described
 from sparsam.shapes.unused import Unused
 
 LARGE = 2**62  # no index is as large
