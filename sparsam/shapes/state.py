@@ -71,7 +71,7 @@ _PLAIN = (str, int, float, bytes, bool, type(None))
 _CACHING = type(functools.lru_cache(id))
 # Of ours, what generators of hooks hold: no state of the program, or compared on its own.
 OURS = {
-    "sparsam.shapes.run": {"Run"},
+    "sparsam.shapes.run": {"Run", "Loop"},
     "sparsam.shapes.state": {"Snapshot"},
     "sparsam.shapes.loops": {"_Begun"},
     "sparsam.shapes.rounds": {"Rounds"},
@@ -623,13 +623,23 @@ def _place_of(generator: "types.GeneratorType[Any, Any, Any]") -> tuple[Any, ...
     frame = generator.gi_frame
     if frame is None:
         return ("done",)
+    names = frame.f_locals
+    others = names, frame.f_globals, frame.f_builtins
     held = [
         one
         for one in gc.get_referents(generator)
         if not isinstance(one, (types.FunctionType, types.CodeType))
+        and not any(one is other for other in others)
     ]
-    names = frame.f_globals, frame.f_builtins
-    return frame.f_lasti, [one for one in held if not any(one is other for other in names)]
+    # The variables come behind the frame, in their order: without our own, which count what a run has done so far.
+    variables = next((at for at, one in enumerate(held) if one is frame), -1) + 1
+    bound = [name for name in frame.f_code.co_varnames if name in names]
+    counts = {
+        at
+        for at, name in enumerate(bound, variables)
+        if variables and name.startswith("@") and at < len(held) and held[at] is names[name]
+    }
+    return frame.f_lasti, [one for at, one in enumerate(held) if at not in counts]
 
 
 class TooLarge(Exception):

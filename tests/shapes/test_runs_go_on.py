@@ -209,3 +209,20 @@ def test_a_loop_that_is_come_by_again(wrong, tmp_path):
     file.write_text(AROUND.replace("WRONG", str(wrong)))
     report = check(str(file), [], sandboxed=False)
     assert report.verdict is Verdict.ERROR, report
+
+
+def test_within_a_loop_over_a_generator(tmp_path):
+    """A generator that is on its way, with a loop of its own, is in the same state in two runs."""
+    file = tmp_path / "batches.py"
+    lines = [
+        "import torch",
+        "def batches():",
+        "    for i in (1, 2):",
+        "        yield torch.zeros(4, 6)",
+        "for x in batches():",
+    ]
+    lines += ["    " + line for line in (8 * BLOCK).splitlines() if line]
+    file.write_text("\n".join(lines) + "\n")
+    report = check(str(file), [], sandboxed=False)
+    assert report.verdict is Verdict.PROVED, report
+    assert report.statistics["runs"] <= 20, report.statistics
