@@ -506,6 +506,7 @@ class Naming(Renaming):
             if (
                 not one.is_Symbol
                 or abs(times) != 1
+                or not hidden(printed(one))
                 or printed(one) in self.names
                 or self.within[printed(one)] > 1
             ):

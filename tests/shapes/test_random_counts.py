@@ -1,7 +1,5 @@
 """Numbers that are drawn, added up and compared, held against all that can be drawn: no failure is lost, none is made up."""
 
-import contextlib
-import io
 import itertools
 import random
 
@@ -85,18 +83,14 @@ class Grower:
 
 
 def fails(source: str) -> bool:
-    """Whether it fails for something that can be drawn; more draws than there are on any tape give the least."""
+    """Whether it fails for something that can be drawn; draws behind the sixth give the least."""
     code = compile(source.replace("torch.randint(0, 3, ()).item()", "next(tape)"), "program", "exec")
-    most = 0
-    for tape in itertools.product(range(LEAST, MOST + 1), repeat=6):
-        drawn = itertools.count()
-        given = (next(drawn) * 0 + value for value in itertools.chain(tape, itertools.repeat(LEAST)))
+    for drawn in itertools.product(range(LEAST, MOST + 1), repeat=6):
+        tape = itertools.chain(drawn, itertools.repeat(LEAST))
         try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                exec(code, {"__name__": "__main__", "tape": given})
+            exec(code, {"__name__": "__main__", "tape": tape})
         except RuntimeError:
             return True
-        most = max(most, next(drawn))
     return False
 
 
