@@ -147,6 +147,7 @@ def _arrive(run: Run, frame: types.FrameType, site: Any, without: Sequence[Any] 
     memory.passed(run, visit)
     if run.aim and run.aim.pop(0) == visit.node:
         return
+    run.aim = []
     way = memory.way(visit, shapes.hints)
     if way is not None and not onward.aims(run, way):
         run.merged = visit
