@@ -8,6 +8,8 @@ then if it still is (`Memory.resume`).
 
 Symbols of values are the n-th that a run asked for, and another number in each run: at a node those that the state
 contains have names by the order in which they occur, `w0`, `w1`, …, and those born behind it by birth, `f0`, `f1`, ….
+A name may stand for an expression (:mod:`sparsam.shapes.sums`): what a run asks about it is put in that name before it is
+part of an edge.
 """
 
 import collections
@@ -43,7 +45,7 @@ class Visit:
         site: Of the statement that ends there.
         position: How many literals the run had.
         values: How many symbols of values.
-        names: Symbol of the run for each name that the state has at the node, as printed.
+        names: What each name that the state has at the node stands for in the run.
         known: What was known about sizes and the values in the state.
     """
 
@@ -96,7 +98,7 @@ class Arrival:
         node: Its key.
         site: Of the statement that ends there.
         conditions: Hold for all of them.
-        names: Symbol for each name that the state has at the node.
+        names: What each name that the state has at the node stands for.
         values: How many symbols of values have been born.
         hints: Of one of them.
         symbols: That occur, as printed.
@@ -127,7 +129,7 @@ class Step:
 
     Args:
         node: The first.
-        names: Symbol of a run for each name that the state has there.
+        names: What each name that the state has there stands for in a run.
         values: How many symbols of values were born before.
         sizes: Of one run that goes this way, those born along the edge included.
         edge: The edge.
@@ -166,6 +168,7 @@ class Memory:
         self.forks: dict[Place | None, bool] = {}  # whether what is asked at a line was seen to go both ways
         self.failures = 0  # runs whose rounds were to show what one changes and did not, since one did
         self.queue: list[Arrival] = []  # what is left to run
+        # looks for values that lead to what is left; the exploration gives it
         self.find: Find = lambda conditions, symbols, fixed, prefer: None
         self.alone = False  # whether each run goes to its end: where a run did not take the way foretold
         self.waiting: list[

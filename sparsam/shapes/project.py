@@ -214,7 +214,6 @@ def _moved(lower: list[sympy.Basic], upper: list[sympy.Basic], barred: list[symp
 
 
 @functools.lru_cache(maxsize=65536)
-@functools.lru_cache(maxsize=65536)
 def written(condition: sympy.Basic) -> str:
     """A condition, or an expression, as text."""
     return str(condition)

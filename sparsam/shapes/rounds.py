@@ -123,7 +123,7 @@ class Rounds:
         """What the rest of the loop depends on beside the variables."""
         free = [step.path for step in self.steps if step.kind == "unknown"]
         steps = "".join(
-            f"{step.path} {step.kind} {whole(step.base) if step.path in free else described(step.base)} {step.delta}"
+            f"{step.path} {step.kind} {whole(step.base) if step.kind == 'unknown' else described(step.base)} {step.delta}"
             for step in self.steps
         )
         # Which variant the round began with makes no difference to whether it ends with one of them, nor does a number

@@ -131,7 +131,7 @@ class Run:
         self.whole = whole
         self.gpu = gpu
         self.shapes = Shapes(hints, places.innermost, plain=plain, inside=self._inside)
-        self.memory = memory if memory is not None else merging_memory()
+        self.memory = memory if memory is not None else own_memory()
         self.mode = Mode(self, self.shapes, no_rule)
         self.unknowns: dict[tuple[str, Place | None], Unknown] = {}
         self.operations = 0
@@ -146,7 +146,7 @@ class Run:
         self.notes: dict[str, Any] = {}
         self.beyond = beyond
         # nodes that it came by, from `beyond` on
-        self.visits: list[Any] = [] if beyond is not None else [merging_root()]
+        self.visits: list[Any] = [] if beyond is not None else [first_visit()]
         self.aim: list[str] = []  # nodes that it will come by to where something is left to try
         self.tried: set[Any] = set()  # what it was led to
         self.merged: Any = None  # the node that it ended at, for what follows is known
@@ -223,14 +223,14 @@ class Run:
         return self.places.innermost(sys._getframe(1))
 
 
-def merging_memory() -> Any:
+def own_memory() -> Any:
     """A memory of one run alone."""
     from sparsam.shapes.nodes import Memory
 
     return Memory()
 
 
-def merging_root() -> Any:
+def first_visit() -> Any:
     """The node where the program begins."""
     from sparsam.shapes.nodes import ROOT, Visit
 
