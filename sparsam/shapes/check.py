@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsam.errors import Refused
-from sparsam.shapes import sandbox
+from sparsam.shapes import deferred, sandbox
 from sparsam.shapes.arguments import Argument, parse_arguments
 from sparsam.shapes.source import Program, read
 from sparsam.shapes.verdict import Place, Report, Unknown, Verdict, from_json
@@ -66,6 +66,7 @@ def check(
     request = {
         "arguments": [dataclasses.asdict(argument) for argument in given.values()],
         "limits": {name: getattr(limits, name) for name in ("seconds", "run_seconds", "paths", "operations")},
+        "compiler": deferred.named(program.texts()),
     }
     partial: list[dict[str, Any]] = []
 
@@ -75,12 +76,12 @@ def check(
         if on_event is not None:
             on_event(message)
 
-    outcome = sandbox.run(
-        program,
-        request,
-        limits=sandbox.Limits(seconds=limits.seconds + STARTING, bytes=limits.bytes),
-        on_event=event,
-    )
+    bounds = sandbox.Limits(seconds=limits.seconds + STARTING, bytes=limits.bytes)
+    outcome = sandbox.run(program, request, limits=bounds, on_event=event)
+    if deferred.AGAIN in (outcome.result or {}):
+        partial.clear()
+        request["compiler"] = True
+        outcome = sandbox.run(program, request, limits=bounds, on_event=event)
     return _report(program, outcome, partial)
 
 

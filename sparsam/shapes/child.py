@@ -4,7 +4,7 @@ import signal
 import sys
 
 from sparsam.errors import Refused
-from sparsam.shapes import sandbox
+from sparsam.shapes import deferred, sandbox
 from sparsam.shapes.arguments import Argument
 from sparsam.shapes.verdict import Unknown, to_json
 
@@ -13,6 +13,9 @@ def main() -> None:
     """Takes the request, checks the program and sends the report."""
     channel = sandbox.connect()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    late = not channel.request["compiler"]
+    if late:
+        deferred.defer()
     from sparsam.shapes import checker, explore
     from sparsam.shapes.solver import Solver
 
@@ -27,6 +30,8 @@ def main() -> None:
 
     def progress(explored: explore.Explored) -> None:
         nonlocal told
+        if late and deferred.wanted:
+            raise explore.Abandoned
         for refusal in refused():
             reason = f"{refusal.what} was refused to the program, which may go on differently without"
             explored.unknown(Unknown("refused", reason))
@@ -42,6 +47,8 @@ def main() -> None:
         )
     except Refused as error:
         channel.finish({"refused": {"text": str(error), "code": error.code}})
+    except explore.Abandoned:
+        channel.finish({deferred.AGAIN: deferred.wanted})
     channel.finish({"report": to_json(report)})
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import sympy
 import torch
 from torch._dynamo.source import ConstantSource
+from torch._guards import SLoc
 from torch.fx.experimental.sym_node import SymNode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv, ValueRangesSLoc
 from torch.utils._sympy.functions import FloorDiv, Mod
@@ -122,6 +123,12 @@ class Shapes(ShapeEnv):
 
         noted.cache_clear = decide.cache_clear  # type: ignore[attr-defined]
         self._maybe_evaluate_static = noted  # type: ignore[assignment]
+
+    def _get_stack_summary(
+        self, is_debug: bool = False, framework_loc: str | None = None
+    ) -> tuple[SLoc, str]:
+        """Where something was asked, for the framework's own messages: literals know it better."""
+        return SLoc(framework_loc, None), ""
 
     # -- symbols ------------------------------------------------------------------------------------------------------
 

@@ -31,6 +31,10 @@ SIMPLER = 8  # times that a simpler witness is looked for
 FEW = 40  # … and where there are at most so many, all
 
 
+class Abandoned(Exception):
+    """Raised by whoever is told of the progress: what was found is not wanted."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Limits:
     """What one check may use: runs, seconds of all runs, and seconds and framework calls of one."""

@@ -131,6 +131,7 @@ def watch(
     own = os.path.dirname(os.path.abspath(__file__)) + os.sep
     state = own + "state.py"  # which looks at what generators and caches hold
     getframe, kinds, real_stat, running = sys._getframe, dict(_KINDS).get, os.stat, _thread._count
+    harmless = frozenset(("builtins.id", "object.__getattr__", "sys._getframe"))  # by far the most there are
     busy = False
 
     def culprit(frame: Any) -> tuple[bool, str, int]:
@@ -198,6 +199,8 @@ def watch(
             refuse("read", "open", args, frame)
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
+        if event in harmless:
+            return
         if event == "open":
             if not busy:
                 opened(args, getframe(1))

@@ -202,6 +202,7 @@ def _environment(given: Mapping[str, str]) -> dict[str, str]:
         TORCHINDUCTOR_CACHE_DIR=f"{SCRATCH}/inductor",
         TRITON_CACHE_DIR=f"{SCRATCH}/triton",
         CUDA_VISIBLE_DEVICES="",
+        SYMPY_CACHE_SIZE="65536",  # of a thousand results most are forgotten before they are asked for again
         OMP_NUM_THREADS="1",
         MKL_NUM_THREADS="1",
         PYTHONDONTWRITEBYTECODE="1",

@@ -12,7 +12,7 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,12 @@ class Program:
         """The text of a line of any file, counted from one, without its end; "" where there is none to be had."""
         lines = self._lines(Path(file))
         return lines[line - 1] if 0 < line <= len(lines) else ""
+
+    def texts(self) -> Iterator[str]:
+        """The sources of the program's own files, the main one first."""
+        yield self.text
+        for file in self.files[1:]:
+            yield "\n".join(self._lines(file))
 
     def where(self, file: str | os.PathLike[str], line: int) -> tuple[str, int]:
         """How a place is told to a person: file relative to the program's folder, and line; in a notebook, cell and line."""
