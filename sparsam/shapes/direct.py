@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch._prims_common import make_contiguous_strides_for
 from torch._subclasses.fake_tensor import FakeTensor, in_kernel_invocation_manager
+from torch.utils._mode_utils import no_dispatch
 
 from sparsam.shapes.broadcasting import same_size
 from sparsam.shapes.environment import symbolic
@@ -23,7 +24,7 @@ NUMBERS = (int, float)
 CPU = torch.device("cpu")
 
 
-def _floating(value: Any) -> bool:
+def floating(value: Any) -> bool:
     """Whether this is a tensor of floating numbers without data."""
     return (
         type(value) is FakeTensor
@@ -36,13 +37,13 @@ def _floating(value: Any) -> bool:
 
 def _ordinary(value: Any) -> bool:
     """The same, with items that lie one behind the other."""
-    return _floating(value) and not layout_of(value)
+    return floating(value) and not layout_of(value)
 
 
-def _new(mode: Any, sizes: Sequence[Any], like: FakeTensor) -> FakeTensor:
+def new(mode: Any, sizes: Sequence[Any], like: FakeTensor, dtype: torch.dtype | None = None) -> FakeTensor:
     """A tensor of these sizes whose items lie one behind the other."""
     with in_kernel_invocation_manager(mode):
-        made = torch.empty(sizes, dtype=like.dtype, device="meta")
+        made = torch.empty(sizes, dtype=dtype or like.dtype, device="meta")
     return FakeTensor(mode, made, like.fake_device)
 
 
@@ -71,7 +72,72 @@ def _same(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """One tensor in, one of its sizes out, whatever the other arguments are."""
     if not _ordinary(args[0]) or any(map(_is_tensor, args[1:])):
         return NotImplemented
-    return _new(mode, args[0].shape, args[0])
+    return new(mode, args[0].shape, args[0])
+
+
+def _compared(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """A comparison with a number, or of two tensors of the same type and sizes."""
+    one, other = args
+    if _ordinary(one):
+        fits = type(other) in NUMBERS or _alike(one, other)
+    else:
+        fits = _counts(one) and (type(other) is int or (_counts(other) and _same_sizes(one, other)))
+    return new(mode, one.shape, one, torch.bool) if fits else NotImplemented
+
+
+def _same_sizes(one: FakeTensor, other: FakeTensor) -> bool:
+    return len(one.shape) == len(other.shape) and all(map(same_size, one.shape, other.shape))
+
+
+def _total(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """`sum` of all items: of truths and whole numbers a whole number."""
+    tensor = args[0]
+    if kwargs.get("dtype") is not None or type(tensor) is not FakeTensor or tensor.constant is not None:
+        return NotImplemented
+    if tensor.fake_device != CPU or tensor.layout is not torch.strided or tensor.dtype.is_complex:
+        return NotImplemented
+    return new(mode, (), tensor, tensor.dtype if tensor.dtype.is_floating_point else torch.int64)
+
+
+def _clone(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """`clone` of what lies in order."""
+    (tensor,) = args
+    if kwargs.get("memory_format") not in (None, torch.preserve_format, torch.contiguous_format):
+        return NotImplemented
+    return new(mode, tensor.shape, tensor) if _ordinary(tensor) or _counts(tensor) else NotImplemented
+
+
+def _new_like(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """`new_zeros` and `new_ones` of the same type and device."""
+    like, sizes = args
+    if not floating(like) or any(value is not None for value in kwargs.values()):
+        return NotImplemented
+    return new(mode, sizes, like)
+
+
+def _lifted(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """`torch.tensor` of one number, which is known as long as nothing is written to it."""
+    (tensor,) = args
+    if type(tensor) is not torch.Tensor or tensor.device != CPU or tensor.layout is not torch.strided:
+        return NotImplemented
+    if tensor.numel() != 1 or tensor.requires_grad or tensor.dtype.is_complex or tensor.is_quantized:
+        return NotImplemented
+    with no_dispatch():
+        held = tensor.clone()
+    with in_kernel_invocation_manager(mode):
+        made = torch.empty(held.shape, dtype=held.dtype, device="meta")
+    lifted = FakeTensor(mode, made, CPU, constant=held)
+    mode.fake_tensor_converter.add_constant_storage_mapping(lifted)
+    return lifted
+
+
+def _item(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """`item` of a tensor whose number is known."""
+    (tensor,) = args
+    if type(tensor) is not FakeTensor or tensor.constant is None or tensor.constant.numel() != 1:
+        return NotImplemented
+    with no_dispatch():
+        return tensor.constant.item()
 
 
 def _binary(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -80,12 +146,12 @@ def _binary(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     if not _ordinary(one) or len(args) > 2 or kwargs:
         return NotImplemented
     if type(other) in NUMBERS or _alike(one, other):
-        return _new(mode, one.shape, one)
+        return new(mode, one.shape, one)
     if not _ordinary(other) or other.dtype is not one.dtype or not 0 < other.dim() < one.dim():
         return NotImplemented
     if not all(map(same_size, other.shape, one.shape[-other.dim() :])):
         return NotImplemented
-    return _new(mode, one.shape, one)
+    return new(mode, one.shape, one)
 
 
 def _softmax(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -93,7 +159,7 @@ def _softmax(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     tensor, dim, to_float = args
     if not _ordinary(tensor) or to_float or not -tensor.dim() <= dim < tensor.dim():
         return NotImplemented
-    return _new(mode, tensor.shape, tensor)
+    return new(mode, tensor.shape, tensor)
 
 
 def _product(dims: int) -> Direct:
@@ -101,14 +167,14 @@ def _product(dims: int) -> Direct:
 
     def direct(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         one, other = args
-        if not (_floating(one) and _floating(other) and one.dtype is other.dtype):
+        if not (floating(one) and floating(other) and one.dtype is other.dtype):
             return NotImplemented
         if one.dim() != dims or other.dim() != dims:
             return NotImplemented
         batch = one.shape[:-2]
         if not same_size(one.shape[-1], other.shape[-2]) or not all(map(same_size, batch, other.shape[:-2])):
             return NotImplemented
-        return _new(mode, (*batch, one.shape[-2], other.shape[-1]), one)
+        return new(mode, (*batch, one.shape[-2], other.shape[-1]), one)
 
     return direct
 
@@ -116,7 +182,7 @@ def _product(dims: int) -> Direct:
 def _addmm(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """`addmm` with a bias of one number a column."""
     bias, one, other = args
-    if not _floating(one) or other.dim() != 2 or not _along(bias, other.shape[-1], one):
+    if not floating(one) or other.dim() != 2 or not _along(bias, other.shape[-1], one):
         return NotImplemented
     return _product(2)(mode, (one, other), {})
 
@@ -140,7 +206,7 @@ def _layer_norm(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> An
     ):
         return NotImplemented
     outer = (*tensor.shape[:-inner], *[1] * inner)
-    return _new(mode, tensor.shape, tensor), _new(mode, outer, tensor), _new(mode, outer, tensor)
+    return new(mode, tensor.shape, tensor), new(mode, outer, tensor), new(mode, outer, tensor)
 
 
 def _batch_norm(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -156,7 +222,7 @@ def _batch_norm(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> An
     if not training and any(one is None for one in given[2:]):
         return NotImplemented
     saved = (image.shape[1] if training else 0,)
-    return _new(mode, image.shape, image), _new(mode, saved, image), _new(mode, saved, image)
+    return new(mode, image.shape, image), new(mode, saved, image), new(mode, saved, image)
 
 
 def _empty(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -177,7 +243,7 @@ def _cat(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """`cat` of tensors that differ in no other size. Pictures may lie with their channels last, and the result then too."""
     tensors, dim = args[0], args[1] if len(args) > 1 else 0
     first: Any = tensors[0] if tensors else None
-    fits = _ordinary if isinstance(first, torch.Tensor) and first.dim() in (4, 5) else _floating
+    fits = _ordinary if isinstance(first, torch.Tensor) and first.dim() in (4, 5) else floating
     if kwargs or not fits(first) or not first.dim() or not -first.dim() <= dim < first.dim():
         return NotImplemented
     dim %= first.dim()
@@ -189,7 +255,7 @@ def _cat(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         if not all(axis == dim or same_size(*pair) for axis, pair in enumerate(sizes)):
             return NotImplemented
         length = length + other.shape[dim]
-    return _new(mode, (*first.shape[:dim], length, *first.shape[dim + 1 :]), first)
+    return new(mode, (*first.shape[:dim], length, *first.shape[dim + 1 :]), first)
 
 
 def _stack(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -201,7 +267,12 @@ def _stack(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     if not _alike(first, *tensors[1:]):
         return NotImplemented
     dim %= first.dim() + 1
-    return _new(mode, (*first.shape[:dim], len(tensors), *first.shape[dim:]), first)
+    return new(mode, (*first.shape[:dim], len(tensors), *first.shape[dim:]), first)
+
+
+def _counts(value: Any) -> bool:
+    """The same, with items that lie one behind the other."""
+    return _numbers(value) and not layout_of(value)
 
 
 def _numbers(value: Any) -> bool:
@@ -220,7 +291,7 @@ def _embedding(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any
     table, rows = args[:2]
     if kwargs or not _ordinary(table) or table.dim() != 2 or not _numbers(rows):
         return NotImplemented
-    return _new(mode, (*rows.shape, table.shape[1]), table)
+    return new(mode, (*rows.shape, table.shape[1]), table)
 
 
 def _nll_loss(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -232,7 +303,7 @@ def _nll_loss(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         return NotImplemented
     if weight is not None and not _along(weight, scores.shape[1], scores):
         return NotImplemented
-    return _new(mode, target.shape if reduction == 0 else (), scores), _new(mode, (), scores)
+    return new(mode, target.shape if reduction == 0 else (), scores), new(mode, (), scores)
 
 
 def _detach(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -360,7 +431,7 @@ def _convolution(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> A
             image.shape[2:], padding, dilation, weight.shape[2:], stride, strict=True
         )
     ]
-    return _new(mode, (image.shape[0], weight.shape[0], *made), image) if min(made) > 0 else NotImplemented
+    return new(mode, (image.shape[0], weight.shape[0], *made), image) if min(made) > 0 else NotImplemented
 
 
 def _view(func: Any) -> Direct:
@@ -438,7 +509,7 @@ def _like(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         return NotImplemented
     if device is not None and torch.device(device).type != "cpu":
         return NotImplemented
-    return _new(mode, like.shape, like)
+    return new(mode, like.shape, like)
 
 
 def _is_tensor(value: Any) -> bool:
@@ -483,6 +554,17 @@ DIRECT: Mapping[Any, Direct] = {
     aten.ones.default: _empty,
     aten.zero_.default: _in_place,
     aten.relu_.default: _in_place,
+    aten.fill_.Scalar: _in_place,
+    aten.sub_.Tensor: _in_place,
+    **{getattr(aten, name).Scalar: _compared for name in ("eq", "ne", "lt", "le", "gt", "ge")},
+    **{getattr(aten, name).Tensor: _compared for name in ("eq", "ne", "lt", "le", "gt", "ge")},
+    aten.sum.default: _total,
+    aten.clone.default: _clone,
+    aten.new_zeros.default: _new_like,
+    aten.new_ones.default: _new_like,
+    aten.lift_fresh.default: _lifted,
+    aten._local_scalar_dense.default: _item,
+    aten.bernoulli.default: _same,
     aten.add_.Tensor: _in_place,
     aten.mul_.Tensor: _in_place,
     aten.convolution.default: _convolution,

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from sparsam.shapes.whole import Whole
+
 
 def behind(tensor: torch.Tensor, known: Mapping[Any, Any] | None = None) -> Iterator[Any]:
     """Nodes of the graph behind a tensor; nothing beyond those that are known."""
@@ -34,7 +36,8 @@ def leaf(node: Any) -> torch.Tensor | None:
 
 def is_own(node: Any) -> bool:
     """Whether the pass runs code of the program's there."""
-    return isinstance(node, torch.autograd.function.BackwardCFunction) or bool(node.metadata)
+    function = isinstance(node, torch.autograd.function.BackwardCFunction)
+    return (function and getattr(node, "_forward_cls", None) is not Whole) or bool(node.metadata)
 
 
 class Graphs:

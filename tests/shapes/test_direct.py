@@ -114,6 +114,49 @@ CALLS: dict[str, tuple[list[list[int]], Callable[..., Any]]] = {
         [[2, 3]],
         lambda x: (x.clone().add_(1), x.clone().mul_(2.5), x.clone().zero_(), x.clone().relu_(), x.long().add_(3)),
     ),
+    "in place, more": ([[2, 3]], lambda x: (x.clone().fill_(2), x.clone().sub_(1), x.long().fill_(3), x.long().sub_(1))),
+    "compared": (
+        [[2, 3], [2, 3]],
+        lambda x, y: [
+            part
+            for name in ("eq", "ne", "lt", "le", "gt", "ge")
+            for compare in [getattr(torch, name)]
+            for part in (
+                compare(x, 0.5), compare(x, 1), compare(x, y), compare(x, y[0]), compare(x.double(), y.double()),
+                compare(x.long(), 1), compare(x.long(), 0.5), compare(x.long(), y.long()), compare(x, y.long()),
+                compare(x.t(), y.t()), compare(x.long().t(), 2), compare(x > 0, True),
+            )
+        ],
+    ),
+    "totals": (
+        [[2, 3]],
+        lambda x: (
+            x.sum(), x.t().sum(), x.half().sum(), x.long().sum(), x.int().sum(), (x > 0).sum(), x.byte().sum(),
+            x.sum(dtype=torch.float64), torch.tensor(2.0).sum(), x.to(torch.complex64).sum(),
+        ),
+    ),
+    "copies": (
+        [[2, 3, 4, 4]],
+        lambda x: (
+            x.clone(), x.long().clone(), (x > 0).clone(), x.transpose(0, 1).clone(), torch.tensor([1.0, 2.0]).clone(),
+            x.clone(memory_format=torch.contiguous_format), x.clone(memory_format=torch.channels_last),
+        ),
+    ),
+    "made like another": (
+        [[2, 3]],
+        lambda x: (
+            x.new_zeros(x.shape), x.new_ones(4, x.shape[0]), x.new_zeros((2, 3), dtype=torch.int64), x.new_zeros(()),
+            x.t().new_zeros(x.shape), x.long().new_zeros(x.shape), x.double().new_ones(x.shape[0]),
+        ),
+    ),
+    "numbers": (
+        [[2]],
+        lambda x: (
+            torch.tensor(2.5), torch.tensor([3]), torch.tensor([[True]]), torch.tensor([1.0, 2.0]), torch.tensor([]),
+            torch.zeros(torch.tensor(3).item()), torch.zeros(int(torch.sqrt(torch.tensor([9.0])).item())),
+            torch.zeros(torch.tensor(2).add_(2).item()), torch.bernoulli(x), torch.bernoulli(x, 0.5),
+        ),
+    ),
     "like another": (
         [[2, 3]],
         lambda x: (torch.empty_like(x), torch.zeros_like(x), torch.empty_like(x, dtype=torch.float64), torch.ones(x.shape)),
@@ -154,6 +197,11 @@ def test_results_are_those_of_torch(name):
 
 
 REFUSED = {
+    "a comparison of other sizes": "torch.rand(n, 3) == torch.rand(n, 4)",
+    "zeros of a size below nothing": "torch.rand(n).new_zeros(n - 4)",
+    "the item of many": "torch.tensor([1.0, 2.0]).item() + n",
+    "a half in whole numbers": "torch.zeros(n, dtype=torch.int64).sub_(0.5)",
+    "the total along a dimension that is not there": "torch.rand(n).sum(1)",
     "no bounds": "torch.rand(n).clamp()",
     "an unknown form": "F.gelu(torch.rand(n), approximate='fast')",
     "a range from its end": "torch.empty(n).uniform_(2, 1)",
@@ -193,6 +241,8 @@ REFUSED = {
     "a view across, of some sizes": "torch.zeros(3, 2, n).unfold(-2, 2, 2).view(3 * n, -1)",
 }
 TAKEN = {
+    "a number that was written to": "torch.rand(4 * n).view(torch.tensor(2).add_(2).item(), n)",
+    "a number that a view has written to": "[one := torch.tensor([3]), one[0].fill_(7), torch.zeros(7).view(one.item())]",
     "names in another order": "torch.matmul(other=torch.rand(2, n, 4), input=torch.rand(2, 3, n))",
     "a view of a size that another gives": "torch.rand(n, 6).view(n - 7, 6) if n == 6 else None",
     "a view of a size that is found": "torch.rand(n, 6).view(n - 7, n) if n == 6 else None",

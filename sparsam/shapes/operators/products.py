@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from sparsam.shapes import whole
 from sparsam.shapes.broadcasting import same_size
 from sparsam.shapes.layouts import layout_of
 from sparsam.shapes.mode import has_symbols
@@ -117,8 +118,16 @@ def matmul(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 
 
 def linear(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """`F.linear` of what does not lie in order, of which the framework asks whether its matrices can be put together."""
-    tensor = args[0] if args else kwargs.get("input")
+    """`F.linear`, made as a whole where it is plain to see.
+
+    Of what does not lie in order the framework would ask whether its matrices can be put together.
+    """
+    names = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
+    tensor = names.get("input")
+    if isinstance(tensor, torch.Tensor) and len(args) > 1 and names.keys() <= {"input", "weight", "bias"}:
+        made = whole.linear(run, tensor, names.get("weight"), names.get("bias"))
+        if made is not NotImplemented:
+            return made
     if not isinstance(tensor, torch.Tensor) or tensor.dim() < 3 or tensor.layout is not torch.strided:
         return NotImplemented
     if not has_symbols(tensor) or not layout_of(tensor) or not args:

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from sparsam.shapes import whole
 from sparsam.shapes.environment import symbolic
 from sparsam.shapes.run import Run
 
@@ -68,7 +69,7 @@ def layers(name: str) -> Any:
             return NotImplemented  # packed, the framework asks for the lengths, which are data
         if batch_first:
             inputs = inputs.transpose(0, 1)
-        outputs, last = _run(inputs, states, list(weights), biased, count, both, gates, sizes is None)
+        outputs, last = _run(run, inputs, states, list(weights), biased, count, both, gates, sizes is None)
         if batch_first:
             outputs = outputs.transpose(0, 1)
         return (outputs, *last)
@@ -77,6 +78,7 @@ def layers(name: str) -> Any:
 
 
 def _run(
+    run: Run,
     inputs: torch.Tensor,
     states: list[torch.Tensor],
     weights: list[torch.Tensor],
@@ -87,11 +89,25 @@ def _run(
     unpacked: bool,
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     directions = 2 if both else 1
+    made = whole.recurrent(
+        run,
+        inputs,
+        states,
+        weights,
+        biased=biased,
+        layers=count,
+        directions=directions,
+        gates=gates,
+        unpacked=unpacked,
+    )
+    if made is not NotImplemented:
+        outputs, last = made
+        return outputs, last
     each = len(weights) // (count * directions)
     projected = each in (3, 5)
     if unpacked:
         torch._check(inputs.shape[0] > 0, lambda: "Expected sequence length to be larger than 0 in RNN")
-    last: list[list[torch.Tensor]] = [[] for _ in states]
+    lasts: list[list[torch.Tensor]] = [[] for _ in states]
     for layer in range(count):
         outputs = []
         for direction in range(directions):
@@ -118,13 +134,13 @@ def _run(
                     memory.shape[-1] == width,
                     lambda memory=memory, width=width: f"Expected cell size {width}, got {memory.shape[-1]}",
                 )
-                last[1].append(memory * 1)
+                lasts[1].append(memory * 1)
             if projected:
                 made = torch.nn.functional.linear(made, parameters[-1])
             outputs.append(made)
-            last[0].append(hidden * 1)
+            lasts[0].append(hidden * 1)
         inputs = torch.cat(outputs, -1) if directions == 2 else outputs[0]
-    return inputs, [torch.stack(group) for group in last]
+    return inputs, [torch.stack(group) for group in lasts]
 
 
 RULES = {
