@@ -19,6 +19,19 @@ def expression(size: Any) -> sympy.Basic:
     return size.node.expr if symbolic(size) else sympy.Integer(size)
 
 
+def expressions(sizes: Sequence[Any]) -> tuple[sympy.Basic, ...]:
+    """Several of them."""
+    for size in sizes:
+        if type(size) is not int:
+            return tuple(map(expression, sizes))
+    return _numbers(tuple(sizes))
+
+
+@functools.lru_cache(maxsize=4096)
+def _numbers(sizes: tuple[int, ...]) -> tuple[sympy.Basic, ...]:
+    return tuple(map(sympy.Integer, sizes))
+
+
 def layout_of(value: torch.Tensor) -> str:
     """Where the items of a tensor lie, as text: empty where they lie one behind the other, whatever the sizes are."""
     if value.layout is not torch.strided:
@@ -28,7 +41,7 @@ def layout_of(value: torch.Tensor) -> str:
 
 def laid_out(sizes: Sequence[Any], strides: Sequence[Any]) -> str:
     """The strides as text, empty where they are those of items that lie one behind the other."""
-    return _laid_out(tuple(map(expression, sizes)), tuple(map(expression, strides)))
+    return _laid_out(expressions(sizes), expressions(strides))
 
 
 @functools.lru_cache(maxsize=65536)

@@ -29,7 +29,7 @@ from torch.utils._mode_utils import no_dispatch
 from sparsam.shapes.devices import place
 from sparsam.shapes.environment import SYMBOLIC, symbolic
 from sparsam.shapes.graphs import Graphs
-from sparsam.shapes.layouts import expression, layout_of
+from sparsam.shapes.layouts import expressions, layout_of
 from sparsam.shapes.liveness import unread
 from sparsam.shapes.mode import device_of
 from sparsam.shapes.notes import drawn_from
@@ -139,6 +139,7 @@ class Snapshot:
         self._seen: dict[int, int] = {}
         self._classes: dict[type, bool] = {}  # whether they are the program's
         self._keep: list[Any] = []
+        self._trainers: list[Any] = []  # optimizers and their schedules, in the order in which they are met
         self.count = 0
         self.roots: dict[Any, Node] = {}
         self._spared: frozenset[int] = frozenset()  # tensors whose gradients are left out
@@ -177,14 +178,14 @@ class Snapshot:
             self._root(("global", name), names, gone.get(name, frozenset()))
         for node, name, value in self._new:
             node.children[name] = self._node(value)
-        optimizers = (one for one in self._keep if isinstance(one, torch.optim.Optimizer))
+        optimizers = (one for one in self._trainers if isinstance(one, torch.optim.Optimizer))
         self.trained = described([list(one.state.values()) for one in optimizers])
 
     def _note_graphs(self) -> None:
         """What a backward pass would do, beside the layout, for a loop does not ask whether that changes."""
         if not self._gradients:
             return
-        for optimizer in self._keep:
+        for optimizer in self._trainers:
             if isinstance(optimizer, torch.optim.Optimizer):
                 for parameter in (one for group in optimizer.param_groups for one in group["params"]):
                     self._leaves.setdefault(id(parameter), len(self._leaves))
@@ -231,7 +232,7 @@ class Snapshot:
         of = (self.at(path[:-1]) for path in without if path[-1] == GRAD)
         spared = frozenset(id(node.held) for node in of if node is not None)
         with torch._C.DisableTorchFunction():
-            return "".join(_where(value, self._gradients, spared) for value in self._keep)
+            return "".join(_where(value, self._gradients, spared) for value in self._trainers)
 
     def _root(self, key: Any, names: Mapping[str, Any], gone: frozenset[str] = frozenset()) -> None:
         node = Node("dict", None, names)
@@ -249,7 +250,8 @@ class Snapshot:
         self.roots[key] = node
 
     def _node(self, value: Any) -> Node:
-        shared, make = _MAKERS.get(type(value)) or _maker(value)
+        kind = type(value)
+        shared, make = _COMMON.get(kind) or _MAKERS.get(kind) or _maker(value)
         if not shared:
             return make(self, value)
         known = self._seen.get(id(value))
@@ -304,6 +306,7 @@ class Snapshot:
         return node
 
     def _optimizer(self, value: torch.optim.Optimizer) -> Node:
+        self._trainers.append(value)
         node = Node("object", _identity(type(value)), value)
         groups = [
             {name: held for name, held in group.items() if isinstance(held, (int, float)) or symbolic(held)}
@@ -313,6 +316,8 @@ class Snapshot:
         return node
 
     def _skipped(self, value: Any) -> Node:
+        if isinstance(value, torch.optim.lr_scheduler.LRScheduler):
+            self._trainers.append(value)
         return Node("skipped", type(value), value)
 
     def _generator(self, value: "types.GeneratorType[Any, Any, Any]") -> Node:
@@ -452,7 +457,7 @@ class Snapshot:
         return self._classes[kind]
 
     def _tensor(self, value: torch.Tensor) -> Node:
-        sizes = tuple(expression(size) for size in value.shape)
+        sizes = expressions(value.shape)
         graph = (value.grad_fn is not None, value.requires_grad)
         node = Node("tensor", (sizes, value.dtype, device_of(value), place(value), *graph), value)
         node.children[LAYOUT] = Node("layout", layout_of(value), None)
@@ -507,6 +512,8 @@ _NO_HOOKS = Node("list", (("builtins", "list"), None), [])
 _MAKERS: "weakref.WeakKeyDictionary[type, tuple[bool, Callable[[Snapshot, Any], Node]]]" = (
     weakref.WeakKeyDictionary()
 )
+# Of types that are there for good, which are looked up sooner.
+_COMMON: dict[type, tuple[bool, Callable[[Snapshot, Any], Node]]] = {}
 _SLOTS: "weakref.WeakKeyDictionary[type, tuple[str, ...]]" = weakref.WeakKeyDictionary()
 _KINDS: tuple[tuple[Any, bool, Callable[[Snapshot, Any], Node]], ...] = (
     ((bool, type(None)), False, Snapshot._atom),
@@ -544,7 +551,8 @@ def _maker(value: Any) -> tuple[bool, Callable[[Snapshot, Any], Node]]:
     else:
         found = next((shared, make) for kinds, shared, make in _KINDS if isinstance(value, kinds))
     if value.__class__ is kind:  # else this is said of the one value
-        _MAKERS[kind] = found
+        lasting = str(kind.__module__).partition(".")[0] in ("builtins", "collections", "torch")
+        (_COMMON if lasting else _MAKERS)[kind] = found
     return found
 
 
@@ -578,14 +586,19 @@ def _write(node: Node, parts: list[str], omitted: frozenset[int] = frozenset()) 
     elif kind != "atom" or not isinstance(node.held, str):
         parts.append(f"{kind} {value}")
     else:
-        parts.append(repr(node.held) if not _VALUE.search(str(node.held)) else "''")
+        text = str(node.held)
+        parts.append("''" if "_v" in text and _VALUE.search(text) else repr(node.held))
     if node.children:
         parts.append("{")
+        hookless = 0
         for key, child in node.children.items():
+            if child is _NO_HOOKS:
+                hookless += 1
+                continue
             parts.append(f"{key if type(key) is not tuple else _named(key)}:")
             _write(child, parts, omitted)
             parts.append(",")
-        parts.append("}")
+        parts.append(f"{hookless}}}")
 
 
 @functools.lru_cache(maxsize=65536)

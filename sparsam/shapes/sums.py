@@ -7,6 +7,7 @@ was read at once, and the two runs are in the same state. That it is a sum is kn
 
 import collections
 import functools
+import re
 from collections.abc import Iterator, Sequence
 
 import sympy
@@ -16,6 +17,9 @@ from sparsam.shapes.environment import VALUE, Unknown, symbols_of, sympy_symbol
 from sparsam.shapes.state import Node
 
 FIRST = 10**6  # number of the first symbol that stands for an expression, above those of all values
+
+
+_NUMBER = re.compile(r"_v(\d+)")  # of a value, and perhaps of something else: in a text that is long
 
 
 def together(numbers: Sequence[Node], text: str) -> dict[sympy.Basic, sympy.Symbol]:
@@ -30,7 +34,7 @@ def together(numbers: Sequence[Node], text: str) -> dict[sympy.Basic, sympy.Symb
     )
     if not times:
         return {}
-    everywhere = collections.Counter(VALUE.findall(text))
+    everywhere = collections.Counter(_NUMBER.findall(text))
     found: dict[sympy.Basic, sympy.Symbol] = {}
     done: set[str] = set()
     parts = dict.fromkeys(part for number in times for part in _parts(number))
