@@ -20,7 +20,7 @@ from sparsam.shapes.environment import Number
 from sparsam.shapes.environment import Unknown as Declared
 from sparsam.shapes.explore import Explored, Failed, Limits, conditions_of, explore
 from sparsam.shapes.naming import words
-from sparsam.shapes.nodes import Memory
+from sparsam.shapes.nodes import Foretold, Memory
 from sparsam.shapes.places import Places
 from sparsam.shapes.run import GRADIENTS, NEEDS_GPU, Outcome, Run, execute
 from sparsam.shapes.solver import Solver
@@ -112,7 +112,7 @@ def check_entry(
         *,
         plain: bool = False,
         whole: bool = False,
-        beyond: tuple[str, Any] | None = None,
+        beyond: Foretold | None = None,
         memory: Memory = memory,
         gpu: bool = False,
     ) -> Outcome:

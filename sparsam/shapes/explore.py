@@ -112,7 +112,7 @@ def explore(
         solver: Finds sizes.
         memory: Where the runs leave what they did.
         limits: After which the rest is unknown.
-        progress: Called after every run.
+        progress: Called after every run; what it raises ends the exploration.
     """
     limits = limits or Limits()
     found = Explored()
@@ -188,7 +188,7 @@ def explore(
             text = f"more than {limits.paths} runs would be needed to cover all sizes"
             found.unknown(Unknown("paths", text, place))
             break
-        outcome = run(answer, beyond=None if region.node == ROOT else (region.node, region.site))
+        outcome = run(answer, beyond=region.foretold())
         found.runs += 1
         if memory.learns_of_gradients(outcome.notes.get(GRADIENTS, False)):
             queue[:] = begin_anew(outcome.hints)
@@ -278,6 +278,7 @@ def remainders(region: Arrival, outcome: Outcome) -> list[Arrival]:
             outcome.symbols,
             specialised,
             literal,
+            passes=visit.passes,
         )
         left += [_but(here, defined, specialised) for defined in needed(condition) if defined not in known]
         if literal.kind == "guard":
@@ -310,6 +311,7 @@ def _arrived(region: Arrival, outcome: Outcome) -> Arrival:
         outcome.symbols,
         tuple(places),
         came=True,
+        passes=visit.passes,
     )
 
 
@@ -329,6 +331,7 @@ def _absent(region: Arrival, outcome: Outcome) -> Arrival:
         outcome.symbols,
         region.specialised,
         last,
+        passes=visit.passes,
     )
 
 

@@ -19,14 +19,14 @@ import os
 import re
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from sparsam.shapes import modules, onward, overlay, process
 from sparsam.shapes.environment import printed
-from sparsam.shapes.nodes import Naming, Visit
+from sparsam.shapes.nodes import Meaning, Naming, Visit
 from sparsam.shapes.project import written
 from sparsam.shapes.rewrite import ENTRY, MARK
 from sparsam.shapes.run import ENVIRONMENT, FILES, HOOKED, Run, Stop, current
@@ -36,7 +36,8 @@ from sparsam.shapes.verdict import Place
 
 WORTH = 12  # calls of the framework in a statement that asked about sizes alone, for its end to be looked at
 _NUMBER = re.compile(r"[-+.\de]+")  # of the command line: one of many that stand for the same symbol
-_NAMES = re.compile(r"\b(?:s|zf)_(v\d+)\b")
+_NAMES = re.compile(r"_(v\d+)\b")  # of `s_v0` and `zf_v0`, from where on it is rare: the text is long
+_KIND = re.compile(r".?\Ws|s|\W?zf", re.DOTALL)  # what comes before it, three characters at most
 
 
 def fork(site: int) -> int:
@@ -96,7 +97,7 @@ def _look(run: Run, frame: types.FrameType, site: Any, before: tuple[int, int, i
         worth = shapes.questions > questions and run.operations - operations >= WORTH
         if not worth and not about_values:
             return
-    elif run.beyond is None or site != run.beyond[1]:
+    elif run.beyond is None or site != run.beyond.site:
         return
     _arrive(run, frame, site)
 
@@ -112,7 +113,7 @@ def come_by(
     site = (frame.f_code.co_filename, (what, place.line if place else 0, place.column if place else 0))
     if run.plain or run.learning or run.memory.alone:
         return
-    if run.visits or (run.beyond is not None and site == run.beyond[1]):
+    if run.visits or (run.beyond is not None and site == run.beyond.site):
         _arrive(run, frame, site, without)
 
 
@@ -136,15 +137,17 @@ def _arrive(run: Run, frame: types.FrameType, site: Any, without: Sequence[Any] 
     pending = _pending(run, frame)
     if pending and run.visits and pending[0] < run.visits[-1].position:
         return  # the last node does not show what was decided before it
-    visit = _visit(run, frame, site, pending, without)
+    visit = _as_foretold(run, frame, site) or _visit(run, frame, site, pending, without)
     if visit is None:
         return
     if not run.visits:
-        if run.beyond is not None and visit.node == run.beyond[0]:
+        if run.beyond is not None and visit.node == run.beyond.node:
             shapes.asked_anew()  # what was asked before belongs to edges of other runs
             run.visits.append(visit)
+            _foretell(run, visit)
         return
     memory.passed(run, visit)
+    _foretell(run, visit)
     if run.aim and run.aim.pop(0) == visit.node:
         return
     run.aim = []
@@ -152,6 +155,35 @@ def _arrive(run: Run, frame: types.FrameType, site: Any, without: Sequence[Any] 
     if way is not None and not onward.aims(run, way):
         run.merged = visit
         raise Stop(None, "merged")
+
+
+def _foretell(run: Run, visit: Visit) -> None:
+    """Where the run comes by next: as long as others have gone the same way, there is no need to look at the state."""
+    step = run.memory.step(visit.node, visit.names, visit.values, run.shapes.hints)
+    run.foretold = None if step is None else step.foretold(visit.passes)
+
+
+def _as_foretold(run: Run, frame: types.FrameType, site: Any) -> Visit | None:
+    """The node that the run was to come by, if this is where: after as many statements, values and the same answers."""
+    known = run.foretold
+    if known is None or (site, run.passes, run.shapes.values) != (known.site, known.passes, known.values):
+        return None
+    same = known.holds(run.shapes.hints) and run.memory.settings.get(known.node) == _setting(run, frame, site)
+    if not same:
+        return None
+    return _visit_of(run, known.node, site, known.names)
+
+
+def _visit_of(run: Run, node: str, site: Any, names: Mapping[str, Meaning]) -> Visit:
+    literals, values = run.shapes.literals, run.shapes.values
+    known = Naming(names, values, values).known(literal.condition for literal in literals)
+    return Visit(node, site, len(literals), values, names, known, run.passes)
+
+
+def _setting(run: Run, frame: types.FrameType, site: Any) -> str:
+    """What tells a node beside the values of the state: where all stands, and what is set."""
+    sizes = sorted(name for name, symbol in run.shapes.symbols.items() if symbol.kind == "size")
+    return f"{(site, _stack(run, frame), [tuple(loop.at) for loop in run.rounds], sizes, _settings(run))}"
 
 
 def _visit(
@@ -176,27 +208,25 @@ def _visit(
         state.name(sums)
     stand = {printed(symbol): expression for expression, symbol in sums.items()}
     renamed: dict[str, str] = {}
-    text = _NAMES.sub(
-        lambda match: renamed.setdefault(match.group(1), f"w{len(renamed)}"), state.text(without) + beside
-    )
+    text = _with_names(state.text(without) + beside, "w", renamed)
     # What was decided counts, and not about which of the values that no variable shows.
-    others = dict(renamed)
-    text += _NAMES.sub(lambda match: others.setdefault(match.group(1), f"p{len(others)}"), decided)
-    sizes = sorted(name for name, symbol in run.shapes.symbols.items() if symbol.kind == "size")
-    where = (site, _stack(run, frame), [tuple(loop.at) for loop in run.rounds], sizes, _settings(run))
-    key = hashlib.sha256(f"{where}{text}".encode("utf-8", "surrogatepass")).hexdigest()
-    literals = run.shapes.literals
-    names = {name: stand.get(symbol, symbol) for symbol, name in renamed.items()}
-    shown = Naming(names, run.shapes.values, run.shapes.values)
-    known = shown.known(literal.condition for literal in literals)
-    return Visit(
-        key,
-        site,
-        len(literals),
-        run.shapes.values,
-        names,
-        known,
-    )
+    text += _with_names(decided, "p", dict(renamed))
+    setting = _setting(run, frame, site)
+    key = hashlib.sha256(f"{setting}{text}".encode("utf-8", "surrogatepass")).hexdigest()
+    run.memory.settings[key] = setting
+    return _visit_of(run, key, site, {name: stand.get(symbol, symbol) for symbol, name in renamed.items()})
+
+
+def _with_names(text: str, letter: str, names: dict[str, str]) -> str:
+    """A text with other names of values, in the order in which they occur; `names` has them afterwards."""
+
+    def name(match: re.Match[str]) -> str:
+        kind = text[max(0, match.start() - 3) : match.start()]
+        if not _KIND.fullmatch(kind):
+            return match.group()
+        return names.setdefault(match.group(1), f"{letter}{len(names)}")
+
+    return _NAMES.sub(name, text)
 
 
 def _pending(run: Run, frame: types.FrameType | None) -> tuple[int, ...]:

@@ -47,6 +47,7 @@ class Visit:
         values: How many symbols of values.
         names: What each name that the state has at the node stands for in the run.
         known: What was known about sizes and the values in the state.
+        passes: How many statements of the program had begun or been left behind.
     """
 
     node: str
@@ -55,6 +56,34 @@ class Visit:
     values: int = 0
     names: Mapping[str, Meaning] = dataclasses.field(default_factory=dict)
     known: tuple[sympy.Basic, ...] = ()
+    passes: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Foretold:
+    """Where a run comes by next, if it goes the way of another one.
+
+    Args:
+        node: Its key.
+        site: Of the statement that ends there.
+        passes: How many statements will have begun or been left behind.
+        values: How many symbols of values will have been born.
+        names: What each name that the state has there stands for in the run.
+        conditions: What the other one had as answers on the way.
+        outer: From the names in these to those of the run.
+    """
+
+    node: str
+    site: Any
+    passes: int
+    values: int
+    names: Mapping[str, Meaning]
+    conditions: tuple[sympy.Basic, ...]
+    outer: "Renaming"
+
+    def holds(self, sizes: Mapping[str, Number]) -> bool:
+        """Whether sizes, and values born on the way, have led there."""
+        return all(holds(condition, self.outer, sizes) for condition in self.conditions)
 
 
 @dataclasses.dataclass(eq=False)
@@ -71,6 +100,7 @@ class Edge:
         born: Number of symbols of values born on the way.
         hints: Of these, by name.
         symbols: These and all sizes, by name.
+        passes: How many statements of the program began or were left behind on the way.
     """
 
     decided: tuple[tuple[sympy.Basic, Literal], ...]
@@ -82,6 +112,7 @@ class Edge:
     born: int
     hints: Mapping[str, Number]
     symbols: Mapping[str, Symbol]
+    passes: int = 0
 
     def conditions(self) -> Iterator[sympy.Basic]:
         """All that has to hold for a run to go this way."""
@@ -107,6 +138,7 @@ class Arrival:
         ready: Number of edges at the node when this was found to be covered by none of them, -1 before that was looked at.
         known: What the conditions say of sizes and of values that the node knows, from then on.
         came: Whether it came to the node along an edge, or as a run that ended there.
+        passes: How many statements of the program have begun or been left behind.
     """
 
     node: str
@@ -121,6 +153,14 @@ class Arrival:
     ready: int = -1
     known: tuple[sympy.Basic, ...] = ()
     came: bool = False
+    passes: int = 0
+
+    def foretold(self) -> Foretold | None:
+        """The node, for a run that is to come by it; None where the program begins."""
+        if self.node == ROOT:
+            return None
+        names = self.names
+        return Foretold(self.node, self.site, self.passes, self.values, names, self.conditions, Renaming({}))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -142,6 +182,15 @@ class Step:
     sizes: dict[str, Number]
     edge: Edge
     outer: "Renaming"
+
+    def foretold(self, passes: int) -> Foretold | None:
+        """The node that it leads to, for a run with so many passes at the first; None where the run ends."""
+        edge = self.edge
+        if edge.end is None:
+            return None
+        names = {name: self.outer.meaning(inner) for name, inner in edge.leaving.items()}
+        values, conditions = self.values + edge.born, tuple(edge.conditions())
+        return Foretold(edge.end, edge.site, passes + edge.passes, values, names, conditions, self.outer)
 
 
 AGAIN = -2  # `ready` of an arrival that has waited
@@ -178,6 +227,7 @@ class Memory:
         self.apart: set[Any] = (
             set()
         )  # statements behind which symbols that occur together alone keep their names
+        self.settings: dict[str, str] = {}  # of each node, what is told of it beside the values of the state
         self.mistaken = False  # whether one such was found since all began anew
         self.partial: set[str] = set()  # nodes from which some run went where nobody else can go
         self._arrived: set[tuple[str, frozenset[str]]] = set()
@@ -260,6 +310,7 @@ class Memory:
             values - before.values,
             {own.names.get(name, name): hint for name, hint in run.shapes.hints.items()},
             {own.names.get(name, name): symbol for name, symbol in run.shapes.symbols.items()},
+            0 if after is None else after.passes - before.passes,
         )
         edges = self.edges.setdefault(before.node, [])
         if not any(edge.texts == other.texts and edge.end == other.end for other in edges):
@@ -464,7 +515,10 @@ class Renaming:
 
     def meaning(self, meaning: Meaning) -> Meaning:
         """The same of an expression."""
-        return self.name(meaning) if isinstance(meaning, str) else self(meaning)
+        if isinstance(meaning, str):
+            return self.name(meaning)
+        made = self(meaning)
+        return printed(made) if made.is_Symbol else made
 
     def __call__(self, condition: sympy.Basic) -> sympy.Basic:
         names = self.names
@@ -601,6 +655,7 @@ def _follow(arrival: Arrival, edge: Edge, sizes: Mapping[str, Number]) -> list[A
             (*arrival.specialised, *specialised),
             arrival.split,
             came=True,
+            passes=arrival.passes + edge.passes,
         )
     ]
 

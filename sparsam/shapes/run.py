@@ -109,8 +109,8 @@ class Run:
         whole: No round of a loop stands for others.
         gpu: What the program is told when it asks whether there is a GPU.
         memory: What earlier runs of the same exploration have left: `nodes.Memory`.
-        beyond: The node behind which this run is another one, and the statement that ends there: `nodes.Visit`. None for
-            a run that is another one from the beginning.
+        beyond: The node behind which this run is another one: `nodes.Foretold`. None for a run that is another one from
+            the beginning.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class Run:
         whole: bool = False,
         gpu: bool = False,
         memory: Any = None,
-        beyond: tuple[str, Any] | None = None,
+        beyond: Any = None,
     ) -> None:
         self.places = places
         self.plain = plain
@@ -147,6 +147,7 @@ class Run:
         self.beyond = beyond
         # nodes that it came by, from `beyond` on
         self.visits: list[Any] = [] if beyond is not None else [first_visit()]
+        self.foretold: Any = beyond  # where it comes by next, if that is known
         self.aim: list[str] = []  # nodes that it will come by to where something is left to try
         self.tried: set[Any] = set()  # what it was led to
         self.merged: Any = None  # the node that it ended at, for what follows is known
