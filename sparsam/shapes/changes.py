@@ -69,6 +69,8 @@ def _places(snapshot: Snapshot) -> dict[int, tuple[Any, ...]]:
 def _compare(
     path: tuple[Any, ...], one: Node, other: Node, found: list[Change], repeated: list[Change]
 ) -> None:
+    if one is other:
+        return
     if one.kind == "number" and other.kind == "number":
         if one.value != other.value or type(one.held) is not type(other.held):
             found.append(Change(path, "number", one, other))

@@ -218,6 +218,9 @@ def substituted() -> Iterator[None]:
         yield
 
 
+COLLECTED = (20_000, 20, 50)  # thresholds of the three generations of rubbish
+
+
 @contextmanager
 def _settings() -> Iterator[None]:
     """Settings of the framework that a check wants, put back afterwards."""
@@ -226,11 +229,15 @@ def _settings() -> Iterator[None]:
     default, grad = torch.get_default_dtype(), torch.is_grad_enabled()
     # The cache would answer for other sizes without a comparison, so without a decision on record.
     config.fake_tensor_cache_enabled = False
-    # What is imported stays: no need to look through it each time that rubbish is collected.
+    # What is imported stays: no need to look through it each time that rubbish is collected. Nor often through what runs
+    # leave for others, and the memory of a run is small.
+    thresholds = gc.get_threshold()
     gc.freeze()
+    gc.set_threshold(*COLLECTED)
     try:
         yield
     finally:
+        gc.set_threshold(*thresholds)
         gc.unfreeze()
         config.fake_tensor_cache_enabled = before
         torch.set_default_dtype(default)

@@ -1,5 +1,6 @@
 """The process that a program is checked in: `python -m sparsam.shapes.child`, started by `sandbox.run`."""
 
+import gc
 import signal
 import sys
 
@@ -11,6 +12,7 @@ from sparsam.shapes.verdict import Unknown, to_json
 
 def main() -> None:
     """Takes the request, checks the program and sends the report."""
+    gc.disable()  # what is imported stays
     channel = sandbox.connect()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     late = not channel.request["compiler"]
@@ -25,6 +27,7 @@ def main() -> None:
         for argument in channel.request["arguments"]
     ]
     checker.prepare()
+    gc.enable()
     refused = sandbox.enter(channel)
     told = 0
 

@@ -75,6 +75,11 @@ def _same(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     return new(mode, args[0].shape, args[0])
 
 
+def _left(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Nothing: for the framework."""
+    return NotImplemented
+
+
 def _compared(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """A comparison with a number, or of two tensors of the same type and sizes."""
     one, other = args
@@ -100,17 +105,23 @@ def _total(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
 
 
 def _clone(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """`clone` of what lies in order."""
+    """`clone` of what lies in order, or is to."""
     (tensor,) = args
-    if kwargs.get("memory_format") not in (None, torch.preserve_format, torch.contiguous_format):
+    form = kwargs.get("memory_format")
+    if form not in (None, torch.preserve_format, torch.contiguous_format):
         return NotImplemented
-    return new(mode, tensor.shape, tensor) if _ordinary(tensor) or _counts(tensor) else NotImplemented
+    if not floating(tensor) and not _numbers(tensor):
+        return NotImplemented
+    in_order = form is torch.contiguous_format or not layout_of(tensor)
+    return new(mode, tensor.shape, tensor) if in_order else NotImplemented
 
 
 def _new_like(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """`new_zeros` and `new_ones` of the same type and device."""
     like, sizes = args
-    if not floating(like) or any(value is not None for value in kwargs.values()):
+    if not floating(like) or kwargs.get("dtype") not in (None, like.dtype) or kwargs.get("pin_memory"):
+        return NotImplemented
+    if kwargs.get("layout") not in (None, torch.strided) or kwargs.get("device") not in (None, CPU):
         return NotImplemented
     return new(mode, sizes, like)
 
@@ -124,11 +135,37 @@ def _lifted(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         return NotImplemented
     with no_dispatch():
         held = tensor.clone()
+    return _known(mode, held)
+
+
+def _known(mode: Any, held: torch.Tensor) -> FakeTensor:
+    """A tensor of one number, which is `held` as long as nothing is written to either."""
     with in_kernel_invocation_manager(mode):
         made = torch.empty(held.shape, dtype=held.dtype, device="meta")
-    lifted = FakeTensor(mode, made, CPU, constant=held)
-    mode.fake_tensor_converter.add_constant_storage_mapping(lifted)
-    return lifted
+    known = FakeTensor(mode, made, CPU, constant=held)
+    mode.fake_tensor_converter.add_constant_storage_mapping(known)
+    return known
+
+
+def _or_known(func: Any, direct: Direct) -> Direct:
+    """The same, and the operator itself on tensors whose one number is known."""
+
+    def either(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        made = direct(mode, args, kwargs)
+        if made is not NotImplemented or kwargs:
+            return made
+        given = [arg.constant if type(arg) is FakeTensor else arg for arg in args]
+        if not all(type(one) in (*NUMBERS, bool) or _one_number(one) for one in given):
+            return NotImplemented
+        with no_dispatch():
+            held = func(*given)
+        return _known(mode, held) if _one_number(held) else NotImplemented
+
+    return either
+
+
+def _one_number(value: Any) -> bool:
+    return type(value) is torch.Tensor and value.numel() == 1 and value.device == CPU
 
 
 def _item(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -534,8 +571,12 @@ _VIEWS = (
 )
 
 DIRECT: Mapping[Any, Direct] = {
-    **{getattr(aten, name).default: _same for name in _SAME.split()},
-    **{getattr(aten, name).Tensor: _binary for name in ("add", "sub", "mul", "div")},
+    **{func: _or_known(func, _same) for name in _SAME.split() for func in [getattr(aten, name).default]},
+    **{
+        func: _or_known(func, _binary)
+        for name in ("add", "sub", "mul", "div")
+        for func in [getattr(aten, name).Tensor]
+    },
     aten._softmax.default: _softmax,
     aten._log_softmax.default: _softmax,
     aten.mm.default: _product(2),
@@ -556,8 +597,12 @@ DIRECT: Mapping[Any, Direct] = {
     aten.relu_.default: _in_place,
     aten.fill_.Scalar: _in_place,
     aten.sub_.Tensor: _in_place,
-    **{getattr(aten, name).Scalar: _compared for name in ("eq", "ne", "lt", "le", "gt", "ge")},
-    **{getattr(aten, name).Tensor: _compared for name in ("eq", "ne", "lt", "le", "gt", "ge")},
+    **{
+        func: _or_known(func, _compared)
+        for name in ("eq", "ne", "lt", "le", "gt", "ge")
+        for func in [getattr(aten, name).Scalar, getattr(aten, name).Tensor]
+    },
+    **{func: _or_known(func, _left) for func in (aten.bitwise_and.Tensor, aten._is_all_true.default)},
     aten.sum.default: _total,
     aten.clone.default: _clone,
     aten.new_zeros.default: _new_like,

@@ -106,6 +106,8 @@ class Shapes(ShapeEnv):
         self.strides: dict[Any, Any] = {}
         self._quotients: dict[Any, Any] = {}
         self._as_many: dict[Any, tuple[int, ...] | None] = {}
+        self._quietly: dict[sympy.Basic, Any] = {}
+        self._answered: dict[Any, Any] = {}
         self.asked: set[str] = set()  # symbols that something was asked about since `asked_anew` …
         self.answers: dict[sympy.Basic, None] = {}  # … and what was answered
         self.questions = 0  # about symbols, those that the ranges decide included
@@ -299,7 +301,7 @@ class Shapes(ShapeEnv):
             return
         if (low is not None and hint < low) or (high is not None and hint > high):
             self.hints[name] = hint = default(low, high)
-            for kept in (self.results, self.strides, self._quotients):
+            for kept in (self.results, self.strides, self._quotients, self._quietly, self._answered):
                 kept.clear()
             self.backed_var_to_val[symbol] = sympy.Integer(hint)
         for condition in range_of(symbol, low, high):
@@ -367,13 +369,34 @@ class Shapes(ShapeEnv):
         answers, self.answers = tuple(self.answers), {}
         return asked, answers
 
-    def evaluate_expr(self, orig_expr: Any, *args: Any, **kwargs: Any) -> Any:
-        """What torch asks about sizes."""
-        if self.quiet and isinstance(orig_expr, sympy.Basic) and orig_expr.free_symbols:
-            answer = self._hint(orig_expr)
-            if answer.is_number or answer in (sympy.true, sympy.false):
-                return answer
-        answer = super().evaluate_expr(orig_expr, *args, **kwargs)
+    def evaluate_expr(
+        self,
+        orig_expr: Any,
+        hint: Any = None,
+        fx_node: Any = None,
+        size_oblivious: bool = False,
+        fallback_value: Any = None,
+        *,
+        forcing_spec: bool = False,
+    ) -> Any:
+        """What torch asks about sizes; the same question has the same answer as long as the hints are the same."""
+        if not isinstance(orig_expr, sympy.Basic) or not symbols_of(orig_expr):
+            return super().evaluate_expr(
+                orig_expr, hint, fx_node, size_oblivious, fallback_value, forcing_spec=forcing_spec
+            )
+        if self.quiet:
+            quiet = self._quietly.get(orig_expr)
+            if quiet is None:
+                quiet = self._quietly[orig_expr] = self._hint(orig_expr)
+            if quiet.is_number or quiet in (sympy.true, sympy.false):
+                return quiet
+        question = orig_expr, size_oblivious, fallback_value, forcing_spec, self.quiet > 0
+        answer = self._answered.get(question)
+        if answer is None:
+            answer = super().evaluate_expr(
+                orig_expr, hint, fx_node, size_oblivious, fallback_value, forcing_spec=forcing_spec
+            )
+            self._answered[question] = answer
         self._note(orig_expr, answer)
         return answer
 

@@ -37,16 +37,8 @@ def project(conditions: Iterable[sympy.Basic], gone: Callable[[str], bool]) -> l
         group, left = _component(left)
         if all(symbols_of(condition) <= forgotten for condition, forgotten in group):
             continue  # about nothing else, and satisfied by what they come from
-        done = [condition for condition, _ in group]
-        waiting = sorted(frozenset().union(*(names for _, names in group)), key=lambda s: s.name)
-        while waiting:
-            before = waiting
-            for symbol in before:
-                done = [part for one in _without(done, symbol) for part in _parts(one)]
-            waiting = [symbol for symbol in before if any(symbol in symbols_of(one) for one in done)]
-            if len(waiting) == len(before):
-                break
-        done = _about_others(done, frozenset().union(*(names for _, names in group)))
+        names = frozenset().union(*(names for _, names in group))
+        done = _eliminated(tuple(condition for condition, _ in group), names)
         if known is None:
             known = {form for condition in kept if (form := _normal(condition)) is not None}
         for condition in done:
@@ -55,6 +47,22 @@ def project(conditions: Iterable[sympy.Basic], gone: Callable[[str], bool]) -> l
     return list(kept)
 
 
+@functools.lru_cache(maxsize=16384)
+def _eliminated(conditions: tuple[sympy.Basic, ...], gone: frozenset[sympy.Symbol]) -> list[sympy.Basic]:
+    """What conditions that share forgotten symbols say about the others."""
+    done = list(conditions)
+    waiting = sorted(gone, key=lambda s: s.name)
+    while waiting:
+        before = waiting
+        for symbol in before:
+            done = [part for one in _without(done, symbol) for part in _parts(one)]
+        waiting = [symbol for symbol in before if any(symbol in symbols_of(one) for one in done)]
+        if len(waiting) == len(before):
+            break
+    return _about_others(done, gone)
+
+
+@functools.lru_cache(maxsize=65536)
 def _parts(condition: sympy.Basic) -> list[sympy.Basic]:
     """A condition as simpler ones: a product that is not 0 is one of factors that are not 0."""
     if not isinstance(condition, (sympy.Eq, sympy.Ne)):

@@ -94,6 +94,7 @@ class Node:
         children: By key.
         held: The value itself.
         number: Of a value that may be repeated.
+        text: Of a plain value, which has one node wherever it is met; "" of others.
     """
 
     kind: str
@@ -101,6 +102,7 @@ class Node:
     held: Any
     children: dict[Any, "Node"] = dataclasses.field(default_factory=dict)
     number: int = 0
+    text: str = ""
 
 
 class Snapshot:
@@ -134,7 +136,7 @@ class Snapshot:
 
     def _begin(self, places: Places | None, gradients: bool) -> None:
         self._gradients = gradients
-        self._texts: dict[frozenset[int], str] = {}  # by the values that are left out
+        self._texts: dict[frozenset[tuple[int, Any]], str] = {}  # by the values that are left out
         self._places = places
         self._seen: dict[int, int] = {}
         self._classes: dict[type, bool] = {}  # whether they are the program's
@@ -208,7 +210,11 @@ class Snapshot:
         Args:
             without: Paths of values that are left out.
         """
-        omitted = frozenset(id(node) for path in without if (node := self.at(path)) is not None)
+        omitted = frozenset(
+            (id(node), path[-1])
+            for path in without
+            if len(path) > 1 and (node := self.at(path[:-1])) is not None
+        )
         if omitted not in self._texts:
             parts: list[str] = []
             for root, node in sorted(self.roots.items()):
@@ -251,16 +257,20 @@ class Snapshot:
 
     def _node(self, value: Any) -> Node:
         kind = type(value)
+        plain = _PLAIN_NODES.get(kind)
+        if plain is not None:
+            return plain.get(value) or _plain_node(plain, value)
         shared, make = _COMMON.get(kind) or _MAKERS.get(kind) or _maker(value)
         if not shared:
             return make(self, value)
-        known = self._seen.get(id(value))
+        identity = id(value)
+        known = self._seen.get(identity)
         if known is not None:
             return Node("again", known, value)
         self.count += 1
         if self.count > LARGEST:
             raise TooLarge
-        self._seen[id(value)] = number = self.count
+        self._seen[identity] = number = self.count
         self._keep.append(value)
         node = make(self, value)
         node.number = number
@@ -512,6 +522,8 @@ _NO_HOOKS = Node("list", (("builtins", "list"), None), [])
 _MAKERS: "weakref.WeakKeyDictionary[type, tuple[bool, Callable[[Snapshot, Any], Node]]]" = (
     weakref.WeakKeyDictionary()
 )
+# Of plain values: that of one of a type, wherever it is met. Not of real numbers, of which two zeros are equal.
+_PLAIN_NODES: dict[type, dict[Any, Node]] = {bool: {}, type(None): {}, int: {}, str: {}}
 # Of types that are there for good, which are looked up sooner.
 _COMMON: dict[type, tuple[bool, Callable[[Snapshot, Any], Node]]] = {}
 _SLOTS: "weakref.WeakKeyDictionary[type, tuple[str, ...]]" = weakref.WeakKeyDictionary()
@@ -571,11 +583,28 @@ def _items(constant: torch.Tensor) -> tuple[str, str]:
         return str(constant.dtype), repr(constant.tolist())
 
 
-def _write(node: Node, parts: list[str], omitted: frozenset[int] = frozenset()) -> None:
+def _plain_node(known: dict[Any, Node], value: Any) -> Node:
+    """The node of a plain value, which is kept unless it is long."""
+    if isinstance(value, str):
+        shown = "''" if "_v" in value and _VALUE.search(value) else repr(value)
+        node = Node("atom", value, value, text=shown)
+        if len(value) > LONGEST:
+            return node
+    elif type(value) is int:
+        node = Node("number", value, value, text=f"int {value}")
+    else:
+        node = Node("atom", value, value, text=f"atom {value}")
+    if len(known) > LARGEST:
+        known.clear()
+    known[value] = node
+    return node
+
+
+def _write(node: Node, parts: list[str], omitted: frozenset[tuple[int, Any]] = frozenset()) -> None:
     kind, value = node.kind, node.value
-    if omitted and id(node) in omitted:
-        return
-    if kind == "number":
+    if node.text:
+        parts.append(node.text)
+    elif kind == "number":
         parts.append(
             f"{type(node.held).__name__} {written(value) if isinstance(value, sympy.Basic) else value}"
         )
@@ -595,9 +624,15 @@ def _write(node: Node, parts: list[str], omitted: frozenset[int] = frozenset()) 
             if child is _NO_HOOKS:
                 hookless += 1
                 continue
-            parts.append(f"{key if type(key) is not tuple else _named(key)}:")
-            _write(child, parts, omitted)
-            parts.append(",")
+            name = key if type(key) is not tuple else _named(key)
+            if omitted and (id(node), key) in omitted:
+                parts.append(f"{name}:,")
+            elif child.text:
+                parts.append(f"{name}:{child.text},")
+            else:
+                parts.append(f"{name}:")
+                _write(child, parts, omitted)
+                parts.append(",")
         parts.append(f"{hookless}}}")
 
 

@@ -14,6 +14,7 @@ import sympy
 from torch.utils._sympy.functions import FloatTrueDiv, IntTrueDiv
 
 from sparsam.shapes.environment import VALUE, Unknown, symbols_of, sympy_symbol
+from sparsam.shapes.project import written
 from sparsam.shapes.state import Node
 
 FIRST = 10**6  # number of the first symbol that stands for an expression, above those of all values
@@ -38,7 +39,7 @@ def together(numbers: Sequence[Node], text: str) -> dict[sympy.Basic, sympy.Symb
     found: dict[sympy.Basic, sympy.Symbol] = {}
     done: set[str] = set()
     parts = dict.fromkeys(part for number in times for part in _parts(number))
-    for part in sorted(parts, key=lambda part: (-len(str(part)), str(part))):
+    for part in sorted(parts, key=lambda part: (-len(written(part)), written(part))):
         instances = sum(count * _parts(number).count(part) for number, count in times.items())
         alone = {name for name, count in _values(part).items() if count * instances == everywhere[name]}
         if not alone <= done and _may_be_any(part, alone):
@@ -85,4 +86,4 @@ def _walk(part: sympy.Basic) -> Iterator[sympy.Basic]:
 @functools.lru_cache(maxsize=4096)
 def _values(part: sympy.Basic) -> "collections.Counter[str]":
     """How often each value is named in the text of an expression."""
-    return collections.Counter(VALUE.findall(str(part)))
+    return collections.Counter(VALUE.findall(written(part)))
