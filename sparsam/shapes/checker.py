@@ -237,11 +237,11 @@ def _settings() -> Iterator[None]:
     try:
         yield
     finally:
-        gc.set_threshold(*thresholds)
-        gc.unfreeze()
         config.fake_tensor_cache_enabled = before
         torch.set_default_dtype(default)
         torch.set_grad_enabled(grad)
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
 
 
 def report_of(

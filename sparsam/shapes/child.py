@@ -27,6 +27,7 @@ def main() -> None:
         for argument in channel.request["arguments"]
     ]
     checker.prepare()
+    gc.set_threshold(*checker.COLLECTED)
     gc.enable()
     refused = sandbox.enter(channel)
     told = 0

@@ -164,6 +164,21 @@ def _or_known(func: Any, direct: Direct) -> Direct:
     return either
 
 
+def _written(func: Any) -> Direct:
+    """`_in_place`, and the operator itself on a tensor whose one number is known: it is then known what that is since."""
+
+    def either(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        tensor, *numbers = args
+        known = tensor.constant if type(tensor) is FakeTensor else None
+        if not _one_number(known) or kwargs or not all(type(number) in NUMBERS for number in numbers):
+            return _in_place(mode, args, kwargs)
+        with no_dispatch():
+            func(known, *numbers)
+        return tensor
+
+    return either
+
+
 def _one_number(value: Any) -> bool:
     return type(value) is torch.Tensor and value.numel() == 1 and value.device == CPU
 
@@ -593,10 +608,6 @@ DIRECT: Mapping[Any, Direct] = {
     aten.detach.default: _detach,
     aten.zeros.default: _empty,
     aten.ones.default: _empty,
-    aten.zero_.default: _in_place,
-    aten.relu_.default: _in_place,
-    aten.fill_.Scalar: _in_place,
-    aten.sub_.Tensor: _in_place,
     **{
         func: _or_known(func, _compared)
         for name in ("eq", "ne", "lt", "le", "gt", "ge")
@@ -610,8 +621,17 @@ DIRECT: Mapping[Any, Direct] = {
     aten.lift_fresh.default: _lifted,
     aten._local_scalar_dense.default: _item,
     aten.bernoulli.default: _same,
-    aten.add_.Tensor: _in_place,
-    aten.mul_.Tensor: _in_place,
+    **{
+        func: _written(func)
+        for func in (
+            aten.zero_.default,
+            aten.relu_.default,
+            aten.fill_.Scalar,
+            aten.add_.Tensor,
+            aten.sub_.Tensor,
+            aten.mul_.Tensor,
+        )
+    },
     aten.convolution.default: _convolution,
     aten.empty_like.default: _like,
     aten.uniform_.default: _drawn(lambda low=0.0, high=1.0: low <= high),

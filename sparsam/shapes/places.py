@@ -36,6 +36,7 @@ class Places:
     ) -> None:
         self._own = own or not_of_a_library
         self._known: dict[str, bool] = {}
+        self._places: dict[tuple[CodeType, int, int | None], Place] = {}
         self._source = source or (lambda file, line: linecache.getline(file, line).rstrip("\n"))
 
     def own(self, file: str) -> bool:
@@ -68,6 +69,13 @@ class Places:
 
     def of(self, code: CodeType, instruction: int, line: int | None) -> Place:
         """The place of one instruction."""
+        key = code, instruction, line
+        known = self._places.get(key)
+        if known is None:
+            known = self._places[key] = self._of(code, instruction, line)
+        return known
+
+    def _of(self, code: CodeType, instruction: int, line: int | None) -> Place:
         column, end = 1, 0
         positions = _positions(code)
         index = instruction // 2

@@ -63,6 +63,11 @@ UNKNOWNS: Mapping[str, tuple[str, str]] = {
         "The program refuses sizes itself",
         "For some sizes the program ends with an error of its own making, which may be what it is meant to do.",
     ),
+    "compiler": (
+        "The compiler is not loaded",
+        "The program asks for a part of `torch._dynamo` that this process does not have. `sparsam check` repeats the check in\n"
+        "one that has it, so this is told only where the process of the check is started in another way.",
+    ),
     "argument": (
         "An argument is missing",
         "The program needs an argument to run; give it with `--arg name=value`, or a range with `--arg name=1..64`.",
