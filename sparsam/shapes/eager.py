@@ -62,6 +62,9 @@ def refuse(
     """
     if func in _unasked or not _askable(func):
         return
+    plain = _plain_key(func, args) if not kwargs else None
+    if plain in _taken:
+        return
     leaves, spec = tree_flatten((tuple(args), kwargs))
     tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
     if not tensors:
@@ -73,6 +76,8 @@ def refuse(
         error = _answers[key]
     else:
         error = _answers[key] = _asked(func, leaves, spec, answer)
+    if error is None and plain is not None and not func._schema.is_mutable:
+        _taken.add(plain)
     if error is None or (elsewhere and HALVES.search(str(error))):
         return
     if OVERLAP in str(error) and not any(
@@ -91,6 +96,17 @@ def refuse(
     raise fresh
 
 
+def _plain_key(func: Any, args: Sequence[Any]) -> tuple[Any, ...] | None:
+    """What the answer depends on, where no argument is a list."""
+    kinds = [func]
+    for arg in args:
+        if isinstance(arg, (list, tuple, dict)):
+            return None
+        kinds.append(_kind(arg))
+    return tuple(kinds)
+
+
+_taken: set[tuple[Any, ...] | None] = set()  # plain keys of calls that no kernel refuses
 _unasked: set[Any] = set()
 
 

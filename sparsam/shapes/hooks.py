@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import sympy
 import torch
 from torch.fx.experimental.sym_node import SymNode
 
 from sparsam.shapes import series as seriess
-from sparsam.shapes.environment import Shapes, symbolic
+from sparsam.shapes.environment import Shapes, symbolic, symbols_of
 from sparsam.shapes.guesses import alike, blended
 from sparsam.shapes.loops import loop, while_begin, while_done, while_round
 from sparsam.shapes.merging import enter, fork, join, last
@@ -402,7 +403,7 @@ def patched_symbols() -> Iterator[None]:
     methods: list[tuple[Any, str, Any]] = [
         (kind, name, vars(kind).get(name)) for kind in kinds for name in ("__format__", *DIVISIONS)
     ]
-    methods += [(SymNode, name, vars(SymNode)[name]) for name in REMEMBERED]
+    methods += [(SymNode, name, vars(SymNode)[name]) for name in (*REMEMBERED, "maybe_as_int")]
     _patch_symbols()
     try:
         yield
@@ -429,8 +430,9 @@ def _patch_symbols() -> None:
 
     for kind in (torch.SymInt, torch.SymFloat, torch.SymBool):
         kind.__format__ = formatted  # type: ignore[method-assign]
-    for name in REMEMBERED:
-        setattr(SymNode, name, _remembered(name, getattr(SymNode, name)))
+    made: dict[str, Any] = {name: _remembered(name, getattr(SymNode, name)) for name in REMEMBERED}
+    for name, method in (made | {"maybe_as_int": _known_number(SymNode.maybe_as_int)}).items():
+        setattr(SymNode, name, method)
     for kind in (torch.SymInt, torch.SymFloat):
         for name in DIVISIONS:
             plain = getattr(kind, name, None)
@@ -467,6 +469,18 @@ def _remembered(
         if made is None:
             made = shapes.results[key] = plain(self, other)
         return made
+
+    return function
+
+
+def _known_number(plain: Callable[[SymNode], int | None]) -> Callable[[SymNode], int | None]:
+    """Whether a symbol is a number by now, which the framework's core asks of each size all the time."""
+
+    def function(self: SymNode) -> int | None:
+        expression = self.expr
+        if isinstance(expression, sympy.Basic) and symbols_of(expression):
+            return None
+        return plain(self)
 
     return function
 

@@ -36,7 +36,7 @@ class Places:
     ) -> None:
         self._own = own or not_of_a_library
         self._known: dict[str, bool] = {}
-        self._places: dict[tuple[CodeType, int, int | None], Place] = {}
+        self._places: dict[tuple[str, CodeType, int, int | None], Place] = {}
         self._source = source or (lambda file, line: linecache.getline(file, line).rstrip("\n"))
 
     def own(self, file: str) -> bool:
@@ -69,7 +69,7 @@ class Places:
 
     def of(self, code: CodeType, instruction: int, line: int | None) -> Place:
         """The place of one instruction."""
-        key = code, instruction, line
+        key = code.co_filename, code, instruction, line  # pieces of code are equal whatever file they are in
         known = self._places.get(key)
         if known is None:
             known = self._places[key] = self._of(code, instruction, line)

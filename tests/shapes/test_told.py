@@ -3,6 +3,7 @@
 import pytest
 
 from sparsam.shapes.check import check
+from sparsam.shapes.places import Places
 from sparsam.shapes.verdict import Verdict
 
 HEAD = "import numpy as np\nimport torch\nimport torch.nn as nn\nimport torch.nn.functional as F\n"
@@ -61,3 +62,12 @@ def test_an_error_of_a_layer_that_is_not_implemented_for_a_rank_is_found(finding
     """`interpolate` says NotImplementedError of real tensors as well."""
     found = finding("return F.interpolate(x, scale_factor=2, mode='bilinear')", "x=N×3×16", "N=1..9")
     assert found.failure.error == "NotImplementedError"
+
+
+def test_equal_functions_of_two_files_have_their_own_places():
+    """Pieces of code are equal whatever file they are in."""
+    places = Places(lambda file: True, lambda file, line: "    return x[at]")
+    text = "def item(x, at):\n    return x[at]\n"
+    one, other = (compile(text, file, "exec").co_consts[0] for file in ("one.py", "other.py"))
+    assert one == other
+    assert [places.of(code, 4, 2).file for code in (one, other, one)] == ["one.py", "other.py", "one.py"]

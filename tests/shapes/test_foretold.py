@@ -1,0 +1,114 @@
+"""Where a run goes the way of another one its state is not written down again: it is the one that was foretold."""
+
+import collections
+
+import pytest
+from test_random_counts import counted
+from test_random_loops import holds
+
+from sparsam.shapes import merging
+from sparsam.shapes.check import check
+from sparsam.shapes.verdict import Verdict
+
+
+@pytest.fixture
+def compared(monkeypatch):
+    """Each foretold node is held against the state; how many there were."""
+    counts: collections.Counter[str] = collections.Counter()
+    foretold, arrive = merging._as_foretold, merging._arrive
+    beside = []
+
+    def looked(run, frame, site):
+        visit = foretold(run, frame, site)
+        if visit is not None and not run.memory.mistaken:  # else what this run finds is not used
+            seen = merging._visit(run, frame, site, merging._pending(run, frame), beside[-1])
+            assert (visit.node, dict(visit.names), set(visit.known)) == (
+                seen.node, dict(seen.names), set(seen.known),
+            )  # fmt: skip
+            counts["foretold"] += 1
+        return visit
+
+    def arrived(run, frame, site, without=()):
+        beside.append(without)
+        try:
+            return arrive(run, frame, site, without)
+        finally:
+            beside.pop()
+
+    monkeypatch.setattr(merging, "_as_foretold", looked)
+    monkeypatch.setattr(merging, "_arrive", arrived)
+    return counts
+
+
+HEAD = """
+import torch
+from torch import nn
+
+
+def coin():
+    return torch.rand(()).item() < 0.5
+
+
+def f(n):
+    x = torch.zeros(n, 4)
+"""
+ALIKE = {
+    "branches of as many statements": """
+    if coin():
+        a = 2
+    else:
+        a = 3
+    if coin():
+        b = 2
+    else:
+        b = 3
+    if n > 3:
+        c = 2
+    else:
+        c = 3
+    x.view(-1, a + b + c - 2) if a == b == c == 3 else x.view(n, 4)
+""",
+    "rounds of as many statements": """
+    kept = []
+    for i in range(3):
+        if coin():
+            kept.append(2)
+        else:
+            kept.append(4)
+        if n > 5:
+            kept.append(2)
+    if kept.count(2) == 5:
+        x.view(n, 3)
+""",
+    "numbers that are read in another order": """
+    total = 0
+    for i in range(3):
+        step = torch.randint(0, 3, ()).item()
+        if step == 0:
+            total += 1
+        else:
+            total += step
+    if total == 6 and n == 2:
+        x.view(n, 3)
+""",
+}
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_ways_that_look_alike_are_told_apart(name, tmp_path, compared):
+    """As many statements and values do not make the same way: the answers do."""
+    file = tmp_path / "piece.py"
+    file.write_text(HEAD + ALIKE[name])
+    report = check(f"{file}:f", ["n=1..9"], sandboxed=False)
+    assert report.verdict is Verdict.ERROR, report.unknowns
+    assert not report.unknowns
+    assert compared["foretold"]
+
+
+def test_the_state_is_the_one_that_was_foretold(tmp_path, compared):
+    """In random programs that draw numbers and in random loops."""
+    for seed in range(40, 60):
+        counted(seed, tmp_path)
+    for seed in range(40, 46):
+        holds(seed, tmp_path)
+    assert compared["foretold"] > 20
