@@ -139,11 +139,13 @@ def check_entry(
         if asked:
             left = limits.seconds - (time.perf_counter() - started)
             again = Memory()
-            again.gradients = memory.gradients
+            again.gradients, again.loops = memory.gradients, memory.loops
+            learned = bool(memory.loops.guessed)  # what rounds of loops change, which no run has to show then
             needed = any(path.ending == NEEDS_GPU for path in explored.paths)
             runs = limits.paths if needed else GPU_RUNS
             again.alone = not needed  # these come to no end together
-            some = dataclasses.replace(limits, paths=runs, seconds=max(left, 1.0))
+            ways = GPU_RUNS - 1 if learned and not needed else None
+            some = dataclasses.replace(limits, paths=runs, ways=ways, seconds=max(left, 1.0))
             other = explore(partial(run, memory=again, gpu=True), declared, solver, again, some)
             _with_gpu(explored, other, needed)
     seconds = time.perf_counter() - started

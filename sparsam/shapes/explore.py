@@ -37,12 +37,21 @@ class Abandoned(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What one check may use: runs, seconds of all runs, and seconds and framework calls of one."""
+    """What one check may use: runs, seconds of all runs, and seconds and framework calls of one.
+
+    Args:
+        paths: Runs.
+        seconds: Of all of them.
+        run_seconds: Of one.
+        operations: Calls of the framework in one.
+        ways: Runs that are followed to their end, after which no more is looked at.
+    """
 
     paths: int = 400
     seconds: float = 60.0
     run_seconds: float = 30.0
     operations: int = 200_000
+    ways: int | None = None
 
 
 @dataclasses.dataclass
@@ -184,6 +193,8 @@ def explore(
             if seen > SAMPLES and not (seen <= FEW and _few(region.split.condition, region.symbols)):
                 found.unknown(Unknown("specialised", _specialised(region.split), place))
                 continue
+        if limits.ways is not None and len(found.paths) >= limits.ways:
+            break
         if found.runs >= limits.paths:
             text = f"more than {limits.paths} runs would be needed to cover all sizes"
             found.unknown(Unknown("paths", text, place))

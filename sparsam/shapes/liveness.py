@@ -31,6 +31,10 @@ DROPS = frozenset(
 UNKNOWN = frozenset({"IMPORT_STAR", "LOAD_CLASSDEREF", "SETUP_ANNOTATIONS"})
 LEAVE = frozenset({"RETURN_VALUE", "RETURN_CONST", "RAISE_VARARGS", "RERAISE"})
 JUMPS = frozenset({"JUMP_FORWARD", "JUMP_BACKWARD", "JUMP_BACKWARD_NO_INTERRUPT", "JUMP_ABSOLUTE", "JUMP"})
+SILENT = frozenset({"NOP", "CACHE", "POP_TOP", "PUSH_NULL", "LOAD_CONST", "PRECALL", "EXTENDED_ARG"})
+NAMING = frozenset(
+    {"LOAD_GLOBAL", "LOAD_NAME", "STORE_FAST", "STORE_NAME", "STORE_GLOBAL"}
+)  # of hooks and marks
 BY_NAME = frozenset(
     {
         "locals",
@@ -62,6 +66,30 @@ def unread(frame: types.FrameType, ended: Sequence[bool] = ()) -> frozenset[str]
         bisect.bisect_right(offsets, frame.f_lasti) - 1
     )  # during a call it is behind the instruction, among its caches
     return found[at] if at >= 0 else frozenset()
+
+
+@functools.lru_cache(maxsize=4096)
+def adjacent(code: types.CodeType, first: int, last: int) -> bool:
+    """Whether nothing of the program lies between two calls of hooks: an `if` that ends where the one around it does.
+
+    Args:
+        code: Of a frame.
+        first: Where it stands in the first call.
+        last: Where it stands in the second.
+    """
+    instructions = list(dis.get_instructions(code))
+    offsets = [one.offset for one in instructions]
+    begin, end = (bisect.bisect_right(offsets, position) - 1 for position in (first, last))
+    at = begin + 1
+    while begin < at < end:
+        one = instructions[at]
+        if one.opname == "JUMP_FORWARD":
+            at = bisect.bisect_left(offsets, one.argval)
+        elif one.opname in SILENT or (one.opname in NAMING and str(one.argval).startswith("@")):
+            at += 1
+        else:
+            return False
+    return at == end
 
 
 Range = tuple[int, int, int]

@@ -13,6 +13,7 @@ To look whether a state was seen before is what model checkers call stateful sea
 answer for those that arrive there later, whose symbols differ, is compositional testing (Godefroid, POPL 2007).
 """
 
+import dataclasses
 import hashlib
 import inspect
 import os
@@ -26,6 +27,7 @@ import torch
 
 from sparsam.shapes import modules, onward, overlay, process
 from sparsam.shapes.environment import printed
+from sparsam.shapes.liveness import adjacent
 from sparsam.shapes.nodes import Meaning, Naming, Visit
 from sparsam.shapes.project import written
 from sparsam.shapes.rewrite import ENTRY, MARK
@@ -189,6 +191,69 @@ def _setting(run: Run, frame: types.FrameType, site: Any) -> str:
 def _visit(
     run: Run, frame: types.FrameType, site: Any, pending: tuple[int, ...], without: Sequence[Any]
 ) -> Visit | None:
+    before, run.written = run.written, None
+    here = _Written(
+        id(frame), frame.f_code, frame.f_lasti, run.passes, _counts(run), site in run.memory.apart
+    )
+    if before is not None and not without and before.leads_to(here):
+        here.text, here.names = before.text, before.names
+    elif not _write(run, frame, site, pending, without, here):
+        return None
+    if not without:
+        run.written = here
+    setting = _setting(run, frame, site)
+    key = hashlib.sha256(f"{setting}{here.text}".encode("utf-8", "surrogatepass")).hexdigest()
+    run.memory.settings[key] = setting
+    return _visit_of(run, key, site, here.names)
+
+
+@dataclasses.dataclass
+class _Written:
+    """The state of a run as it was written down last, and where.
+
+    Args:
+        frame: That was in a hook, by its identity.
+        code: Of it.
+        position: Where it stood.
+        passes: How many statements had begun or been left behind.
+        counts: What else the run has counted.
+        apart: Whether symbols that occur together alone kept their names.
+        text: All of it, with names of its own for values.
+        names: What these stand for.
+    """
+
+    frame: int
+    code: types.CodeType
+    position: int
+    passes: int
+    counts: tuple[int, ...]
+    apart: bool
+    text: str = ""
+    names: Mapping[str, Meaning] = dataclasses.field(default_factory=dict)
+
+    def leads_to(self, other: "_Written") -> bool:
+        """Whether nothing lies between them: an `if` has ended, and so has the one around it."""
+        return (
+            self.frame == other.frame
+            and self.passes + 1 == other.passes
+            and (self.counts, self.apart) == (other.counts, other.apart)
+            and adjacent(self.code, self.position, other.position)
+        )
+
+
+def _counts(run: Run) -> tuple[int, ...]:
+    return len(run.shapes.literals), run.shapes.values, len(run.rounds), len(run.inductions)
+
+
+def _write(
+    run: Run,
+    frame: types.FrameType,
+    site: Any,
+    pending: tuple[int, ...],
+    without: Sequence[Any],
+    into: _Written,
+) -> bool:
+    """Writes the state down; False where it has too many values."""
     try:
         with run.shapes.unrecorded():
             state = Snapshot(
@@ -199,7 +264,7 @@ def _visit(
                 ended=run.ended(),
             )
     except TooLarge:
-        return None
+        return False
     beside = state.beside(without) + "".join(induction.text() for induction in run.inductions)
     beside += described({kind: dict(sorted(run.notes.get(kind, {}).items())) for kind in FILES})
     decided = "".join(written(run.shapes.literals[number].condition) for number in pending)
@@ -211,10 +276,9 @@ def _visit(
     text = _with_names(state.text(without) + beside, "w", renamed)
     # What was decided counts, and not about which of the values that no variable shows.
     text += _with_names(decided, "p", dict(renamed))
-    setting = _setting(run, frame, site)
-    key = hashlib.sha256(f"{setting}{text}".encode("utf-8", "surrogatepass")).hexdigest()
-    run.memory.settings[key] = setting
-    return _visit_of(run, key, site, {name: stand.get(symbol, symbol) for symbol, name in renamed.items()})
+    into.text = text
+    into.names = {name: stand.get(symbol, symbol) for symbol, name in renamed.items()}
+    return True
 
 
 def _with_names(text: str, letter: str, names: dict[str, str]) -> str:

@@ -148,6 +148,7 @@ class Run:
         # nodes that it came by, from `beyond` on
         self.visits: list[Any] = [] if beyond is not None else [first_visit()]
         self.foretold: Any = beyond  # where it comes by next, if that is known
+        self.written: Any = None  # its state as it was written down last: `merging`
         self.aim: list[str] = []  # nodes that it will come by to where something is left to try
         self.tried: set[Any] = set()  # what it was led to
         self.merged: Any = None  # the node that it ended at, for what follows is known

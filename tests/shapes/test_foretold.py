@@ -112,3 +112,73 @@ def test_the_state_is_the_one_that_was_foretold(tmp_path, compared):
     for seed in range(40, 46):
         holds(seed, tmp_path)
     assert compared["foretold"] > 20
+
+
+NESTED = """
+class Noted:
+    def __enter__(self):
+        self.count = 0
+        return self
+
+    def __exit__(self, *what):
+        self.count += 1
+
+
+def g(n):
+    x, kept = torch.zeros(n, 4), []
+    if n > 1:
+        if coin():
+            a = 2
+        else:
+            a = 4
+    else:
+        a = 3
+    with Noted() as noted:
+        if coin():
+            a += 2
+    try:
+        if coin():
+            kept.append(a)
+    finally:
+        kept.append(noted.count)
+    for i in range(3):
+        if i < 2:
+            if coin():
+                if n > 7:
+                    kept.append(i)
+            else:
+                kept.append(1)
+    while len(kept) < 9:
+        if coin():
+            kept.append(1)
+        else:
+            kept.append(2)
+    if sum(kept) == 20:
+        x.view(n, 3)
+"""
+
+
+def test_a_state_that_has_not_changed_is_written_once(tmp_path, monkeypatch):
+    """Behind an `if` that ends where another one does, and only there."""
+    write, visit, counts = merging._write, merging._visit, collections.Counter()
+
+    def written(*arguments):
+        counts["written"] += 1
+        return write(*arguments)
+
+    def twice(run, frame, site, pending, without):
+        made = visit(run, frame, site, pending, without)
+        kept, run.written = run.written, None
+        again = visit(run, frame, site, pending, without)
+        run.written = kept
+        assert (made.node, made.names) == (again.node, again.names)
+        counts["visits"] += 1
+        return made
+
+    monkeypatch.setattr(merging, "_write", written)
+    monkeypatch.setattr(merging, "_visit", twice)
+    file = tmp_path / "piece.py"
+    file.write_text(HEAD + NESTED)
+    report = check(f"{file}:g", ["n=1..9"], sandboxed=False)
+    assert report.verdict is Verdict.ERROR, report.unknowns
+    assert counts["visits"] < counts["written"] < 2 * counts["visits"]  # once more each, for comparison
