@@ -170,6 +170,12 @@ def _as_foretold(run: Run, frame: types.FrameType, site: Any) -> Visit | None:
     known = run.foretold
     if known is None or (site, run.passes, run.shapes.values) != (known.site, known.passes, known.values):
         return None
+    if (
+        run.visits
+        and site in run.memory.apart
+        and not all(isinstance(one, str) for one in known.names.values())
+    ):
+        return None  # symbols have names of their own here, which the node before had put together
     same = known.holds(run.shapes.hints) and run.memory.settings.get(known.node) == _setting(run, frame, site)
     if not same:
         return None

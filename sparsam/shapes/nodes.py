@@ -293,6 +293,8 @@ class Memory:
             # What follows depends on a value that the state does not show: nobody else can go this way.
             self.partial.add(before.node)
             if own.sums:
+                # Where that was known already, it was put together at a node before: no state is told by its names then.
+                self.alone |= before.site in self.apart
                 self.apart.add(before.site)
                 self.mistaken = True
             return

@@ -20,7 +20,10 @@ def compared(monkeypatch):
 
     def looked(run, frame, site):
         visit = foretold(run, frame, site)
-        if visit is not None and not run.memory.mistaken:  # else what this run finds is not used
+        together = visit is not None and not all(isinstance(one, str) for one in visit.names.values())
+        if visit is not None and not (
+            together and site in run.memory.apart
+        ):  # where a sum has two names, or one
             seen = merging._visit(run, frame, site, merging._pending(run, frame), beside[-1])
             assert (visit.node, dict(visit.names), set(visit.known)) == (
                 seen.node, dict(seen.names), set(seen.known),
@@ -141,19 +144,19 @@ def g(n):
             kept.append(a)
     finally:
         kept.append(noted.count)
-    for i in range(3):
-        if i < 2:
+    for i in range(2):
+        if i < 1:
             if coin():
                 if n > 7:
                     kept.append(i)
             else:
                 kept.append(1)
-    while len(kept) < 9:
+    while len(kept) < 5:
         if coin():
             kept.append(1)
         else:
             kept.append(2)
-    if sum(kept) == 20:
+    if sum(kept) == 10:
         x.view(n, 3)
 """
 
