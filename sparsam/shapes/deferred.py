@@ -7,7 +7,6 @@ is wanted after all, the run ends, and the program is checked again in a process
 """
 
 import functools
-import importlib
 import importlib.util
 import re
 import sys
@@ -29,9 +28,7 @@ class Deferred(types.ModuleType):
     """A package that is there in part."""
 
     def __getattr__(self, name: str) -> Any:
-        if name in ALONE:
-            return importlib.import_module(f"{NAME}.{name}")
-        if name.startswith("__"):
+        if name.startswith("__") or name in ALONE:  # the latter are imported then
             raise AttributeError(f"module {NAME!r} has no attribute {name!r}")
         _want(f"{NAME}.{name}")
 
@@ -65,6 +62,17 @@ def defer() -> None:
     vars(module)["disable"] = _disable
     sys.modules[NAME] = torch._dynamo = module
     sys.meta_path.insert(0, _Finder)
+    # As attributes, too, which the package would have.
+    from torch._dynamo import (  # noqa: F401
+        bytecode_analysis,
+        bytecode_transformation,
+        config,
+        exc,
+        graph_utils,
+        metrics_context,
+        source,
+        utils,
+    )
 
 
 def _want(name: str) -> None:
