@@ -75,6 +75,7 @@ WRONG = {
     "other numbers in a linear layer": "nn.Linear(3, 5)(x.double())",
     "another device": "nn.Linear(3, 5)(x.to('meta'))",
     "a bias that does not fit": "nn.functional.linear(x, torch.zeros(2, 3), torch.zeros(4))",
+    "a norm over all batches of other channels": "nn.BatchNorm1d(4, momentum=None)(torch.zeros(n + 1, 3))",
     "nothing to look at": "nn.LSTM(3, 5)(x[:0])",
 }
 
@@ -130,6 +131,14 @@ RIGHT = {
     layer = nn.Linear(3, 4)
     torch.func.vmap(layer)(x).view(n, m * 4)
     torch.func.functional_call(layer, dict(layer.named_parameters()), (x,)).view(n, m * 4)
+""",
+    "a norm over all batches": """
+    norm = nn.BatchNorm1d(3, momentum=None)
+    for i in range(n):
+        y = norm(torch.zeros(m + 1, 3))
+    if norm.momentum is not None:
+        x.view(1, 1)
+    norm.eval()(y).view(m + 1, 3)
 """,
     "packed": """
     packed = nn.utils.rnn.pack_padded_sequence(x, torch.full((m,), n), enforce_sorted=False)

@@ -257,11 +257,28 @@ def _norm(real: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
+def _averaging(real: Callable[..., Any]) -> Callable[..., Any]:
+    """A norm that averages over all batches, without a look at how many there were: that is no matter of sizes."""
+
+    @functools.wraps(real)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if current() is None or self.momentum is not None:
+            return real(self, *args, **kwargs)
+        self.momentum = 1.0
+        try:
+            return real(self, *args, **kwargs)
+        finally:
+            self.momentum = None
+
+    return forward
+
+
 def patches() -> Iterator[tuple[Any, str, Any]]:
     """(owner, attribute, stand-in) for all of this module."""
     yield torch.nn.Module, "__call__", called
-    norms = torch.nn.modules.batchnorm._NormBase
-    yield norms, "__init__", _norm(norms.__init__)
+    norms = torch.nn.modules.batchnorm
+    yield norms._NormBase, "__init__", _norm(norms._NormBase.__init__)
+    yield norms._BatchNorm, "forward", _averaging(norms._BatchNorm.forward)
     yield FakeTensor, "device", property(_device)
     yield FakeTensor, "tolist", lambda self: torch.Tensor.tolist(self)
     yield torch._C, "_select_conv_backend", _chosen(torch._C._select_conv_backend)
