@@ -261,7 +261,7 @@ def _averaging(real: Callable[..., Any]) -> Callable[..., Any]:
     """A norm that averages over all batches, without a look at how many there were: that is no matter of sizes."""
 
     @functools.wraps(real)
-    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def function(self: Any, *args: Any, **kwargs: Any) -> Any:
         if current() is None or self.momentum is not None:
             return real(self, *args, **kwargs)
         self.momentum = 1.0
@@ -270,7 +270,7 @@ def _averaging(real: Callable[..., Any]) -> Callable[..., Any]:
         finally:
             self.momentum = None
 
-    return forward
+    return function
 
 
 def patches() -> Iterator[tuple[Any, str, Any]]:
