@@ -27,7 +27,7 @@ def main() -> None:
         for argument in channel.request["arguments"]
     ]
     checker.prepare()
-    gc.set_threshold(*checker.COLLECTED)
+    gc.set_threshold(*checker.COLLECTED)  # for what comes behind the runs, too: the process ends soon
     gc.enable()
     refused = sandbox.enter(channel)
     told = 0

@@ -322,11 +322,6 @@ def _stack(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     return new(mode, (*first.shape[:dim], len(tensors), *first.shape[dim:]), first)
 
 
-def _counts(value: Any) -> bool:
-    """The same, with items that lie one behind the other."""
-    return _numbers(value) and not layout_of(value)
-
-
 def _numbers(value: Any) -> bool:
     """Whether this is a tensor of rows or classes: whole numbers without data."""
     return (
@@ -336,6 +331,11 @@ def _numbers(value: Any) -> bool:
         and value.layout is torch.strided
         and value.dtype is torch.int64
     )
+
+
+def _counts(value: Any) -> bool:
+    """The same, with items that lie one behind the other."""
+    return _numbers(value) and not layout_of(value)
 
 
 def _embedding(mode: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

@@ -20,7 +20,7 @@ def expression(size: Any) -> sympy.Basic:
 
 
 def expressions(sizes: Sequence[Any]) -> tuple[sympy.Basic, ...]:
-    """Several of them."""
+    """Sizes, or strides, as sympy has them."""
     for size in sizes:
         if type(size) is not int:
             return tuple(map(expression, sizes))

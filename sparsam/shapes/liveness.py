@@ -6,6 +6,8 @@ its own variables by name, and in code whose instructions are not all known.
 
 Of a script's own variables those count that no function of it names: an instruction of the script itself is then all that
 reads them.
+
+The bytecode tells as well whether anything lies between two places (`adjacent`).
 """
 
 import bisect

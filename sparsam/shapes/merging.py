@@ -9,6 +9,9 @@ it, in each pass over both, where they would multiply.
 A run that comes to where all is known for its sizes ends there, unless what it has yet to draw or to read can lead it on
 to something that is left to try (:mod:`sparsam.shapes.onward`): then one run tries many.
 
+A run at a node that has the answers of an edge comes to the edge's end: where it does (`_as_foretold`), its state is not
+written down. Behind an `if` that ends where the one around it does it is written down once for both.
+
 To look whether a state was seen before is what model checkers call stateful search; to let what was followed from a node
 answer for those that arrive there later, whose symbols differ, is compositional testing (Godefroid, POPL 2007).
 """

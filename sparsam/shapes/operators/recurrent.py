@@ -69,7 +69,20 @@ def layers(name: str) -> Any:
             return NotImplemented  # packed, the framework asks for the lengths, which are data
         if batch_first:
             inputs = inputs.transpose(0, 1)
-        outputs, last = _run(run, inputs, states, list(weights), biased, count, both, gates, sizes is None)
+        made = whole.recurrent(
+            run,
+            inputs,
+            states,
+            weights,
+            biased=biased,
+            layers=count,
+            directions=2 if both else 1,
+            gates=gates,
+            unpacked=sizes is None,
+        )
+        if made is NotImplemented:
+            made = _run(inputs, states, list(weights), biased, count, both, gates, sizes is None)
+        outputs, last = made
         if batch_first:
             outputs = outputs.transpose(0, 1)
         return (outputs, *last)
@@ -78,7 +91,6 @@ def layers(name: str) -> Any:
 
 
 def _run(
-    run: Run,
     inputs: torch.Tensor,
     states: list[torch.Tensor],
     weights: list[torch.Tensor],
@@ -89,25 +101,11 @@ def _run(
     unpacked: bool,
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     directions = 2 if both else 1
-    made = whole.recurrent(
-        run,
-        inputs,
-        states,
-        weights,
-        biased=biased,
-        layers=count,
-        directions=directions,
-        gates=gates,
-        unpacked=unpacked,
-    )
-    if made is not NotImplemented:
-        outputs, last = made
-        return outputs, last
     each = len(weights) // (count * directions)
     projected = each in (3, 5)
     if unpacked:
         torch._check(inputs.shape[0] > 0, lambda: "Expected sequence length to be larger than 0 in RNN")
-    lasts: list[list[torch.Tensor]] = [[] for _ in states]
+    last: list[list[torch.Tensor]] = [[] for _ in states]
     for layer in range(count):
         outputs = []
         for direction in range(directions):
@@ -134,13 +132,13 @@ def _run(
                     memory.shape[-1] == width,
                     lambda memory=memory, width=width: f"Expected cell size {width}, got {memory.shape[-1]}",
                 )
-                lasts[1].append(memory * 1)
+                last[1].append(memory * 1)
             if projected:
                 made = torch.nn.functional.linear(made, parameters[-1])
             outputs.append(made)
-            lasts[0].append(hidden * 1)
+            last[0].append(hidden * 1)
         inputs = torch.cat(outputs, -1) if directions == 2 else outputs[0]
-    return inputs, [torch.stack(group) for group in lasts]
+    return inputs, [torch.stack(group) for group in last]
 
 
 RULES = {
